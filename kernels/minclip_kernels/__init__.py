@@ -1,0 +1,1 @@
+"""The contrastive loss without the N×N matrix (torch and triton only; never imports minclip)."""
