@@ -1,0 +1,71 @@
+"""The contrastive losses, written to be read, and the floors under them. `minclip_kernels` has the fast ones.
+
+Everywhere: image_features (N, D), text_features (N, D), row i of the one belonging to row i of the other, of any norm;
+logit_scale already exponentiated; the loss comes back as a scalar.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def _logits(image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float) -> torch.Tensor:
+    if image_features.ndim != 2 or image_features.shape != text_features.shape or not len(image_features):
+        shapes = f"{tuple(image_features.shape)} and {tuple(text_features.shape)}"
+        raise ValueError(f"image and text features must both be (N, D) with N at least 1, they are {shapes}")
+    image_features = F.normalize(image_features, dim=-1)
+    text_features = F.normalize(text_features, dim=-1)
+    return logit_scale * image_features @ text_features.T  # (N, N)
+
+
+def clip_loss_onehot(
+    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
+) -> torch.Tensor:
+    """The loss as a beginner writes it: the target is the identity matrix, every picture with its own text.
+
+    −½ mean_i Σ_j 1[i=j] (log softmax over row i + log softmax over column i); Radford et al. 2021, figure 3.
+    """
+    logits = _logits(image_features, text_features, logit_scale)
+    target = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    loss_per_image = -(target * logits.log_softmax(dim=1)).sum(dim=1)  # (N,)
+    loss_per_text = -(target * logits.log_softmax(dim=0)).sum(dim=0)  # (N,)
+    return (loss_per_image + loss_per_text).mean() / 2
+
+
+def clip_loss(image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float) -> torch.Tensor:
+    """The same number with the column of every one in the identity matrix for a label: 0, 1, … N−1."""
+    logits = _logits(image_features, text_features, logit_scale)
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def siglip_loss(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    logit_bias: torch.Tensor | float,
+) -> torch.Tensor:
+    """Every one of the N² pairs is a yes-or-no question: −(1/N) Σ_ij log σ(±(z_ij + bias)), + on the diagonal.
+
+    Source: Zhai et al. 2023 (SigLIP, arXiv:2303.15343), algorithm 1.
+    """
+    logits = _logits(image_features, text_features, logit_scale) + logit_bias
+    sign = 2 * torch.eye(len(logits), dtype=logits.dtype, device=logits.device) - 1
+    return -F.logsigmoid(sign * logits).sum() / len(logits)
+
+
+def loss_floor(batch_size: int, n_captions: int = 1) -> float:
+    """The least contrastive loss of a model that tells `n_captions` equally likely captions apart, and no more.
+
+    With k pairs of the same caption in a batch, each of them has k equal columns to choose from and pays ln k. On
+    average that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) is the model that tells
+    nothing apart: ln(batch_size), where every training starts. "My loss is stuck at 4.85" means ln 128.
+    """
+    if batch_size < 1 or n_captions < 1:
+        raise ValueError(f"batch_size and n_captions must be at least 1, they are {batch_size} and {n_captions}")
+    if n_captions == 1:
+        return math.log(batch_size)
+    others = torch.arange(batch_size, dtype=torch.float64)  # how many of the other pairs have my caption
+    binomial = torch.distributions.Binomial(batch_size - 1, torch.tensor(1 / n_captions, dtype=torch.float64))
+    return float((binomial.log_prob(others).exp() * torch.log1p(others)).sum())

@@ -1,0 +1,49 @@
+"""The text tower: a causal Transformer that turns token ids (B, T) into features (B, E), read at the end token.
+
+Source: Radford et al. 2021 (CLIP, arXiv:2103.00020), section 2.4; the Transformer is GPT-2's.
+"""
+
+import torch
+from torch import nn
+
+from minclip.transformer import Transformer
+
+
+class TextTransformer(nn.Module):
+    def __init__(
+        self,
+        context_length: int,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        embed_dim: int,
+        quick_gelu: bool,
+    ) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.transformer = Transformer(width, layers, heads, causal=True, quick_gelu=quick_gelu)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def encode_text(self, text: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> features (B, E), not normalised.
+
+        T may be anything up to the context length: under the causal mask nothing after the end token reaches it, so a
+        batch cut at its longest text gives the same features as one padded to the full context, for less work.
+        """
+        B, T = text.shape
+        context_length = self.positional_embedding.shape[0]
+        if T > context_length:
+            raise ValueError(f"texts of {T} tokens, the model reads {context_length}: pass context_length={context_length}")
+        x = self.token_embedding(text) + self.positional_embedding[:T]  # (B, T, D)
+        x = self.transformer(x)
+        # The end token has the highest id of the vocabulary, and argmax takes the first of equals.
+        end = text.argmax(dim=-1)  # (B,)
+        x = self.ln_final(x[torch.arange(B, device=text.device), end])  # (B, D); a norm per token: only one is needed
+        return x @ self.text_projection  # (B, E)
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        return self.encode_text(text)

@@ -1,0 +1,212 @@
+"""Byte-level byte-pair encoding, as CLIP uses it, with the training that other CLIPs leave out.
+
+A text is cleaned and lower-cased, cut into words by a pattern, and every word becomes a list of bytes whose last one
+carries the mark `</w>`. Training counts neighbouring pairs and glues the most frequent pair into a new symbol, again and
+again; encoding replays these merges, the earliest learned first. By hand, for the word `aaabdaaabac`:
+
+    a a a b d a a a b a c</w>      most frequent: (a, a), 4 times
+    aa a b d aa a b a c</w>        (a, b) and (aa, a) stand twice each; the smaller one in sort order wins
+    aa ab d aa ab a c</w>          (aa, ab), twice
+    aaab d aaab a c</w>            no pair stands twice any more
+
+Sources: Sennrich et al. 2016 (BPE, arXiv:1508.07909); Radford et al. 2021 (CLIP, arXiv:2103.00020), section 2.4.
+"""
+
+import gzip
+import html
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import ftfy
+import regex
+import torch
+
+from minclip.files import replacing
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+WORD = regex.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+)
+# OpenAI's file lists more merges than its model uses: 49,152 − 2 × 256 of them, and never says so.
+OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
+
+Pair = tuple[str, str]
+
+
+def byte_alphabet() -> dict[int, str]:
+    """A printable character for each of the 256 bytes, in the order of CLIP's vocabulary.
+
+    Visible Latin-1 characters stand for themselves; the others (white space, control) move up to U+0100 and beyond, so
+    that a merges file can separate symbols by a space and lines by a line feed.
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+
+BYTE_TO_CHAR = byte_alphabet()
+CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+
+
+def clean(text: str) -> str:
+    """Mend broken Unicode, unescape HTML (twice: scraped captions are often escaped twice), fold white space, lower."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def split_words(text: str) -> list[str]:
+    return WORD.findall(clean(text))
+
+
+def to_symbols(word: str) -> tuple[str, ...]:
+    """`"né"` -> `("n", "Ã", "©</w>")`: one symbol for each byte, the last one marked."""
+    *head, last = (BYTE_TO_CHAR[byte] for byte in word.encode())
+    return *head, last + END_OF_WORD
+
+
+def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    """Glue every occurrence of `pair`, from the left."""
+    merged: list[str] = []
+    i = 0
+    while i < len(symbols):
+        found = symbols[i : i + 2] == pair
+        merged.append("".join(pair) if found else symbols[i])
+        i += 2 if found else 1
+    return tuple(merged)
+
+
+def learn_merges(word_counts: dict[str, int], n_merges: int) -> list[Pair]:
+    """The `n_merges` most useful merges (fewer when no pair stands twice); ties go to the pair first in sort order."""
+    words = [to_symbols(word) for word in word_counts]
+    counts = list(word_counts.values())
+    pair_counts: Counter[Pair] = Counter()
+    words_with: defaultdict[Pair, set[int]] = defaultdict(set)
+
+    def count(word: int, sign: int) -> None:
+        for pair in zip(words[word], words[word][1:], strict=False):
+            pair_counts[pair] += sign * counts[word]
+            words_with[pair].add(word)
+
+    for word in range(len(words)):
+        count(word, +1)
+    merges: list[Pair] = []
+    while len(merges) < n_merges and pair_counts:
+        best = min(pair_counts, key=lambda pair: (-pair_counts[pair], pair))
+        if pair_counts[best] < 2:
+            break
+        merges.append(best)
+        for word in words_with.pop(best):  # only these words change
+            count(word, -1)
+            words[word] = merge_pair(words[word], best)
+            count(word, +1)
+        del pair_counts[best]
+    return merges
+
+
+class Tokenizer:
+    """Text to token ids and back. The vocabulary: 256 bytes, the same 256 as word ends, the merges, start, end."""
+
+    def __init__(self, merges: Iterable[Pair]) -> None:
+        self.merges = [(left, right) for left, right in merges]
+        self.rank = {pair: rank for rank, pair in enumerate(self.merges)}
+        bytes_alone = list(BYTE_TO_CHAR.values())
+        bytes_ending = [char + END_OF_WORD for char in bytes_alone]
+        symbols = [*bytes_alone, *bytes_ending, *("".join(pair) for pair in self.merges), START, END]
+        self.symbol_of_id = symbols
+        self.id_of_symbol = {symbol: i for i, symbol in enumerate(symbols)}
+        self.start_id, self.end_id = len(symbols) - 2, len(symbols) - 1
+        self.ids_of_word: dict[str, list[int]] = {START: [self.start_id], END: [self.end_id]}
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbol_of_id)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learn merges from `texts` until the vocabulary has `vocab_size` entries, or no pair stands twice.
+
+        Raises ValueError when `vocab_size` is under 514: 2 × 256 bytes, start and end are always there.
+        """
+        n_merges = vocab_size - 2 * len(BYTE_TO_CHAR) - 2
+        if n_merges < 0:
+            raise ValueError(f"vocab_size is {vocab_size}; the bytes, start and end alone need 514")
+        word_counts = Counter(word for text in texts for word in split_words(text) if word not in (START, END))
+        return cls(learn_merges(word_counts, n_merges))
+
+    def _word_to_ids(self, word: str) -> list[int]:
+        if word not in self.ids_of_word:
+            symbols = to_symbols(word)
+            while len(symbols) > 1:
+                best = min(zip(symbols, symbols[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
+                if best not in self.rank:
+                    break
+                symbols = merge_pair(symbols, best)
+            self.ids_of_word[word] = [self.id_of_symbol[symbol] for symbol in symbols]
+        return self.ids_of_word[word]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without start and end."""
+        return [i for word in split_words(text) for i in self._word_to_ids(word)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The cleaned text back, up to white space, which CLIP does not keep; bytes that are no UTF-8 become U+FFFD."""
+        text = bytearray()
+        for i in ids:
+            symbol = self.symbol_of_id[i]
+            if i in (self.start_id, self.end_id):
+                text += symbol.encode()
+                continue
+            text += bytes(CHAR_TO_BYTE[char] for char in symbol.removesuffix(END_OF_WORD))
+            if symbol.endswith(END_OF_WORD):
+                text += b" "
+        return text.decode(errors="replace").strip()
+
+    def __call__(self, texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
+        """Token ids (B, T) int64: start, text, end, then zeros up to the longest text of this batch.
+
+        Longer texts than `context_length` are cut and keep their end token. Padding needs no mask: the text tower reads
+        its feature at the end token, which under a causal mask sees nothing after itself.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        if not texts:
+            raise ValueError("no text to tokenize: the list is empty")
+        if context_length is not None and context_length < 2:
+            raise ValueError(f"context_length is {context_length}; start and end alone need 2")
+        body = None if context_length is None else context_length - 2
+        rows = [torch.tensor([self.start_id, *self.encode(text)[:body], self.end_id]) for text in texts]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write the merges in OpenAI's format: a version line, then a pair on each line; gzip if `path` ends in .gz."""
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
+        content = ("\n".join(lines) + "\n").encode()
+        with replacing(path) as temporary:
+            temporary.write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a file of `save`, OpenAI's `bpe_simple_vocab_16e6.txt.gz`, or a Hugging Face `merges.txt`.
+
+        Raises ValueError that names the line when the file is not a list of merges, OSError when it cannot be read.
+        """
+        content = Path(path).read_bytes()
+        try:
+            content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+            header, *lines = content.decode().rstrip("\n").split("\n")
+        except (OSError, EOFError, ValueError) as error:  # damaged gzip, cut gzip, not UTF-8
+            raise ValueError(f"{path} is not a merges file: {error}") from error
+        if "#version" not in header:
+            raise ValueError(f"{path} is not a merges file: its first line is {header[:60]!r}, not '#version: …'")
+        if OPENAI_HEADER in header:
+            lines = lines[:OPENAI_MERGES]
+        return cls(_parse_merge(line, f"{path}, line {number}") for number, line in enumerate(lines, start=2))
+
+
+def _parse_merge(line: str, where: str) -> Pair:
+    left, _, right = line.partition(" ")
+    characters = (left + right).removesuffix(END_OF_WORD)
+    if not left or not right or not set(characters) <= CHAR_TO_BYTE.keys():
+        raise ValueError(f"{where}: {line[:60]!r} is not a merge (two symbols separated by a space)")
+    return left, right
