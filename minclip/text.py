@@ -36,14 +36,13 @@ class TextTransformer(nn.Module):
         """
         B, T = text.shape
         context_length = self.positional_embedding.shape[0]
-        if T > context_length:
-            raise ValueError(f"texts of {T} tokens, the model reads {context_length}: pass context_length={context_length}")
+        if context_length < T:
+            raise ValueError(
+                f"texts of {T} tokens, the model reads {context_length}: pass context_length={context_length}"
+            )
         x = self.token_embedding(text) + self.positional_embedding[:T]  # (B, T, D)
         x = self.transformer(x)
         # The end token has the highest id of the vocabulary, and argmax takes the first of equals.
         end = text.argmax(dim=-1)  # (B,)
         x = self.ln_final(x[torch.arange(B, device=text.device), end])  # (B, D); a norm per token: only one is needed
         return x @ self.text_projection  # (B, E)
-
-    def forward(self, text: torch.Tensor) -> torch.Tensor:
-        return self.encode_text(text)

@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding, as CLIP uses it, with the training that other CLIPs leave out.
 
 A text is cleaned and lower-cased, cut into words by a pattern, and every word becomes a list of bytes whose last one
-carries the mark `</w>`. Training counts neighbouring pairs and glues the most frequent pair into a new symbol, again and
-again; encoding replays these merges, the earliest learned first. By hand, for the word `aaabdaaabac`:
+carries the mark `</w>`. Training counts neighbouring pairs and glues the most frequent pair into a new symbol, again
+and again; encoding replays these merges, the earliest learned first. By hand, for the word `aaabdaaabac`:
 
     a a a b d a a a b a c</w>      most frequent: (a, a), 4 times
     aa a b d aa a b a c</w>        (a, b) and (aa, a) stand twice each; the smaller one in sort order wins
@@ -16,6 +16,7 @@ import gzip
 import html
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import ftfy
@@ -85,7 +86,7 @@ def learn_merges(word_counts: dict[str, int], n_merges: int) -> list[Pair]:
     words_with: defaultdict[Pair, set[int]] = defaultdict(set)
 
     def count(word: int, sign: int) -> None:
-        for pair in zip(words[word], words[word][1:], strict=False):
+        for pair in pairwise(words[word]):
             pair_counts[pair] += sign * counts[word]
             words_with[pair].add(word)
 
@@ -139,7 +140,7 @@ class Tokenizer:
         if word not in self.ids_of_word:
             symbols = to_symbols(word)
             while len(symbols) > 1:
-                best = min(zip(symbols, symbols[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
+                best = min(pairwise(symbols), key=lambda pair: self.rank.get(pair, len(self.rank)))
                 if best not in self.rank:
                     break
                 symbols = merge_pair(symbols, best)

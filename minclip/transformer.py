@@ -17,7 +17,7 @@ class QuickGELU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; query, key and value projections stand in one matrix, as in `nn.MultiheadAttention`."""
+    """Multi-head self-attention; query, key and value in one matrix, as in `nn.MultiheadAttention`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

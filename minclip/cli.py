@@ -1,0 +1,408 @@
+"""The command line: minclip train | eval | classify | search.
+
+Exit codes: 0 done; 1 something in the input was wrong, said on standard error; 2 the command was not understood;
+130 interrupted.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from ftfy.formatting import display_ljust
+from tqdm import tqdm
+
+from minclip import __version__, checkpoint, data, evaluate, plots
+from minclip.model import CLIP, PRESETS
+from minclip.tokenizer import Tokenizer
+from minclip.train import TrainConfig, check_config, evaluate_pairs, train
+
+SMOKE_PICTURES = 256
+SMOKE = TrainConfig(epochs=2, batch_size=32)
+SHOWN_PAIRS, SHOWN_QUERIES, SHOWN_PICTURES = 16, 6, 5  # in the similarity matrix and the retrieval grid of a run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    try:
+        return arguments.command(arguments)
+    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        print(f"minclip: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("minclip: interrupted", file=sys.stderr)
+        return 130
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    config = replace(SMOKE if arguments.smoke else TrainConfig(), **_given(arguments, TrainConfig))
+    check_config(config)
+    device = choose_device(arguments.device)
+    run = claim_folder(arguments.out or default_run(arguments))
+    try:
+        preset = PRESETS["smoke" if arguments.smoke else arguments.model]
+        pairs, held_out = load_pairs(arguments.data, arguments.language, preset.image_resolution, arguments.skip_bad)
+        if arguments.smoke:
+            pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.names))))
+        check_config(config, len(pairs))
+    except BaseException:
+        run.rmdir()
+        raise
+    tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
+    torch.manual_seed(config.seed)
+    model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size)).to(device)
+    source = {"data": arguments.data and str(Path(arguments.data).absolute()), "language": arguments.language}
+    options = {**source, "skip_bad": arguments.skip_bad, **vars(config), "minclip": __version__}
+    checkpoint.save_setup(run, model.config, tokenizer, options)
+
+    shown = held_out or pairs
+    before = _similarity(model, tokenizer, _sample(shown, SHOWN_PAIRS))
+    print(describe_start(model, tokenizer, pairs, held_out, config, run))
+    rows = train(model, tokenizer, pairs, held_out, config, run)
+    draw_run(model, tokenizer, shown, before, rows, run)
+    print(f"{run}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
+    if held_out is not None:
+        print_unseen(evaluate_pairs(model, tokenizer, held_out))
+    return 0
+
+
+def default_run(arguments: argparse.Namespace) -> Path:
+    source = Path(arguments.data).absolute().stem if arguments.data else f"emoji-{arguments.language}"
+    return checkpoint.RUNS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def claim_folder(run: str | Path) -> Path:
+    """Make the run folder before anything is computed. Raises OSError when that fails or it holds something already."""
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    if any(run.iterdir()):
+        raise FileExistsError(f"{run} is not empty, and nothing is written over: choose another folder with --out")
+    probe = run / ".writable"
+    probe.touch()
+    probe.unlink()
+    return run
+
+
+def load_pairs(
+    folder: str | None, language: str, resolution: int, skip_bad: bool
+) -> tuple[data.Pairs, data.Pairs | None]:
+    """What a run trains on and what it is tested on: the emoji, or the user's own pictures with a tenth held out."""
+    if folder is None:
+        return data.load_emoji(resolution, language)
+    pairs, problems = data.load_folder(folder, resolution, skip_bad)
+    if problems:
+        print(data.describe_problems(problems, folder), "left out", sep="\n", file=sys.stderr)
+    return data.hold_out(pairs)
+
+
+def describe_start(
+    model: CLIP, tokenizer: Tokenizer, pairs: data.Pairs, held_out: data.Pairs | None, config: TrainConfig, run: Path
+) -> str:
+    longest, context = (
+        max(len(tokenizer.encode(caption)) + 2 for caption in pairs.captions),
+        model.config.context_length,
+    )
+    cut = f"; captions of up to {longest} tokens are cut at {context}" if longest > context else ""
+    tested = f"{len(held_out.names)} unseen pictures" if held_out else "nothing (under 20 pictures)"
+    return (
+        f"{len(pairs.names)} pictures, {len(pairs)} captions; tested on {tested}\n"
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab_size} tokens{cut}\n"
+        f"{config.epochs} epochs in batches of {config.batch_size} on {model.logit_scale.device} -> {run}"
+    )
+
+
+def _given(arguments: argparse.Namespace, config: type) -> dict[str, object]:
+    """The options of `config` that the user set."""
+    named = {field.name: getattr(arguments, field.name, None) for field in fields(config)}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _sample(pairs: data.Pairs, n: int) -> data.Pairs:
+    """Up to n pictures, always the same ones, each with its first caption."""
+    pictures = torch.randperm(len(pairs.names), generator=torch.Generator().manual_seed(0))[:n].tolist()
+    chosen = pairs.select(pictures)
+    owners = chosen.image_of_caption.tolist()
+    first = [owners.index(picture) for picture in range(len(pictures))]
+    return replace(chosen, captions=[chosen.captions[i] for i in first], image_of_caption=torch.arange(len(pictures)))
+
+
+def _similarity(model: CLIP, tokenizer: Tokenizer, pairs: data.Pairs) -> torch.Tensor:
+    """Cosines (N, P): row = caption, column = picture."""
+    texts = evaluate.text_features(model, tokenizer, pairs.captions)
+    return texts @ evaluate.image_features(model, pairs.images).T
+
+
+def draw_run(
+    model: CLIP,
+    tokenizer: Tokenizer,
+    shown: data.Pairs,
+    before: torch.Tensor,
+    rows: list[dict[str, float]],
+    run: Path,
+) -> None:
+    plots.plot_loss(rows, run / "loss.png")
+    sample = _sample(shown, SHOWN_PAIRS)
+    after = _similarity(model, tokenizer, sample)
+    plots.plot_similarity(before, after, sample.names, sample.captions, run / "similarity.png")
+    plots.plot_positions(model.visual.positional_embedding.detach().cpu(), run / "positions.png")
+    asked = _sample(shown, SHOWN_QUERIES)
+    images = evaluate.image_features(model, shown.images)
+    found = search_features(
+        images, shown.names, evaluate.text_features(model, tokenizer, asked.captions), SHOWN_PICTURES
+    )
+    plots.plot_retrieval(asked.captions, found, [{name} for name in asked.names], run / "retrieval.png")
+
+
+def print_unseen(found: dict[str, dict[int, float]]) -> None:
+    print(f"unseen top-1 {100 * found['image_to_text'][1]:.1f} %")
+    print(f"unseen top-5 {100 * found['image_to_text'][5]:.1f} %")
+
+
+# --- eval, classify, search -------------------------------------------------------------------------------------------
+
+
+def eval_command(arguments: argparse.Namespace) -> int:
+    run, model, tokenizer = load_run(arguments)
+    _, options = checkpoint.read_config(run)
+    resolution = model.config.image_resolution
+    if arguments.data:
+        tested, _ = data.load_folder(arguments.data, resolution)
+    else:
+        _, tested = load_pairs(options["data"], options["language"], resolution, options["skip_bad"])
+        if tested is None:
+            raise ValueError(f"{run} held no pictures back (there were under 20): name others with --data")
+    images = evaluate.image_features(model, tested.images)
+    texts = evaluate.class_features(model, tokenizer, tested.captions, arguments.templates)
+    found = evaluate.recall(images, texts, tested.image_of_caption)
+    chance = 100 / len(tested)
+    print(f"{run}: {len(tested.names)} pictures, {len(tested)} captions (chance at top-1: {chance:.2f} %)")
+    for way, name in (("image_to_text", "picture -> caption"), ("text_to_image", "caption -> picture")):
+        print(f"{name}  " + "  ".join(f"recall@{k} {100 * value:5.1f} %" for k, value in found[way].items()))
+    if not arguments.data:
+        print_unseen(found)
+    return 0
+
+
+def classify_command(arguments: argparse.Namespace) -> int:
+    run, model, tokenizer = load_run(arguments)
+    names, images = read_pictures(arguments.pictures, model.config.image_resolution)
+    if names:
+        cosine, probability = evaluate.classify(model, tokenizer, images, arguments.labels, arguments.templates)
+        for name, cosines, probabilities in zip(names, cosine.tolist(), probability.tolist(), strict=True):
+            print(name)
+            for label, c, p in zip(arguments.labels, cosines, probabilities, strict=True):
+                print(f"  {display_ljust(label, 20)} cos {c:5.2f}  {100 * p:5.1f} %  {'█' * round(40 * p)}")
+        if arguments.plot:
+            plots.plot_classes(names, arguments.labels, cosine, probability, run / "classify.png")
+            print(run / "classify.png")
+    return 0 if len(names) == len(arguments.pictures) else 1
+
+
+def search_command(arguments: argparse.Namespace) -> int:
+    if arguments.k < 1:
+        raise ValueError(f"-k is {arguments.k}; it must be at least 1")
+    run, model, tokenizer = load_run(arguments)
+    resolution = model.config.image_resolution
+    captions: dict[str, str] = {}
+    if arguments.folder:
+        files = list(data.picture_files(arguments.folder))
+        names, images = read_pictures([str(file) for file in files], resolution)
+        if not names:
+            raise ValueError(f"{arguments.folder} has no picture that can be read")
+    else:
+        _, options = checkpoint.read_config(run)
+        parts = load_pairs(options["data"], options["language"], resolution, options["skip_bad"])
+        names = [name for part in parts if part for name in part.names]
+        images = torch.cat([part.images for part in parts if part])
+        for part in filter(None, parts):
+            for caption, picture in zip(part.captions, part.image_of_caption.tolist(), strict=True):
+                captions.setdefault(part.names[picture], caption)
+    query = evaluate.class_features(model, tokenizer, [arguments.query], arguments.templates)
+    found = search_features(evaluate.image_features(model, images), names, query, arguments.k)
+    for rank, (name, cosine) in enumerate(found[0], start=1):
+        print(f"{rank:3}.  cos {cosine:5.2f}  {data.display_name(name)}  {captions.get(name, '')}".rstrip())
+    if arguments.plot:
+        plots.plot_retrieval([arguments.query], found, None, run / "search.png")
+        print(run / "search.png")
+    return 0
+
+
+def search_features(
+    images: torch.Tensor, names: list[str], queries: torch.Tensor, k: int
+) -> list[list[tuple[str, float]]]:
+    """The k pictures (P, E) nearest to each query (Q, E), as (name, cosine), nearest first."""
+    cosine, picture = (queries @ images.T).topk(min(k, len(names)))
+    return [
+        [(names[i], c) for i, c in zip(row_i, row_c, strict=True)]
+        for row_i, row_c in zip(picture.tolist(), cosine.tolist(), strict=True)
+    ]
+
+
+def read_pictures(paths: Sequence[str], resolution: int) -> tuple[list[str], torch.Tensor]:
+    """The pictures (P, 3, R, R) that can be read, and their names; the others are said on standard error."""
+    names, images = [], []
+    for path in tqdm(paths, "reading", leave=False, disable=len(paths) < 100 or not sys.stderr.isatty()):
+        try:
+            images.append(data.to_tensor(data.load_image(path), resolution))
+            names.append(path)
+        except (OSError, ValueError) as error:
+            print(f"minclip: error: {error}", file=sys.stderr)
+    return names, torch.stack(images) if images else torch.empty(0, 3, resolution, resolution, dtype=torch.uint8)
+
+
+def load_run(arguments: argparse.Namespace) -> tuple[Path, CLIP, Tokenizer]:
+    run = Path(arguments.run) if arguments.run else checkpoint.newest_run()
+    model, _, tokenizer = checkpoint.load(run, choose_device(arguments.device))
+    return run, model, tokenizer
+
+
+def choose_device(name: str) -> str:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here")
+    return name
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minclip",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="CLIP from scratch: train a model that puts pictures and texts into one space, and ask it things.",
+        epilog="""a first quarter of an hour:
+  minclip train                                       minutes; learns from emoji and their names
+  minclip eval                                        400 emoji it has never seen, 400 captions: which is whose?
+  minclip search "red heart" --plot                   the nearest pictures to a text
+  minclip classify cat.png --labels cat dog horse other    the nearest of your texts to a picture
+
+Each command explains itself: minclip train --help""",
+    )
+    parser.add_argument("--version", action="version", version=f"minclip {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="train | eval | classify | search")
+    _add_train(commands)
+    _add_eval(commands)
+    _add_classify(commands)
+    _add_search(commands)
+    return parser
+
+
+def _add_command(commands, name: str, function, summary: str, description: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(command=function)
+    command.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    return command
+
+
+def _add_train(commands) -> None:
+    default = TrainConfig()
+    command = _add_command(
+        commands,
+        "train",
+        train_command,
+        "train a model from nothing",
+        """Train a CLIP from nothing, by default on all emoji and their names.
+
+  minclip train                           English captions
+  minclip train --language zh             Chinese ones (there are: """
+        + " ".join(data.LANGUAGES)
+        + """)
+  minclip train --data my_pictures        a folder with one .csv or .tsv file: columns image, caption
+  minclip train --smoke                   seconds: only to see that everything works
+
+The loss starts at ln(batch size), which is guessing, and goes down to the floor that duplicate captions leave.
+Weights, metrics and pictures go to runs/; eval, classify and search take the newest run.""",
+    )
+    command.add_argument(
+        "--data", metavar="FOLDER", help="your own pictures: a folder with a table, or the table itself"
+    )
+    command.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read instead of stopping")
+    command.add_argument("--language", default="en", help="of the emoji captions (default: en)")
+    command.add_argument("--out", metavar="FOLDER", help="the run folder (default: runs/<data>-<time>)")
+    command.add_argument(
+        "--model", choices=sorted(PRESETS), default="emoji", help="sizes of the towers (default: emoji)"
+    )
+    command.add_argument("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
+    command.add_argument("--batch-size", type=int, help=f"pairs told apart at a time (default: {default.batch_size})")
+    command.add_argument("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
+    command.add_argument("--seed", type=int, help=f"of weights, order and augmentation (default: {default.seed})")
+    command.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", metavar="FOLDER", help="the run folder (default: the newest under runs/)")
+    command.add_argument(
+        "--templates",
+        nargs="+",
+        default=evaluate.PLAIN,
+        metavar="TEXT",
+        help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
+    )
+
+
+def _add_eval(commands) -> None:
+    command = _add_command(
+        commands,
+        "eval",
+        eval_command,
+        "score a model on pictures it has never seen",
+        """Score a run on the pictures it was never trained on.
+
+recall@k: how often the right answer is among the first k, from picture to caption and from caption to picture.""",
+    )
+    command.add_argument("--data", metavar="FOLDER", help="score on these pictures instead (a folder with a table)")
+    _add_run(command)
+
+
+def _add_classify(commands) -> None:
+    command = _add_command(
+        commands,
+        "classify",
+        classify_command,
+        "which of these labels fits a picture best?",
+        """Compare pictures with any labels you type.
+
+  minclip classify cat.png --labels cat dog horse other
+
+The cosine says how near a label is; the probabilities add up to 1 over *your* labels, whatever is in the picture: add
+a label such as "other" to give it somewhere else to go.""",
+    )
+    command.add_argument("pictures", nargs="+", metavar="PICTURE")
+    command.add_argument("--labels", nargs="+", required=True, metavar="LABEL")
+    command.add_argument("--plot", action="store_true", help="draw the bars into classify.png in the run folder")
+    _add_run(command)
+
+
+def _add_search(commands) -> None:
+    command = _add_command(
+        commands,
+        "search",
+        search_command,
+        "which pictures fit a text best?",
+        """Find the pictures nearest to a text, among those of the run or in a folder of yours.
+
+  minclip search "red heart"
+  minclip search "a dog" --folder ~/Pictures --plot""",
+    )
+    command.add_argument("query", metavar="TEXT")
+    command.add_argument("--folder", metavar="FOLDER", help="search the pictures in here (default: the run's own)")
+    command.add_argument("-k", type=int, default=10, help="how many to show (default: 10)")
+    command.add_argument("--plot", action="store_true", help="draw them into search.png in the run folder")
+    _add_run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The pictures that a run leaves behind, and those of `classify --plot` and `search --plot`.
+
+Everything is drawn to be read in grey as well: marks and line styles beside colours.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minclip.data import EMOJI_CREDIT, EMOJI_PREFIX, open_picture
+from minclip.files import replacing
+
+# DejaVu, which matplotlib ships, has no Chinese, Japanese or Korean; these are the usual fonts that have.
+CJK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
+COSINE_COLOURS = {"cmap": "viridis", "vmin": -1, "vmax": 1}
+
+
+def _figure(width: float, height: float) -> Figure:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(font for font in CJK_FONTS if font in installed)]
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def _save(figure: Figure, path: str | Path, credit: bool = False) -> None:
+    if credit:
+        figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+    with replacing(path) as temporary, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # The image format would be read off the ending; a temporary name keeps it.
+        figure.savefig(temporary)
+    if any("missing from font" in str(warning.message) for warning in caught):
+        message = f"{path}: no font here has the letters of these captions; install Noto Sans CJK and draw again"
+        warnings.warn(message, stacklevel=3)
+
+
+def _show(axes: Axes, name: str) -> None:
+    axes.imshow(open_picture(name))
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _has_emoji(names: Sequence[str]) -> bool:
+    return any(name.startswith(EMOJI_PREFIX) for name in names)
+
+
+def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
+    """Loss against epochs between its floors, and the unseen top-1 where it was measured."""
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row["loss"] for row in rows], color="C0", linewidth=1, label="loss")
+    axes.axhline(
+        rows[-1]["untrained"], color="0.3", linestyle="--", label=f"untrained: ln B = {rows[-1]['untrained']:.2f}"
+    )
+    floor = sum(row["floor"] for row in rows) / len(rows)
+    axes.axhline(floor, color="0.3", linestyle=":", label=f"perfect, given duplicate captions: {floor:.2f}")
+    axes.set(xlabel="epoch", ylabel="contrastive loss (nats)", ylim=(-0.1, None), title="Training")
+    measured = [row for row in rows if "unseen_top1" in row]
+    if measured:
+        right = axes.twinx()
+        top1 = [100 * row["unseen_top1"] for row in measured]
+        right.plot([row["epoch"] for row in measured], top1, "o-", color="C1", markersize=4, label="unseen top-1")
+        right.set(ylabel="unseen top-1 (%)", ylim=(0, 100))
+        axes.plot([], [], "o-", color="C1", markersize=4, label="unseen top-1 (right axis)")
+    axes.legend(loc="center right", fontsize=8)
+    _save(figure, path)
+
+
+def plot_similarity(
+    before: torch.Tensor, after: torch.Tensor, names: Sequence[str], captions: Sequence[str], path: str | Path
+) -> None:
+    """Cosines (K, K) of K pairs, before and after training: row = caption, column = picture."""
+    figure = _figure(11, 5.6)
+    K = len(captions)
+    for axes, similarity, title in zip(
+        figure.subplots(1, 2), (before, after), ("before training", "after training"), strict=True
+    ):
+        axes.imshow(similarity, **COSINE_COLOURS)
+        axes.set(title=title, xlabel="picture", xticks=[])
+        axes.set_yticks(range(K), captions if axes.get_subplotspec().is_first_col() else [""] * K, fontsize=7)
+        for i, name in enumerate(names):
+            inset = axes.inset_axes((i / K, -1.02 / K, 1 / K, 0.98 / K))
+            _show(inset, name)
+            inset.axis("off")
+        axes.xaxis.labelpad = 16
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes[:2], label="cosine", shrink=0.8)
+    _save(figure, path, _has_emoji(names))
+
+
+def plot_retrieval(
+    queries: Sequence[str],
+    found: Sequence[Sequence[tuple[str, float]]],
+    right: Sequence[set[str]] | None,
+    path: str | Path,
+) -> None:
+    """A row for each query: the best pictures as (name, cosine), those in `right` framed and ticked."""
+    columns = max(len(row) for row in found)
+    figure = _figure(2.6 + 1.25 * columns, 0.4 + 1.45 * len(queries))
+    grid = figure.subplots(len(queries), columns + 1, squeeze=False, width_ratios=[2, *[1] * columns])
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, query in enumerate(queries):
+        grid[row][0].text(1, 0.5, query, ha="right", va="center", fontsize=10, wrap=True)
+        for axes, (name, cosine) in zip(grid[row][1:], found[row], strict=False):
+            is_right = right is not None and name in right[row]
+            axes.axis("on")
+            _show(axes, name)
+            axes.set_title(
+                f"{cosine:.2f}" + (" ✓" if is_right else ""), fontsize=9, weight="bold" if is_right else "normal"
+            )
+            for spine in axes.spines.values():
+                spine.set(linewidth=3 if is_right else 0.5, color="black" if is_right else "0.7")
+    figure.suptitle(
+        "caption → nearest pictures, with their cosine" + ("; ✓ the right one" if right else ""), fontsize=10
+    )
+    _save(figure, path, _has_emoji([name for row in found for name, _ in row]))
+
+
+def plot_positions(position_embedding: torch.Tensor, path: str | Path) -> None:
+    """Cosine of each patch's learned position (1 + P, D) with all others, a map for each patch; ViT, figure 7."""
+    positions = torch.nn.functional.normalize(position_embedding[1:].float(), dim=-1)  # without the class token
+    side = round(len(positions) ** 0.5)
+    maps = (positions @ positions.T).view(side, side, side, side)
+    figure = _figure(6, 5.4)
+    for row, axes_row in enumerate(figure.subplots(side, side, squeeze=False)):
+        for column, axes in enumerate(axes_row):
+            axes.imshow(maps[row, column], **COSINE_COLOURS)
+            axes.set(xticks=[], yticks=[])
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="cosine", shrink=0.8)
+    figure.suptitle("Similarity of learned positions: map (r, c) is patch (r, c) against all patches", fontsize=10)
+    _save(figure, path)
+
+
+def plot_classes(
+    names: Sequence[str], labels: Sequence[str], cosine: torch.Tensor, probability: torch.Tensor, path: str | Path
+) -> None:
+    """For each picture its probabilities over the labels as bars, the cosine written beside each."""
+    figure = _figure(7, 0.5 + (0.6 + 0.3 * len(labels)) * len(names))
+    for i, (thumbnail, bars) in enumerate(figure.subplots(len(names), 2, squeeze=False, width_ratios=[1, 4])):
+        _show(thumbnail, names[i])
+        bars.barh(range(len(labels)), probability[i], color="C0")
+        bars.set_yticks(range(len(labels)), labels)
+        bars.invert_yaxis()
+        bars.set(xlim=(0, 1.25), xticks=[0, 0.5, 1])
+        for row, (p, c) in enumerate(zip(probability[i].tolist(), cosine[i].tolist(), strict=True)):
+            bars.text(p + 0.02, row, f"{p:.1%}  (cos {c:.2f})", va="center", fontsize=8)
+    figure.axes[-1].set_xlabel("probability among these labels")
+    _save(figure, path)

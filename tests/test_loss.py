@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minclip import clip_loss, clip_loss_onehot, loss_floor, siglip_loss
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 30))
+scales = st.floats(0.01, 100)
+seeds = st.integers(0, 2**31)
+
+
+def pairs(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, *shape, dtype=torch.float64, generator=generator)
+    return features[0].requires_grad_(), features[1].requires_grad_()
+
+
+@given(shapes, scales, seeds)
+def test_the_identity_matrix_and_arange_are_the_same_loss(shape, scale, seed):
+    image, text = pairs(shape, seed)
+    torch.testing.assert_close(clip_loss_onehot(image, text, scale), clip_loss(image, text, scale))
+
+
+@given(shapes, scales, seeds)
+def test_gradient_of_the_logits_is_softmax_of_rows_and_columns_minus_twice_the_identity(shape, scale, seed):
+    """∂loss/∂z = (softmax rows + softmax columns − 2I) / 2N, carried to the features by the chain rule on paper."""
+    image, text = pairs(shape, seed)
+    x, y = (f.detach() / f.detach().norm(dim=1, keepdim=True) for f in (image, text))
+    z = scale * x @ y.T
+    N = len(z)
+    d_z = (z.softmax(1) + z.softmax(0) - 2 * torch.eye(N, dtype=z.dtype)) / (2 * N)
+    expected = []
+    for d_unit, unit, raw in ((scale * d_z @ y, x, image), (scale * d_z.T @ x, y, text)):
+        tangent = d_unit - unit * (d_unit * unit).sum(1, keepdim=True)
+        expected.append(tangent / raw.detach().norm(dim=1, keepdim=True))
+    for loss in (clip_loss, clip_loss_onehot):
+        gradients = torch.autograd.grad(loss(image, text, scale), (image, text))
+        torch.testing.assert_close(gradients, tuple(expected), rtol=1e-7, atol=1e-10 * max(scale, 1))
+
+
+@pytest.mark.parametrize("loss", [clip_loss, clip_loss_onehot])
+def test_a_single_pair_has_no_loss_and_no_gradient(loss):
+    image, text = pairs((1, 7), 0)
+    value = loss(image, text, 30.0)
+    assert value.item() == 0
+    for gradient in torch.autograd.grad(value, (image, text)):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@given(shapes, scales, seeds)
+def test_a_common_permutation_changes_nothing(shape, scale, seed):
+    image, text = pairs(shape, seed)
+    order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(clip_loss(image[order], text[order], scale), clip_loss(image, text, scale))
+
+
+@given(shapes, scales, seeds)
+def test_the_length_of_a_feature_does_not_matter(shape, scale, seed):
+    image, text = pairs(shape, seed)
+    lengths = torch.rand(2, shape[0], 1, generator=torch.Generator().manual_seed(seed)).double() * 100 + 0.01
+    torch.testing.assert_close(clip_loss(lengths[0] * image, lengths[1] * text, scale), clip_loss(image, text, scale))
+
+
+def test_the_towers_may_be_exchanged_but_the_two_halves_differ():
+    image, text = pairs((9, 5), 0)
+    torch.testing.assert_close(clip_loss(image, text, 10.0), clip_loss(text, image, 10.0))
+    logits = 10 * torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(text).T
+    labels = torch.arange(9)
+    halves = [torch.nn.functional.cross_entropy(z, labels) for z in (logits, logits.T)]
+    assert abs(halves[0] - halves[1]) > 0.01
+    torch.testing.assert_close(clip_loss(image, text, 10.0), sum(halves) / 2)
+
+
+@given(shapes, scales, st.floats(-20, 20), seeds)
+def test_siglip_asks_every_pair_a_question_of_its_own(shape, scale, bias, seed):
+    """Against binary cross-entropy with the identity matrix as its labels, and a loop over the pairs."""
+    image, text = pairs(shape, seed)
+    x, y = (torch.nn.functional.normalize(features.detach()) for features in (image, text))
+    total = 0.0
+    for i in range(shape[0]):
+        for j in range(shape[0]):
+            z = float(scale * (x[i] @ y[j]) + bias)
+            z = z if i == j else -z
+            total += max(-z, 0) + math.log1p(math.exp(-abs(z)))  # −log σ(z) without overflow
+    assert siglip_loss(image, text, scale, bias).item() == pytest.approx(total / shape[0], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("image", "text"), [((3, 4), (2, 4)), ((3, 4), (3, 5)), ((0, 4), (0, 4)), ((4,), (4,))])
+def test_wrong_shapes_are_named(image, text):
+    for loss in (clip_loss, clip_loss_onehot, lambda *features: siglip_loss(*features, 0.0)):
+        with pytest.raises(ValueError, match=r"must both be \(N, D\)"):
+            loss(torch.zeros(image), torch.zeros(text), 1.0)
+
+
+def test_floors():
+    assert loss_floor(128) == pytest.approx(4.852, abs=1e-3)  # "my loss is stuck at 4.85"
+    assert loss_floor(64, 16) == pytest.approx(1.511, abs=1e-3)  # measured once: 1.513
+    assert loss_floor(1) == 0
+    assert loss_floor(1, 7) == 0
+    with pytest.raises(ValueError, match="0 and 3"):
+        loss_floor(0, 3)
+
+
+def test_an_untrained_model_pays_the_floor_of_one_caption():
+    """All features equal: the model tells nothing apart, and the loss is ln B whatever the scale."""
+    same = torch.ones(50, 8)
+    assert clip_loss(same, same, 20.0).item() == pytest.approx(loss_floor(50), rel=1e-6)
+
+
+def test_a_perfect_model_pays_the_floor_of_its_duplicate_captions():
+    """Captions drawn at random, equal ones with equal features: the mean loss meets the formula."""
+    generator = torch.Generator().manual_seed(0)
+    captions = torch.eye(16)
+    losses = []
+    for _ in range(400):
+        batch = captions[torch.randint(16, (64,), generator=generator)]
+        losses.append(clip_loss(batch, batch, 100.0).item())
+    assert sum(losses) / len(losses) == pytest.approx(loss_floor(64, 16), abs=0.01)
