@@ -28,9 +28,10 @@ SHOWN_PAIRS, SHOWN_QUERIES, SHOWN_PICTURES = 16, 6, 5  # in the similarity matri
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
-        return arguments.command(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+            return arguments.command(arguments)
     except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"minclip: error: {error}", file=sys.stderr)
         return 1

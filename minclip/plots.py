@@ -35,11 +35,10 @@ def _save(figure: Figure, path: str | Path, credit: bool = False) -> None:
         figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
     with replacing(path) as temporary, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # The image format would be read off the ending; a temporary name keeps it.
         figure.savefig(temporary)
     if any("missing from font" in str(warning.message) for warning in caught):
-        message = f"{path}: no font here has the letters of these captions; install Noto Sans CJK and draw again"
-        warnings.warn(message, stacklevel=3)
+        message = "pictures show boxes for letters that no font here has: install one that has them, say Noto Sans CJK"
+        warnings.warn(message, stacklevel=2)
 
 
 def _show(axes: Axes, name: str) -> None:
@@ -84,7 +83,7 @@ def plot_similarity(
     for axes, similarity, title in zip(
         figure.subplots(1, 2), (before, after), ("before training", "after training"), strict=True
     ):
-        axes.imshow(similarity, **COSINE_COLOURS)
+        axes.imshow(similarity.numpy(), **COSINE_COLOURS)
         axes.set(title=title, xlabel="picture", xticks=[])
         axes.set_yticks(range(K), captions if axes.get_subplotspec().is_first_col() else [""] * K, fontsize=7)
         for i, name in enumerate(names):
@@ -133,7 +132,7 @@ def plot_positions(position_embedding: torch.Tensor, path: str | Path) -> None:
     figure = _figure(6, 5.4)
     for row, axes_row in enumerate(figure.subplots(side, side, squeeze=False)):
         for column, axes in enumerate(axes_row):
-            axes.imshow(maps[row, column], **COSINE_COLOURS)
+            axes.imshow(maps[row, column].numpy(), **COSINE_COLOURS)
             axes.set(xticks=[], yticks=[])
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="cosine", shrink=0.8)
     figure.suptitle("Similarity of learned positions: map (r, c) is patch (r, c) against all patches", fontsize=10)
@@ -147,7 +146,7 @@ def plot_classes(
     figure = _figure(7, 0.5 + (0.6 + 0.3 * len(labels)) * len(names))
     for i, (thumbnail, bars) in enumerate(figure.subplots(len(names), 2, squeeze=False, width_ratios=[1, 4])):
         _show(thumbnail, names[i])
-        bars.barh(range(len(labels)), probability[i], color="C0")
+        bars.barh(range(len(labels)), probability[i].numpy(), color="C0")
         bars.set_yticks(range(len(labels)), labels)
         bars.invert_yaxis()
         bars.set(xlim=(0, 1.25), xticks=[0, 0.5, 1])

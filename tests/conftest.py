@@ -1,4 +1,14 @@
+import pytest
 from hypothesis import settings
 
 settings.register_profile("minclip", deadline=None, derandomize=True)
 settings.load_profile("minclip")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """The tests draw their own emoji and leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr("platformdirs.user_cache_dir", lambda *_: str(folder))
+        yield folder

@@ -90,7 +90,7 @@ def test_siglip_asks_every_pair_a_question_of_its_own(shape, scale, bias, seed):
 
 @pytest.mark.parametrize(("image", "text"), [((3, 4), (2, 4)), ((3, 4), (3, 5)), ((0, 4), (0, 4)), ((4,), (4,))])
 def test_wrong_shapes_are_named(image, text):
-    for loss in (clip_loss, clip_loss_onehot, lambda *features: siglip_loss(*features, 0.0)):
+    for loss in (clip_loss, clip_loss_onehot, lambda image, text, scale: siglip_loss(image, text, scale, 0.0)):
         with pytest.raises(ValueError, match=r"must both be \(N, D\)"):
             loss(torch.zeros(image), torch.zeros(text), 1.0)
 

@@ -103,22 +103,17 @@ def test_training_counts_pairs_as_a_recount_from_scratch_does():
     assert len(merges) == 560 - 514
 
 
+@pytest.fixture(scope="module")
+def twins() -> tuple[Tokenizer, CLIPTokenizer]:
+    ours = Tokenizer.train(ENGLISH, 600)
+    theirs = CLIPTokenizer(vocab=dict(ours.id_of_symbol), merges=ours.merges)  # pyright: ignore[reportArgumentType]
+    return ours, theirs
+
+
 @given(st.lists(st.sampled_from([*ENGLISH[0].split(), "unheard-of", "x2", "don't"]), min_size=1).map(" ".join))
-def test_same_ids_as_hugging_face_on_the_same_merges(tmp_path_factory, text):
-    ours, theirs = hugging_face_twin(tmp_path_factory)
-    expected = theirs(text)["input_ids"]
-    assert [ours.start_id, *ours.encode(text), ours.end_id] == expected
-
-
-_twin = []
-
-
-def hugging_face_twin(tmp_path_factory):
-    if not _twin:
-        ours = Tokenizer.train(ENGLISH, 600)
-        merges = [tuple(pair) for pair in ours.merges]
-        _twin.append((ours, CLIPTokenizer(vocab=dict(ours.id_of_symbol), merges=merges)))
-    return _twin[0]
+def test_same_ids_as_hugging_face_on_the_same_merges(twins, text):
+    ours, theirs = twins
+    assert [ours.start_id, *ours.encode(text), ours.end_id] == theirs(text)["input_ids"]
 
 
 def test_batches_are_padded_to_their_longest_text(tokenizer):

@@ -1,0 +1,96 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import minclip
+from minclip import CLIP, CLIPConfig, Tokenizer, checkpoint
+from minclip.files import replacing
+
+CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer.train(["red heart red heart"], CONFIG.vocab_size)
+    checkpoint.save_setup(folder, CONFIG, tokenizer, {"language": "zh"})
+    checkpoint.save_weights(folder, CLIP(CONFIG))
+    return folder
+
+
+def test_what_is_saved_is_loaded(run):
+    model, preprocess, tokenizer = minclip.load(run)
+    torch.manual_seed(0)
+    torch.testing.assert_close(model.state_dict(), CLIP(CONFIG).state_dict(), rtol=0, atol=0)
+    assert not model.training
+    assert tokenizer.decode(tokenizer.encode("Red heart")) == "red heart"
+    assert preprocess(Image.new("RGB", (50, 30))).shape == (3, 24, 24)
+    assert model.encode_image(preprocess(Image.new("L", (9, 9)))[None]).shape == (1, 16)
+    assert checkpoint.read_config(run) == (CONFIG, {"language": "zh"})
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "merges.txt.gz", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "merges.txt.gz", "model.safetensors"])
+def test_missing_files_are_named(run, name):
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+        minclip.load(run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "merges.txt.gz", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_damaged_files_are_named(run, name, damage):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": os.urandom(200)}[damage])
+    with pytest.raises(ValueError, match=name):
+        minclip.load(run)
+
+
+@pytest.mark.parametrize(
+    "change", [{"vision_layers": 2}, {"embed_dim": 8}, {"width": 3}, {"vision_heads": 0}, {"vision_width": "wide"}]
+)
+def test_another_configuration_is_refused(run, change):
+    content = json.loads((run / "config.json").read_text())
+    content["model"] |= change
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        minclip.load(run)
+
+
+def test_merges_of_another_run_are_refused(run):
+    Tokenizer.train(["red heart red heart"], 516).save(run / "merges.txt.gz")
+    with pytest.raises(ValueError, match=r"is of another run: it makes 516 tokens, config\.json says 520"):
+        minclip.load(run)
+
+
+def test_the_newest_run_is_the_one_whose_weights_were_written_last(run, monkeypatch):
+    monkeypatch.chdir(run.parent.parent)
+    second = run.parent / "second"
+    second.mkdir()
+    (second / "model.safetensors").touch()
+    os.utime(run / "model.safetensors", (2e9, 2e9))
+    assert checkpoint.newest_run().name == "first"
+    os.utime(second / "model.safetensors", (2.1e9, 2.1e9))
+    assert checkpoint.newest_run().name == "second"
+
+
+def test_without_a_run_it_says_how_to_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="minclip train"):
+        checkpoint.newest_run()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,251 @@
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minclip
+from minclip import checkpoint, cli, data
+
+RUN_FILES = {"config.json", "merges.txt.gz", "model.safetensors", "metrics.csv"}
+RUN_PICTURES = {"loss.png", "similarity.png", "retrieval.png", "positions.png"}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with a run of `minclip train --smoke` in it, and a picture."""
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["train", "--smoke"]) == 0
+    data.render_emoji("1F408", 72).save(folder / "cat.png")
+    data.render_emoji("1F415", 72).save(folder / "dog.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+
+def failure(capsys, *arguments: str) -> str:
+    """Run a command that must fail with exit code 1; its message."""
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "minclip: error: " in error
+    assert "Traceback" not in error
+    return error
+
+
+def own_pictures(folder: Path, n: int) -> Path:
+    folder.mkdir()
+    rows = ["image,caption"]
+    for i in range(n):
+        Image.new("RGB", (20, 30), (8 * i % 256, 100, 0)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,shade number {i}")
+    (folder / "captions.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_train_leaves_a_complete_run_folder(workplace):
+    (run,) = (workplace / "runs").iterdir()
+    assert {path.name for path in run.iterdir()} >= RUN_FILES | RUN_PICTURES
+    for name in RUN_PICTURES:
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 300
+            assert np.asarray(picture.convert("L")).std() > 5
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["loss"]) > 3
+    assert float(rows[-1]["unseen_top5"]) <= 1
+    model, _, tokenizer = minclip.load(run)
+    assert model.config.vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.filterwarnings("ignore:.*letters that no font here has")
+def test_the_last_lines_are_the_scores_on_unseen_pictures(tmp_path, capsys):
+    assert cli.main(["train", "--smoke", "--epochs", "1", "--language", "zh", "--out", str(tmp_path / "zh")]) == 0
+    *_, top1, top5 = capsys.readouterr().out.splitlines()
+    assert top1.startswith("unseen top-1 ")
+    assert top5.startswith("unseen top-5 ")
+    assert cli.main(["eval", "--run", str(tmp_path / "zh")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [top1, top5]
+    assert cli.main(["classify", "cat.png", "--run", str(tmp_path / "zh"), "--labels", "猫", "狗", "其他"]) == 0
+    assert "狗" in capsys.readouterr().out
+
+
+def test_eval_reports_recall_both_ways(capsys):
+    assert cli.main(["eval"]) == 0
+    out = capsys.readouterr().out
+    assert "400 pictures, 400 captions (chance at top-1: 0.25 %)" in out
+    assert "picture -> caption  recall@1" in out
+    assert "caption -> picture  recall@1" in out
+
+
+def test_classify_prints_what_python_computes(capsys):
+    assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
+    out = capsys.readouterr().out
+    run = checkpoint.newest_run()
+    model, _, tokenizer = minclip.load(run)
+    _, images = cli.read_pictures(["cat.png", "dog.png"], model.config.image_resolution)
+    _, probability = cli.evaluate.classify(model, tokenizer, images, ["cat", "dog"])
+    for p in probability.flatten().tolist():
+        assert f"{100 * p:5.1f} %" in out
+    assert (run / "classify.png").exists()
+
+
+def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
+    Path("zero.png").touch()
+    assert cli.main(["classify", "zero.png", "cat.png", "gone.png", "--labels", "cat", "dog"]) == 1
+    captured = capsys.readouterr()
+    assert "cat.png" in captured.out
+    assert "zero.png: cannot be read as a picture: the file is empty" in captured.err
+    assert "gone.png: no such picture" in captured.err
+
+
+def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
+    assert cli.main(["search", "red heart", "-k", "3", "--plot"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert (checkpoint.newest_run() / "search.png").exists()
+    folder = own_pictures(tmp_path / "own", 4)
+    (folder / "zero.png").touch()
+    assert cli.main(["search", "shade", "--folder", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 4
+    assert "zero.png" in captured.err
+
+
+def test_own_pictures_are_trained_on_evaluated_and_searched(tmp_path, capsys):
+    folder = own_pictures(tmp_path / "own", 30)
+    run = str(tmp_path / "run")
+    assert cli.main(["train", "--smoke", "--data", str(folder), "--batch-size", "9", "--out", run]) == 0
+    assert "27 pictures, 27 captions; tested on 3 unseen pictures" in capsys.readouterr().out
+    assert cli.main(["eval", "--run", run]) == 0
+    assert "3 pictures, 3 captions" in capsys.readouterr().out
+    assert cli.main(["eval", "--run", run, "--data", str(folder)]) == 0
+    assert "30 pictures, 30 captions" in capsys.readouterr().out
+    assert cli.main(["search", "shade number 3", "--run", run, "-k", "1"]) == 0
+    assert "shade number" in capsys.readouterr().out
+
+
+def test_under_twenty_pictures_none_is_held_back(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    folder = str(own_pictures(tmp_path / "own", 6))
+    assert cli.main(["train", "--smoke", "--data", folder, "--batch-size", "3", "--out", run]) == 0
+    assert "unseen top-1" not in capsys.readouterr().out
+    assert "held no pictures back" in failure(capsys, "eval", "--run", run)
+
+
+def test_python_m_minclip_is_the_same_command():
+    result = subprocess.run([sys.executable, "-m", "minclip", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"minclip {minclip.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["classify"], ["search"]])
+def test_help_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "minclip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["classify", "cat.png"], ["classify", "cat.png", "--labels"], ["fly"], []])
+def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, capsys, workplace):
+    monkeypatch.chdir(tmp_path)
+    picture = str(workplace / "cat.png")
+    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"]):
+        assert "minclip train" in failure(capsys, *arguments)
+    assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--batch-size", "1"], "its loss is always 0"),
+        (["--smoke", "--batch-size", "100000"], "--batch-size is 100000, and there are only 256 captions"),
+        (["--language", "xx"], "'xx'"),
+        (["--lr", "-1"], "--lr is -1.0"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_bad_training_options_leave_nothing_behind(options, message, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert message in failure(capsys, "train", "--out", str(run), *options)
+    assert not run.exists()
+
+
+def test_bad_tables_stop_before_training(tmp_path, capsys):
+    folder = own_pictures(tmp_path / "own", 30)
+    with (folder / "captions.csv").open("a") as file:
+        file.write("\ngone.png,gone\n3.png,\n")
+    run = tmp_path / "run"
+    error = failure(capsys, "train", "--smoke", "--data", str(folder), "--out", str(run))
+    assert "gone.png: no such picture" in error
+    assert "line 33: the caption is empty" in error
+    assert "--skip-bad" in error
+    assert not run.exists()
+    arguments = ["train", "--smoke", "--data", str(folder), "--skip-bad", "--batch-size", "9", "--out", str(run)]
+    assert cli.main(arguments) == 0
+    assert "2 entries cannot be used" in capsys.readouterr().err
+    assert cli.main(["eval", "--run", str(run)]) == 0
+
+
+def test_a_caption_of_ten_thousand_words_is_cut_and_said(tmp_path, capsys):
+    folder = own_pictures(tmp_path / "own", 9)
+    with (folder / "captions.csv").open("a") as file:
+        file.write("\n3.png," + "word " * 10_000)
+    arguments = ["train", "--smoke", "--data", str(folder), "--batch-size", "5", "--out", str(tmp_path / "run")]
+    assert cli.main(arguments) == 0
+    assert "are cut at 32" in capsys.readouterr().out
+
+
+def test_nothing_is_written_over(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "is not empty" in failure(capsys, "train", "--smoke", "--out", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "file" in failure(capsys, "train", "--smoke", "--out", str(tmp_path / "file" / "run"))
+    if os.geteuid():  # root may write anywhere
+        tmp_path.chmod(0o500)
+        assert "ermission denied" in failure(capsys, "train", "--smoke", "--out", str(tmp_path / "run"))
+        tmp_path.chmod(0o700)
+
+
+def test_bad_queries(capsys):
+    assert "must not be empty" in failure(capsys, "search", " ")
+    assert "must not be empty" in failure(capsys, "classify", "cat.png", "--labels", "cat", "")
+    assert "-k is 0" in failure(capsys, "search", "cat", "-k", "0")
+    assert "'a picture'" in failure(capsys, "classify", "cat.png", "--labels", "cat", "--templates", "a picture")
+    assert "no picture that can be read" in failure(capsys, "search", "cat", "--folder", "runs/nowhere")
+
+
+def test_a_device_that_is_not_there(capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "--device cuda" in failure(capsys, "eval", "--device", "cuda")
+
+
+def test_interruption_exits_with_130(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.checkpoint, "newest_run", interrupt)
+    assert cli.main(["eval"]) == 130

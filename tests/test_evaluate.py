@@ -1,0 +1,104 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minclip import CLIP, CLIPConfig, Tokenizer, evaluate
+
+CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
+LABELS = ["red heart", "cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def model() -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["red heart red heart"], CONFIG.vocab_size)
+
+
+def brute_force(images: torch.Tensor, texts: torch.Tensor, owner: list[int], k: int) -> tuple[float, float]:
+    """Sort everything, look at the first k: no ties in random float64 features."""
+    similarity = (images @ texts.T).tolist()
+    by_image = 0
+    for picture, row in enumerate(similarity):
+        best = sorted(range(len(row)), key=lambda j: -row[j])[:k]
+        by_image += any(owner[j] == picture for j in best)
+    by_text = 0
+    for caption in range(len(texts)):
+        column = [row[caption] for row in similarity]
+        best = sorted(range(len(column)), key=lambda i: -column[i])[:k]
+        by_text += owner[caption] in best
+    return by_image / len(images), by_text / len(texts)
+
+
+@given(st.integers(1, 12), st.integers(0, 20), st.integers(0, 2**31))
+def test_recall_equals_brute_force_with_several_captions_per_picture(n_pictures, n_more, seed):
+    generator = torch.Generator().manual_seed(seed)
+    owner = list(range(n_pictures)) + torch.randint(n_pictures, (n_more,), generator=generator).tolist()
+    images = F.normalize(torch.randn(n_pictures, 4, dtype=torch.float64, generator=generator), dim=1)
+    texts = F.normalize(torch.randn(len(owner), 4, dtype=torch.float64, generator=generator), dim=1)
+    found = evaluate.recall(images, texts, torch.tensor(owner))
+    for k in (1, 5, 10):
+        by_image, by_text = brute_force(images, texts, owner, k)
+        assert found["image_to_text"][k] == pytest.approx(by_image)
+        assert found["text_to_image"][k] == pytest.approx(by_text)
+
+
+def test_recall_goes_on_beyond_one_batch_of_queries():
+    N = 2 * evaluate.BATCH + 7
+    features = F.normalize(torch.randn(N, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = evaluate.recall(features, features, torch.arange(N))
+    assert found == {way: dict.fromkeys((1, 5, 10), 1.0) for way in ("image_to_text", "text_to_image")}
+    shifted = evaluate.recall(features, features.roll(1, 0), torch.arange(N))
+    assert shifted["image_to_text"][1] == 0
+
+
+def test_a_model_that_tells_nothing_apart_finds_nothing():
+    same = torch.ones(20, 4)
+    assert evaluate.recall(same, same, torch.arange(20))["image_to_text"][10] == 0
+
+
+def test_an_ensemble_is_normalised_averaged_and_normalised(model, tokenizer):
+    templates = ["{}", "a picture of a {}", "{} face"]
+    features = evaluate.class_features(model, tokenizer, LABELS, templates)
+    for label, feature in zip(LABELS, features, strict=True):
+        prompts = tokenizer([template.replace("{}", label) for template in templates], CONFIG.context_length)
+        with torch.no_grad():
+            units = [f / f.norm() for f in model.encode_text(prompts)]
+        mean = torch.stack(units).mean(0)
+        torch.testing.assert_close(feature, mean / mean.norm())
+
+
+def test_one_template_is_the_text_itself(model, tokenizer):
+    plain = evaluate.text_features(model, tokenizer, LABELS)
+    torch.testing.assert_close(evaluate.class_features(model, tokenizer, LABELS), plain)
+
+
+def test_classify_gives_cosines_and_probabilities_by_the_models_temperature(model, tokenizer):
+    images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    cosine, probability = evaluate.classify(model, tokenizer, images, LABELS)
+    torch.testing.assert_close(probability.sum(1), torch.ones(4))
+    torch.testing.assert_close(probability, (cosine / 0.07).softmax(1))
+    with torch.no_grad():
+        logits, _ = model((evaluate.normalize(images)), tokenizer(LABELS))
+    torch.testing.assert_close(cosine / 0.07, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_long_lists_are_encoded_in_batches(model, tokenizer):
+    texts = [f"cat {i}" for i in range(evaluate.BATCH + 3)]
+    features = evaluate.text_features(model, tokenizer, texts)
+    torch.testing.assert_close(features[-1:], evaluate.text_features(model, tokenizer, texts[-1:]))
+
+
+def test_bad_labels_and_templates(model, tokenizer):
+    with pytest.raises(ValueError, match="at least one label"):
+        evaluate.class_features(model, tokenizer, [])
+    with pytest.raises(ValueError, match="must not be empty, got ' '"):
+        evaluate.class_features(model, tokenizer, ["cat", " "])
+    with pytest.raises(ValueError, match="'a picture'"):
+        evaluate.class_features(model, tokenizer, ["cat"], ["a picture"])

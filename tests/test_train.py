@@ -1,0 +1,159 @@
+import csv
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minclip import CLIP, CLIPConfig, Tokenizer, clip_loss, loss_floor, train
+from minclip.data import Pairs
+from minclip.train import TrainConfig
+
+CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 16, 560, 32, 2, 1)
+COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
+PLACES = {"left": slice(0, 12), "right": slice(12, 24)}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    """Eight pictures that anything can learn: a coloured half, named; each twice."""
+    images, captions = [], []
+    for colour, value in COLOURS.items():
+        for place, columns in PLACES.items():
+            image = torch.full((3, 24, 24), 255, dtype=torch.uint8)
+            image[:, :, columns] = torch.tensor(value, dtype=torch.uint8)[:, None, None]
+            images += [image, image]
+            captions += [f"{colour} on the {place}", f"on the {place} there is {colour}"]
+    names = [str(i) for i in range(len(images))]
+    return Pairs(torch.stack(images), names, captions, torch.arange(len(images)))
+
+
+def new_model(pairs: Pairs, seed: int = 0) -> tuple[CLIP, Tokenizer]:
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.train(pairs.captions, CONFIG.vocab_size)
+    return CLIP(replace(CONFIG, vocab_size=tokenizer.vocab_size)), tokenizer
+
+
+FAST = TrainConfig(epochs=60, batch_size=8, lr=3e-3)
+
+
+def test_it_learns(pairs, tmp_path):
+    model, tokenizer = new_model(pairs)
+    rows = train.train(model, tokenizer, pairs, pairs, FAST, tmp_path)
+    assert abs(rows[0]["loss"] - math.log(8)) < 0.7
+    assert sum(row["loss"] for row in rows[-5:]) / 5 < 0.5
+    with (tmp_path / "metrics.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in written] == [row["loss"] for row in rows]
+    assert float(written[-1]["unseen_top5"]) == rows[-1]["unseen_top5"] >= 0.9  # four captions fit each picture
+    assert {row["untrained"] for row in rows} == {loss_floor(8)}
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_two_runs_are_identical_and_another_seed_is_not(pairs, tmp_path):
+    results = []
+    for seed in (0, 0, 1):
+        model, tokenizer = new_model(pairs)
+        rows = train.train(model, tokenizer, pairs, None, TrainConfig(2, 8, seed=seed), tmp_path)
+        results.append(([row["loss"] for row in rows], model.state_dict()))
+    assert results[0][0] == results[1][0] != results[2][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1].values(), results[1][1].values(), strict=True))
+
+
+def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
+    model, tokenizer = new_model(pairs)
+    batches = []
+
+    step = train.train_step
+
+    def spy(model, optimizer, images, tokens, max_grad_norm):
+        batches.extend(map(tuple, tokens.tolist()))
+        return step(model, optimizer, images, tokens, max_grad_norm)
+
+    monkeypatch.setattr(train, "train_step", spy)
+    train.train(model, tokenizer, pairs, None, TrainConfig(2, 8), tmp_path)
+    expected = sorted(map(tuple, tokenizer(pairs.captions).tolist()))
+    assert sorted(batches[:16]) == sorted(batches[16:]) == expected
+    assert batches[:16] != batches[16:]
+
+
+def test_encoding_by_length_changes_nothing(pairs):
+    model, tokenizer = new_model(pairs)
+    tokens = tokenizer([*pairs.captions, "red", "blue on the left and red on the right"])
+    expected = model.double().encode_text(tokens)
+    for groups in (1, 2, 3, 50):
+        torch.testing.assert_close(train.encode_by_length(model, tokens, groups), expected, rtol=0, atol=1e-12)
+
+
+def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
+    model, tokenizer = new_model(pairs)
+    model.logit_scale.data.fill_(math.log(100) - 1e-6)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    images = torch.randn(16, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    value = train.train_step(model, optimizer, images, tokenizer(pairs.captions), max_grad_norm=0.01)
+    moved = math.sqrt(sum((p - before[name]).square().sum().item() for name, p in model.named_parameters()))
+    assert moved == pytest.approx(0.01, rel=1e-3)
+    assert model.logit_scale.item() <= math.log(100) + 1e-6
+    model.load_state_dict(before)
+    texts = model.encode_text(tokenizer(pairs.captions))
+    expected = clip_loss(model.encode_image(images), texts, model.logit_scale.exp())
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_only_matrices_decay(pairs):
+    model, _ = new_model(pairs)
+    decayed, free = train.make_optimizer(model, FAST).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert free["weight_decay"] == 0 < decayed["weight_decay"]
+    free_names = {names[id(parameter)] for parameter in free["params"]}
+    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
+    assert {"logit_scale", "token_embedding.weight", "positional_embedding", "visual.class_embedding"} <= free_names
+    assert all("ln_" in name or "bias" in name or "embedding" in name or name == "logit_scale" for name in free_names)
+    assert {"visual.proj", "text_projection", "visual.conv1.weight"} <= decayed_names
+    assert free_names | decayed_names == set(names.values())
+
+
+def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine():
+    config = TrainConfig(warmup=0.1)
+    rates = [train.learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+    assert train.learning_rate(0, 1, config) == 1
+
+
+def test_the_floor_of_a_batch_counts_its_duplicates():
+    assert train.duplicate_floor(torch.tensor([1, 2, 3])) == 0
+    assert train.duplicate_floor(torch.tensor([5, 5, 5])) == pytest.approx(math.log(3))
+    assert train.duplicate_floor(torch.tensor([5, 5, 1, 2])) == pytest.approx(math.log(2) / 2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
+    model, tokenizer = new_model(pairs)
+    step = train.train_step
+    count = iter(range(100))
+    monkeypatch.setattr(train, "train_step", lambda *a, **k: math.nan if next(count) == 15 else step(*a, **k))
+    with pytest.raises(FloatingPointError, match=r"nan at step 16.*lower --lr"):
+        train.train(model, tokenizer, pairs, None, TrainConfig(10, 8), tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainConfig(epochs=0), "--epochs is 0"),
+        (TrainConfig(batch_size=1), "always 0"),
+        (TrainConfig(batch_size=-4), "--batch-size is -4"),
+        (TrainConfig(batch_size=17), "only 16 captions"),
+        (TrainConfig(batch_size=8, lr=0.0), "--lr is 0.0"),
+        (TrainConfig(batch_size=8, lr=math.nan), "--lr is nan"),
+    ],
+)
+def test_bad_options_are_explained_before_anything_is_done(pairs, tmp_path, config, message):
+    model, tokenizer = new_model(pairs)
+    with pytest.raises(ValueError, match=message):
+        train.train(model, tokenizer, pairs, None, config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
