@@ -23,7 +23,6 @@ from minclip.train import TrainConfig, check_config, evaluate_pairs, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
-SHOWN_PAIRS, SHOWN_QUERIES, SHOWN_PICTURES = 16, 6, 5  # in the similarity matrix and the retrieval grid of a run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,10 +64,10 @@ def train_command(arguments: argparse.Namespace) -> int:
     checkpoint.save_setup(run, model.config, tokenizer, options)
 
     shown = held_out or pairs
-    before = _similarity(model, tokenizer, _sample(shown, SHOWN_PAIRS))
+    before = plots.similarity_sample(model, tokenizer, shown)
     print(describe_start(model, tokenizer, pairs, held_out, config, run))
     rows = train(model, tokenizer, pairs, held_out, config, run)
-    draw_run(model, tokenizer, shown, before, rows, run)
+    plots.draw_run(model, tokenizer, shown, before, rows, run)
     print(f"{run}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
         print_unseen(evaluate_pairs(model, tokenizer, held_out))
@@ -124,42 +123,6 @@ def _given(arguments: argparse.Namespace, config: type) -> dict[str, object]:
     """The options of `config` that the user set."""
     named = {field.name: getattr(arguments, field.name, None) for field in fields(config)}
     return {name: value for name, value in named.items() if value is not None}
-
-
-def _sample(pairs: data.Pairs, n: int) -> data.Pairs:
-    """Up to n pictures, always the same ones, each with its first caption."""
-    pictures = torch.randperm(len(pairs.names), generator=torch.Generator().manual_seed(0))[:n].tolist()
-    chosen = pairs.select(pictures)
-    owners = chosen.image_of_caption.tolist()
-    first = [owners.index(picture) for picture in range(len(pictures))]
-    return replace(chosen, captions=[chosen.captions[i] for i in first], image_of_caption=torch.arange(len(pictures)))
-
-
-def _similarity(model: CLIP, tokenizer: Tokenizer, pairs: data.Pairs) -> torch.Tensor:
-    """Cosines (N, P): row = caption, column = picture."""
-    texts = evaluate.text_features(model, tokenizer, pairs.captions)
-    return texts @ evaluate.image_features(model, pairs.images).T
-
-
-def draw_run(
-    model: CLIP,
-    tokenizer: Tokenizer,
-    shown: data.Pairs,
-    before: torch.Tensor,
-    rows: list[dict[str, float]],
-    run: Path,
-) -> None:
-    plots.plot_loss(rows, run / "loss.png")
-    sample = _sample(shown, SHOWN_PAIRS)
-    after = _similarity(model, tokenizer, sample)
-    plots.plot_similarity(before, after, sample.names, sample.captions, run / "similarity.png")
-    plots.plot_positions(model.visual.positional_embedding.detach().cpu(), run / "positions.png")
-    asked = _sample(shown, SHOWN_QUERIES)
-    images = evaluate.image_features(model, shown.images)
-    found = search_features(
-        images, shown.names, evaluate.text_features(model, tokenizer, asked.captions), SHOWN_PICTURES
-    )
-    plots.plot_retrieval(asked.captions, found, [{name} for name in asked.names], run / "retrieval.png")
 
 
 def print_unseen(found: dict[str, dict[int, float]]) -> None:
@@ -227,24 +190,13 @@ def search_command(arguments: argparse.Namespace) -> int:
             for caption, picture in zip(part.captions, part.image_of_caption.tolist(), strict=True):
                 captions.setdefault(part.names[picture], caption)
     query = evaluate.class_features(model, tokenizer, [arguments.query], arguments.templates)
-    found = search_features(evaluate.image_features(model, images), names, query, arguments.k)
+    found = evaluate.nearest(evaluate.image_features(model, images), names, query, arguments.k)
     for rank, (name, cosine) in enumerate(found[0], start=1):
         print(f"{rank:3}.  cos {cosine:5.2f}  {data.display_name(name)}  {captions.get(name, '')}".rstrip())
     if arguments.plot:
         plots.plot_retrieval([arguments.query], found, None, run / "search.png")
         print(run / "search.png")
     return 0
-
-
-def search_features(
-    images: torch.Tensor, names: list[str], queries: torch.Tensor, k: int
-) -> list[list[tuple[str, float]]]:
-    """The k pictures (P, E) nearest to each query (Q, E), as (name, cosine), nearest first."""
-    cosine, picture = (queries @ images.T).topk(min(k, len(names)))
-    return [
-        [(names[i], c) for i, c in zip(row_i, row_c, strict=True)]
-        for row_i, row_c in zip(picture.tolist(), cosine.tolist(), strict=True)
-    ]
 
 
 def read_pictures(paths: Sequence[str], resolution: int) -> tuple[list[str], torch.Tensor]:

@@ -91,3 +91,12 @@ def recall(
         text_ranks.append(ranks(text_features[rows] @ image_features.T, image_of_caption[rows, None] == picture))
     by_direction = {"image_to_text": torch.cat(image_ranks), "text_to_image": torch.cat(text_ranks)}
     return {way: {k: (rank < k).double().mean().item() for k in ks} for way, rank in by_direction.items()}
+
+
+def nearest(images: torch.Tensor, names: list[str], queries: torch.Tensor, k: int) -> list[list[tuple[str, float]]]:
+    """The k pictures (P, E) nearest to each query (Q, E), as (name, cosine), nearest first."""
+    cosine, picture = (queries @ images.T).topk(min(k, len(names)))
+    return [
+        [(names[i], c) for i, c in zip(row_i, row_c, strict=True)]
+        for row_i, row_c in zip(picture.tolist(), cosine.tolist(), strict=True)
+    ]

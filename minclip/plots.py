@@ -5,6 +5,7 @@ Everything is drawn to be read in grey as well: marks and line styles beside col
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -13,14 +14,18 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minclip.data import EMOJI_CREDIT, EMOJI_PREFIX, open_picture
+from minclip import evaluate
+from minclip.data import EMOJI_CREDIT, EMOJI_PREFIX, Pairs, open_picture
 from minclip.files import replacing
+from minclip.model import CLIP
+from minclip.tokenizer import Tokenizer
 
 # DejaVu, which matplotlib ships, has no Chinese, Japanese or Korean; these are the usual fonts that have.
 CJK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
     *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
 )
+SHOWN_PAIRS, SHOWN_QUERIES, SHOWN_PICTURES = 16, 6, 5  # in the similarity matrix and the retrieval grid of a run
 COSINE_COLOURS = {"cmap": "viridis", "vmin": -1, "vmax": 1}
 
 
@@ -51,6 +56,37 @@ def _has_emoji(names: Sequence[str]) -> bool:
     return any(name.startswith(EMOJI_PREFIX) for name in names)
 
 
+def _sample(pairs: Pairs, n: int) -> Pairs:
+    """Up to n pictures, always the same ones, each with its first caption."""
+    pictures = torch.randperm(len(pairs.names), generator=torch.Generator().manual_seed(0))[:n].tolist()
+    chosen = pairs.select(pictures)
+    owners = chosen.image_of_caption.tolist()
+    first = [owners.index(picture) for picture in range(len(pictures))]
+    return replace(chosen, captions=[chosen.captions[i] for i in first], image_of_caption=torch.arange(len(pictures)))
+
+
+def similarity_sample(model: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> torch.Tensor:
+    """Cosines (K, K) of a few pairs, always the same ones: row = caption, column = picture."""
+    sample = _sample(pairs, SHOWN_PAIRS)
+    texts = evaluate.text_features(model, tokenizer, sample.captions)
+    return texts @ evaluate.image_features(model, sample.images).T
+
+
+def draw_run(
+    model: CLIP, tokenizer: Tokenizer, shown: Pairs, before: torch.Tensor, rows: list[dict[str, float]], run: Path
+) -> None:
+    """All pictures of a run; `before` is the `similarity_sample` of `shown` before training, `rows` the metrics."""
+    plot_loss(rows, run / "loss.png")
+    after = similarity_sample(model, tokenizer, shown)
+    sample = _sample(shown, SHOWN_PAIRS)
+    plot_similarity(before, after, sample.names, sample.captions, run / "similarity.png")
+    plot_positions(model.visual.positional_embedding.detach().cpu(), run / "positions.png")
+    asked = _sample(shown, SHOWN_QUERIES)
+    queries = evaluate.text_features(model, tokenizer, asked.captions)
+    found = evaluate.nearest(evaluate.image_features(model, shown.images), shown.names, queries, SHOWN_PICTURES)
+    plot_retrieval(asked.captions, found, [{name} for name in asked.names], run / "retrieval.png")
+
+
 def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
     """Loss against epochs between its floors, and the unseen top-1 where it was measured."""
     figure = _figure(7, 4)
@@ -78,7 +114,7 @@ def plot_similarity(
     before: torch.Tensor, after: torch.Tensor, names: Sequence[str], captions: Sequence[str], path: str | Path
 ) -> None:
     """Cosines (K, K) of K pairs, before and after training: row = caption, column = picture."""
-    figure = _figure(11, 5.6)
+    figure = _figure(11, 4.8)
     K = len(captions)
     for axes, similarity, title in zip(
         figure.subplots(1, 2), (before, after), ("before training", "after training"), strict=True
