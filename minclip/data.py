@@ -115,15 +115,16 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Shift, turn, scale and brighten a batch (B, 3, R, R) uint8 on its device -> normalised float32.
 
     No mirror images: "facing right" is a caption. No change of hue: "red heart" and "medium skin tone" are captions.
+    Small movements: twice as large ones cost nine points of top-1 on the unseen emoji, which are all drawn centred.
     """
     B = len(images)
 
     def uniform(low: float, high: float) -> torch.Tensor:
         return torch.empty(B).uniform_(low, high, generator=generator).to(images.device)
 
-    angle, zoom = uniform(-0.2, 0.2), uniform(0.85, 1.15)
+    angle, zoom = uniform(-0.1, 0.1), uniform(0.92, 1.08)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    shift_x, shift_y = uniform(-0.12, 0.12), uniform(-0.12, 0.12)
+    shift_x, shift_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
     affine = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).view(B, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

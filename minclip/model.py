@@ -42,8 +42,8 @@ PRESETS = {
     "ViT-B/16": CLIPConfig(512, 224, 12, 768, 12, 16, 77, 49408, 512, 8, 12),
     "ViT-L/14": CLIPConfig(768, 224, 24, 1024, 16, 14, 77, 49408, 768, 12, 12),
     # for the emoji, on two CPU cores: minutes, and a smoke size for seconds
-    "emoji": CLIPConfig(128, 48, 4, 128, 4, 12, 32, 1536, 128, 4, 4),
-    "smoke": CLIPConfig(32, 24, 1, 32, 2, 12, 32, 768, 32, 2, 1),
+    "emoji": CLIPConfig(128, 48, 4, 128, 4, 12, 32, 1536, 128, 4, 2, quick_gelu=False),
+    "smoke": CLIPConfig(32, 24, 1, 32, 2, 12, 32, 768, 32, 2, 1, quick_gelu=False),
 }
 
 

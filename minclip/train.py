@@ -29,7 +29,7 @@ METRICS = "metrics.csv"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 40
+    epochs: int = 48
     batch_size: int = 128
     lr: float = 1e-3
     seed: int = 0

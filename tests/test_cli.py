@@ -249,3 +249,12 @@ def test_interruption_exits_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr(cli.checkpoint, "newest_run", interrupt)
     assert cli.main(["eval"]) == 130
+
+
+@pytest.mark.slow
+def test_the_default_training_names_unseen_compositions(tmp_path, capsys):
+    """Chance is 0.25 %. Takes minutes."""
+    assert cli.main(["train", "--out", str(tmp_path / "run")]) == 0
+    *_, top1, top5 = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(top1[2]) >= 70
+    assert float(top5[2]) >= 96
