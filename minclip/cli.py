@@ -5,12 +5,15 @@ Exit codes: 0 done; 1 something in the input was wrong, said on standard error; 
 """
 
 import argparse
+import io
+import os
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from ftfy.formatting import display_ljust
@@ -19,7 +22,7 @@ from tqdm import tqdm
 from minclip import __version__, checkpoint, data, evaluate, plots
 from minclip.model import CLIP, PRESETS
 from minclip.tokenizer import Tokenizer
-from minclip.train import TrainConfig, check_config, evaluate_pairs, train
+from minclip.train import TrainConfig, check_config, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
@@ -27,10 +30,18 @@ SMOKE = TrainConfig(epochs=2, batch_size=32)
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or pipe that lacks a letter shows "?", and goes on
+        sys.stdout.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
             return arguments.command(arguments)
+    except BrokenPipeError:  # the reader of our output, say `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except torch.OutOfMemoryError as error:
+        print(f"minclip: error: out of memory: try a smaller --batch-size or --model ({error})", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"minclip: error: {error}", file=sys.stderr)
         return 1
@@ -45,24 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_command(arguments: argparse.Namespace) -> int:
     config = replace(SMOKE if arguments.smoke else TrainConfig(), **_given(arguments, TrainConfig))
     check_config(config)
+    if arguments.data and arguments.language:
+        raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
     device = choose_device(arguments.device)
-    run = claim_folder(arguments.out or default_run(arguments))
-    try:
-        preset = PRESETS["smoke" if arguments.smoke else arguments.model]
-        pairs, held_out = load_pairs(arguments.data, arguments.language, preset.image_resolution, arguments.skip_bad)
-        if arguments.smoke:
-            pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.names))))
-        check_config(config, len(pairs))
-    except BaseException:
-        run.rmdir()
-        raise
+    run = Path(arguments.out or default_run(arguments))
+    check_folder(run)
+    preset = PRESETS["smoke" if arguments.smoke else arguments.model]
+    source = {"data": arguments.data and str(Path(arguments.data).absolute()), "language": arguments.language or "en"}
+    source |= {"skip_bad": arguments.skip_bad}
+    pairs, held_out = load_pairs(source, preset.image_resolution)
+    if arguments.smoke:
+        pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.names))))
+    if arguments.batch_size is None:
+        config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
+    check_config(config, len(pairs))
+
     tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
     torch.manual_seed(config.seed)
     model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size)).to(device)
-    source = {"data": arguments.data and str(Path(arguments.data).absolute()), "language": arguments.language}
-    options = {**source, "skip_bad": arguments.skip_bad, **vars(config), "minclip": __version__}
-    checkpoint.save_setup(run, model.config, tokenizer, options)
-
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_setup(run, model.config, tokenizer, {**source, **vars(config), "minclip": __version__})
     shown = held_out or pairs
     before = plots.similarity_sample(model, tokenizer, shown)
     print(describe_start(model, tokenizer, pairs, held_out, config, run))
@@ -70,7 +83,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     plots.draw_run(model, tokenizer, shown, before, rows, run)
     print(f"{run}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
-        print_unseen(evaluate_pairs(model, tokenizer, held_out))
+        print_unseen(evaluate.recall_of_pairs(model, tokenizer, held_out))
     return 0
 
 
@@ -79,27 +92,25 @@ def default_run(arguments: argparse.Namespace) -> Path:
     return checkpoint.RUNS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def claim_folder(run: str | Path) -> Path:
-    """Make the run folder before anything is computed. Raises OSError when that fails or it holds something already."""
-    run = Path(run)
-    run.mkdir(parents=True, exist_ok=True)
-    if any(run.iterdir()):
+def check_folder(run: Path) -> None:
+    """Raise OSError, before anything is computed, when `run` cannot be made or holds something already."""
+    if run.is_dir() and any(run.iterdir()):
         raise FileExistsError(f"{run} is not empty, and nothing is written over: choose another folder with --out")
-    probe = run / ".writable"
-    probe.touch()
-    probe.unlink()
-    return run
+    there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{run} cannot be written: {there} is no folder that you may write to")
 
 
-def load_pairs(
-    folder: str | None, language: str, resolution: int, skip_bad: bool
-) -> tuple[data.Pairs, data.Pairs | None]:
-    """What a run trains on and what it is tested on: the emoji, or the user's own pictures with a tenth held out."""
-    if folder is None:
-        return data.load_emoji(resolution, language)
-    pairs, problems = data.load_folder(folder, resolution, skip_bad)
+def load_pairs(source: dict[str, Any], resolution: int) -> tuple[data.Pairs, data.Pairs | None]:
+    """What a run trains on and what it is tested on: the emoji, or the user's own pictures with a tenth held out.
+
+    `source` is what config.json keeps under "training": data, language, skip_bad.
+    """
+    if source["data"] is None:
+        return data.load_emoji(resolution, source["language"])
+    pairs, problems = data.load_folder(source["data"], resolution, source["skip_bad"])
     if problems:
-        print(data.describe_problems(problems, folder), "left out", sep="\n", file=sys.stderr)
+        print(data.describe_problems(problems, source["data"]), "left out", sep="\n", file=sys.stderr)
     return data.hold_out(pairs)
 
 
@@ -111,7 +122,7 @@ def describe_start(
         model.config.context_length,
     )
     cut = f"; captions of up to {longest} tokens are cut at {context}" if longest > context else ""
-    tested = f"{len(held_out.names)} unseen pictures" if held_out else "nothing (under 20 pictures)"
+    tested = f"{len(held_out.names)} unseen pictures" if held_out else "nothing: too few pictures"
     return (
         f"{len(pairs.names)} pictures, {len(pairs)} captions; tested on {tested}\n"
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab_size} tokens{cut}\n"
@@ -140,14 +151,13 @@ def eval_command(arguments: argparse.Namespace) -> int:
     if arguments.data:
         tested, _ = data.load_folder(arguments.data, resolution)
     else:
-        _, tested = load_pairs(options["data"], options["language"], resolution, options["skip_bad"])
+        _, tested = load_pairs(options, resolution)
         if tested is None:
-            raise ValueError(f"{run} held no pictures back (there were under 20): name others with --data")
-    images = evaluate.image_features(model, tested.images)
-    texts = evaluate.class_features(model, tokenizer, tested.captions, arguments.templates)
-    found = evaluate.recall(images, texts, tested.image_of_caption)
-    chance = 100 / len(tested)
-    print(f"{run}: {len(tested.names)} pictures, {len(tested)} captions (chance at top-1: {chance:.2f} %)")
+            raise ValueError(f"{run} held no pictures back (there were too few): name others with --data")
+    found = evaluate.recall_of_pairs(model, tokenizer, tested, arguments.templates)
+    n_texts = len(set(tested.captions))
+    chance = 100 * len(tested) / (len(tested.names) * n_texts)  # right pairs among all pairs, either way
+    print(f"{run}: {len(tested.names)} pictures, {n_texts} captions (chance at recall@1: {chance:.2f} %)")
     for way, name in (("image_to_text", "picture -> caption"), ("text_to_image", "caption -> picture")):
         print(f"{name}  " + "  ".join(f"recall@{k} {100 * value:5.1f} %" for k, value in found[way].items()))
     if not arguments.data:
@@ -165,7 +175,9 @@ def classify_command(arguments: argparse.Namespace) -> int:
             for label, c, p in zip(arguments.labels, cosines, probabilities, strict=True):
                 print(f"  {display_ljust(label, 20)} cos {c:5.2f}  {100 * p:5.1f} %  {'█' * round(40 * p)}")
         if arguments.plot:
-            plots.plot_classes(names, arguments.labels, cosine, probability, run / "classify.png")
+            plots.plot_classes(
+                [os.path.abspath(name) for name in names], arguments.labels, cosine, probability, run / "classify.png"
+            )
             print(run / "classify.png")
     return 0 if len(names) == len(arguments.pictures) else 1
 
@@ -177,13 +189,13 @@ def search_command(arguments: argparse.Namespace) -> int:
     resolution = model.config.image_resolution
     captions: dict[str, str] = {}
     if arguments.folder:
-        files = list(data.picture_files(arguments.folder))
+        files = list(data.picture_files(Path(arguments.folder).absolute()))
         names, images = read_pictures([str(file) for file in files], resolution)
         if not names:
             raise ValueError(f"{arguments.folder} has no picture that can be read")
     else:
         _, options = checkpoint.read_config(run)
-        parts = load_pairs(options["data"], options["language"], resolution, options["skip_bad"])
+        parts = load_pairs(options, resolution)
         names = [name for part in parts if part for name in part.names]
         images = torch.cat([part.images for part in parts if part])
         for part in filter(None, parts):
@@ -283,16 +295,15 @@ Weights, metrics and pictures go to runs/; eval, classify and search take the ne
         "--data", metavar="FOLDER", help="your own pictures: a folder with a table, or the table itself"
     )
     command.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read instead of stopping")
-    command.add_argument("--language", default="en", help="of the emoji captions (default: en)")
+    command.add_argument("--language", help="of the emoji captions (default: en)")
     command.add_argument("--out", metavar="FOLDER", help="the run folder (default: runs/<data>-<time>)")
-    command.add_argument(
-        "--model", choices=sorted(PRESETS), default="emoji", help="sizes of the towers (default: emoji)"
-    )
+    size = command.add_mutually_exclusive_group()
+    size.add_argument("--model", choices=sorted(PRESETS), default="emoji", help="sizes of the towers (default: emoji)")
+    size.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
     command.add_argument("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
     command.add_argument("--batch-size", type=int, help=f"pairs told apart at a time (default: {default.batch_size})")
     command.add_argument("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
     command.add_argument("--seed", type=int, help=f"of weights, order and augmentation (default: {default.seed})")
-    command.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

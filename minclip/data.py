@@ -27,10 +27,11 @@ import safetensors
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from minclip.files import replacing
+from minclip.tokenizer import clean
 
 LANGUAGES: tuple[str, ...] = tuple(sorted(emoji.LANGUAGES))
 EMOJI_CREDIT = "Pictures: OpenMoji, CC BY-SA 4.0"
@@ -54,6 +55,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def distinct_captions(self) -> tuple[list[str], torch.Tensor]:
+        """The different captions (T), and which of them each caption is: (N,) int64."""
+        place = {caption: i for i, caption in enumerate(dict.fromkeys(self.captions))}
+        return list(place), torch.tensor([place[caption] for caption in self.captions], dtype=torch.int64)
 
     def select(self, pictures: Sequence[int]) -> "Pairs":
         """Only the given pictures, in the given order, with all of their captions."""
@@ -82,15 +88,21 @@ def load_image(path: str | Path) -> Image.Image:
         if not path.stat().st_size:
             raise ValueError("the file is empty (0 bytes)")
         with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others on damaged files
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bits a pixel: Pillow's own conversion clips at 255
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB on white. More than 8 bits a pixel are scaled: 16 bits from 65535, floats from 1 (or 255)."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips at 255
         values = np.asarray(image, dtype=np.float64)
-        values = values / 257 if values.max(initial=0) > 255 else values
+        brightest = values.max(initial=0)
+        if image.mode.startswith("I;16") or (image.mode == "I" and brightest > 255):
+            values = values / 257
+        elif image.mode == "F" and brightest <= 1:
+            values = values * 255
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -127,7 +139,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     shift_x, shift_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
     affine = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).view(B, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    edge = 1 - 1 / images.shape[-1]  # the middle of the outermost pixel: what lies beyond repeats it
+    moved = F.grid_sample(images.float(), grid.clamp(-edge, edge), align_corners=False)
     contrast, brightness = uniform(0.9, 1.1), uniform(-12, 12)
     return normalize(moved * contrast[:, None, None, None] + brightness[:, None, None, None])
 
@@ -254,7 +267,7 @@ def _write_cache(path: Path, images: torch.Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            save_file({"images": images}, temporary, metadata={"sha256": _checksum(images)})
+            temporary.write_bytes(save({"images": images}, metadata={"sha256": _checksum(images)}))
     except OSError as error:
         warnings.warn(f"the emoji will be drawn again next time: {path} cannot be written ({error})", stacklevel=2)
 
@@ -288,7 +301,7 @@ def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tu
             else:
                 images[name] = result
     if problems and not skip_bad:
-        raise ValueError(describe_problems(problems, table) + "\nMend them, or leave them out with --skip-bad")
+        raise ValueError(describe_problems(problems, table) + "\nMend them; `minclip train --skip-bad` leaves them out")
     rows = [(name, caption) for name, caption in rows if name in images]
     if not rows:
         raise ValueError(f"{table} has no usable pair of a picture and a caption")
@@ -303,13 +316,16 @@ def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tu
 
 
 def hold_out(pairs: Pairs) -> tuple[Pairs, Pairs | None]:
-    """Set a tenth of the pictures (at most 1,000) aside, always the same ones; none where there are under 20."""
-    P = len(pairs.names)
-    if P < 20:
+    """Set about a tenth of the pictures aside; None in its place when that would be none or all of them.
+
+    A picture's own pixels decide, so that it stays on its side when others come and go, whatever it is called.
+    """
+    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pairs.images]
+    aside = [digest[0] < 26 for digest in digests]  # of 256
+    if all(aside) or not any(aside):
         return pairs, None
-    order = torch.randperm(P, generator=torch.Generator().manual_seed(0)).tolist()
-    n_aside = min(P // 10, 1000)
-    return pairs.select(sorted(order[n_aside:])), pairs.select(sorted(order[:n_aside]))
+    train, held_out = ([i for i, flag in enumerate(aside) if flag == wanted] for wanted in (False, True))
+    return pairs.select(train), pairs.select(held_out)
 
 
 def describe_problems(problems: list[str], table: str | Path) -> str:
@@ -339,17 +355,21 @@ def _read_table(table: Path) -> tuple[list[tuple[str, str]], list[str]]:
         raise ValueError(
             f"{table} is not UTF-8: byte 0x{byte:02X} at position {error.start}. Save it as UTF-8."
         ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+    csv.field_size_limit(2**31 - 1)  # a caption may be longer than the 131,072 letters of the default
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        missing = {"image", "caption"} - set(reader.fieldnames or ())
-        if missing:
-            found = ", ".join(reader.fieldnames or ()) or "an empty file"
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if not {"image", "caption"} <= set(reader.fieldnames):
+            found = ", ".join(reader.fieldnames) or "nothing"
             raise ValueError(f"{table}: the first line must name the columns image and caption; it has: {found}")
         rows, problems = [], []
         for row in reader:
             name, caption = (row["image"] or "").strip(), (row["caption"] or "").strip()
-            if name and caption:
-                rows.append((name, caption))
+            if None in row:
+                problems.append(f"line {reader.line_num}: more cells than columns; put a caption with commas in quotes")
+            elif name and clean(caption):
+                rows.append((os.path.normpath(name), caption))
             else:
                 problems.append(f"line {reader.line_num}: the {'caption' if name else 'image'} is empty")
     except csv.Error as error:
@@ -360,6 +380,8 @@ def _read_table(table: Path) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def picture_files(folder: str | Path) -> Iterable[Path]:
-    """All files under `folder` whose ending Pillow knows, sorted."""
+    """All files under `folder` whose ending Pillow knows, sorted. Raises NotADirectoryError when it is no folder."""
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: no such folder")
     known = Image.registered_extensions()
     return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known and p.is_file())

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from minclip.data import normalize
+from minclip.data import Pairs, normalize
 from minclip.model import CLIP
-from minclip.tokenizer import Tokenizer
+from minclip.tokenizer import Tokenizer, clean
 
 BATCH = 256
 PLAIN = ("{}",)
@@ -29,7 +29,7 @@ def image_features(model: CLIP, images: torch.Tensor) -> torch.Tensor:
 def text_features(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Texts (N) -> unit vectors (N, E) on the CPU. Raises ValueError for a text that is empty."""
     for text in texts:
-        if not text.strip():
+        if not clean(text):
             raise ValueError(f"a text to compare with must not be empty, got {text!r}")
     device, context_length = model.logit_scale.device, model.config.context_length
     chunks = [list(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
@@ -65,32 +65,55 @@ def classify(
 
 
 def ranks(similarity: torch.Tensor, is_right: torch.Tensor) -> torch.Tensor:
-    """For each row of (Q, C) similarities: how many wrong columns come before, or level with, the best right one.
+    """For each row of (Q, C) similarities: how many wrong columns are not behind the best right one.
 
-    Level counts against the model: one that gives everything the same similarity finds nothing.
+    A wrong column that is level, or cannot be compared (NaN), counts against the model: one that gives everything the
+    same similarity finds nothing.
     """
     best_right = similarity.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)  # (Q, 1)
-    return ((similarity >= best_right) & ~is_right).sum(dim=1)  # (Q,)
+    return (~(similarity < best_right) & ~is_right).sum(dim=1)  # (Q,)
+
+
+def _recall_one_way(
+    queries: torch.Tensor, candidates: torch.Tensor, query: torch.Tensor, answer: torch.Tensor, ks: Sequence[int]
+) -> dict[int, float]:
+    """Candidate `answer[i]` is right for `query[i]`; in blocks of queries, so that Q × C never stands in memory."""
+    rank = []
+    for rows in torch.arange(len(queries)).split(BATCH):
+        is_right = torch.zeros(len(rows), len(candidates), dtype=torch.bool)
+        here = (query >= rows[0]) & (query <= rows[-1])
+        is_right[query[here] - rows[0], answer[here]] = True
+        rank.append(ranks(queries[rows] @ candidates.T, is_right))
+    return {k: (torch.cat(rank) < k).double().mean().item() for k in ks}
 
 
 def recall(
     image_features: torch.Tensor,
     text_features: torch.Tensor,
-    image_of_caption: torch.Tensor,
+    picture: torch.Tensor,
+    text: torch.Tensor,
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, dict[int, float]]:
-    """Share of queries with a right answer among the first k, for unit vectors (P, E) and (N, E).
+    """Share of queries with a right answer among the first k, for unit vectors (P, E) and (T, E).
 
-    `image_to_text`: a picture finds any one of its captions; `text_to_image`: a caption finds its picture.
+    Text `text[i]` is right for picture `picture[i]`, and the other way round; there may be several of either.
     """
-    picture = torch.arange(len(image_features))
-    image_ranks, text_ranks = [], []
-    for rows in picture.split(BATCH):
-        image_ranks.append(ranks(image_features[rows] @ text_features.T, image_of_caption == rows[:, None]))
-    for rows in torch.arange(len(text_features)).split(BATCH):
-        text_ranks.append(ranks(text_features[rows] @ image_features.T, image_of_caption[rows, None] == picture))
-    by_direction = {"image_to_text": torch.cat(image_ranks), "text_to_image": torch.cat(text_ranks)}
-    return {way: {k: (rank < k).double().mean().item() for k in ks} for way, rank in by_direction.items()}
+    return {
+        "image_to_text": _recall_one_way(image_features, text_features, picture, text, ks),
+        "text_to_image": _recall_one_way(text_features, image_features, text, picture, ks),
+    }
+
+
+def recall_of_pairs(
+    model: CLIP, tokenizer: Tokenizer, pairs: Pairs, templates: Sequence[str] = PLAIN
+) -> dict[str, dict[int, float]]:
+    """Recall both ways over pictures and *different* captions: two pictures of a "cat" are both right for "cat".
+
+    With one caption for each picture, `["image_to_text"][1]` is zero-shot top-1 among all captions.
+    """
+    texts, text = pairs.distinct_captions()
+    images = image_features(model, pairs.images)
+    return recall(images, class_features(model, tokenizer, texts, templates), pairs.image_of_caption, text)
 
 
 def nearest(images: torch.Tensor, names: list[str], queries: torch.Tensor, k: int) -> list[list[tuple[str, float]]]:

@@ -5,7 +5,7 @@ load with `load_state_dict`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,11 @@ class CLIPConfig:
     transformer_heads: int
     transformer_layers: int
     quick_gelu: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "quick_gelu" and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
 
 
 # embed_dim, resolution | vision: layers, width, heads, patch | text: context, vocabulary, width, heads, layers

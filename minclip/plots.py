@@ -3,10 +3,12 @@
 Everything is drawn to be read in grey as well: marks and line styles beside colours.
 """
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -25,18 +27,22 @@ CJK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
     *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
 )
+_INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", *(font for font in CJK_FONTS if font in _INSTALLED)],
+    "text.parse_math": False,  # "$5" in a caption is no formula
+}
 SHOWN_PAIRS, SHOWN_QUERIES, SHOWN_PICTURES = 16, 6, 5  # in the similarity matrix and the retrieval grid of a run
 COSINE_COLOURS = {"cmap": "viridis", "vmin": -1, "vmax": 1}
 
 
 def _figure(width: float, height: float) -> Figure:
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(font for font in CJK_FONTS if font in installed)]
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
-def _save(figure: Figure, path: str | Path, credit: bool = False) -> None:
-    if credit:
+def _save(figure: Figure, path: str | Path, names: Sequence[str] = ()) -> None:
+    """Write the figure, with the credit for the emoji among the pictures' `names`."""
+    if any(name.startswith(EMOJI_PREFIX) for name in names):
         figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
     with replacing(path) as temporary, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -46,14 +52,14 @@ def _save(figure: Figure, path: str | Path, credit: bool = False) -> None:
         warnings.warn(message, stacklevel=2)
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
 def _show(axes: Axes, name: str) -> None:
     axes.imshow(open_picture(name))
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _has_emoji(names: Sequence[str]) -> bool:
-    return any(name.startswith(EMOJI_PREFIX) for name in names)
 
 
 def _sample(pairs: Pairs, n: int) -> Pairs:
@@ -84,9 +90,13 @@ def draw_run(
     asked = _sample(shown, SHOWN_QUERIES)
     queries = evaluate.text_features(model, tokenizer, asked.captions)
     found = evaluate.nearest(evaluate.image_features(model, shown.images), shown.names, queries, SHOWN_PICTURES)
-    plot_retrieval(asked.captions, found, [{name} for name in asked.names], run / "retrieval.png")
+    right = {caption: set[str]() for caption in asked.captions}
+    for caption, picture in zip(shown.captions, shown.image_of_caption.tolist(), strict=True):
+        right.get(caption, set()).add(shown.names[picture])
+    plot_retrieval(asked.captions, found, list(map(right.__getitem__, asked.captions)), run / "retrieval.png")
 
 
+@matplotlib.rc_context(STYLE)
 def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
     """Loss against epochs between its floors, and the unseen top-1 where it was measured."""
     figure = _figure(7, 4)
@@ -97,7 +107,7 @@ def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
         rows[-1]["untrained"], color="0.3", linestyle="--", label=f"untrained: ln B = {rows[-1]['untrained']:.2f}"
     )
     floor = sum(row["floor"] for row in rows) / len(rows)
-    axes.axhline(floor, color="0.3", linestyle=":", label=f"perfect, given duplicate captions: {floor:.2f}")
+    axes.axhline(floor, color="0.3", linestyle=":", label=f"perfect, given duplicates: {floor:.2f}")
     axes.set(xlabel="epoch", ylabel="contrastive loss (nats)", ylim=(-0.1, None), title="Training")
     measured = [row for row in rows if "unseen_top1" in row]
     if measured:
@@ -110,27 +120,28 @@ def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
     _save(figure, path)
 
 
+@matplotlib.rc_context(STYLE)
 def plot_similarity(
     before: torch.Tensor, after: torch.Tensor, names: Sequence[str], captions: Sequence[str], path: str | Path
 ) -> None:
     """Cosines (K, K) of K pairs, before and after training: row = caption, column = picture."""
     figure = _figure(11, 4.8)
     K = len(captions)
-    for axes, similarity, title in zip(
-        figure.subplots(1, 2), (before, after), ("before training", "after training"), strict=True
-    ):
+    left, right = figure.subplots(1, 2)
+    for axes, similarity, title in ((left, before, "before training"), (right, after, "after training")):
         axes.imshow(similarity.numpy(), **COSINE_COLOURS)
         axes.set(title=title, xlabel="picture", xticks=[])
-        axes.set_yticks(range(K), captions if axes.get_subplotspec().is_first_col() else [""] * K, fontsize=7)
+        axes.set_yticks(range(K), [_short(caption) for caption in captions] if axes is left else [""] * K, fontsize=7)
         for i, name in enumerate(names):
             inset = axes.inset_axes((i / K, -1.02 / K, 1 / K, 0.98 / K))
             _show(inset, name)
             inset.axis("off")
         axes.xaxis.labelpad = 16
-    figure.colorbar(figure.axes[0].images[0], ax=figure.axes[:2], label="cosine", shrink=0.8)
-    _save(figure, path, _has_emoji(names))
+    figure.colorbar(left.images[0], ax=[left, right], label="cosine", shrink=0.8)
+    _save(figure, path, names)
 
 
+@matplotlib.rc_context(STYLE)
 def plot_retrieval(
     queries: Sequence[str],
     found: Sequence[Sequence[tuple[str, float]]],
@@ -144,7 +155,7 @@ def plot_retrieval(
     for axes in grid.flat:
         axes.axis("off")
     for row, query in enumerate(queries):
-        grid[row][0].text(1, 0.5, query, ha="right", va="center", fontsize=10, wrap=True)
+        grid[row][0].text(1, 0.5, textwrap.fill(_short(query), 32), ha="right", va="center", fontsize=10)
         for axes, (name, cosine) in zip(grid[row][1:], found[row], strict=False):
             is_right = right is not None and name in right[row]
             axes.axis("on")
@@ -157,9 +168,10 @@ def plot_retrieval(
     figure.suptitle(
         "caption → nearest pictures, with their cosine" + ("; ✓ the right one" if right else ""), fontsize=10
     )
-    _save(figure, path, _has_emoji([name for row in found for name, _ in row]))
+    _save(figure, path, [name for row in found for name, _ in row])
 
 
+@matplotlib.rc_context(STYLE)
 def plot_positions(position_embedding: torch.Tensor, path: str | Path) -> None:
     """Cosine of each patch's learned position (1 + P, D) with all others, a map for each patch; ViT, figure 7."""
     positions = torch.nn.functional.normalize(position_embedding[1:].float(), dim=-1)  # without the class token
@@ -175,6 +187,7 @@ def plot_positions(position_embedding: torch.Tensor, path: str | Path) -> None:
     _save(figure, path)
 
 
+@matplotlib.rc_context(STYLE)
 def plot_classes(
     names: Sequence[str], labels: Sequence[str], cosine: torch.Tensor, probability: torch.Tensor, path: str | Path
 ) -> None:
@@ -183,7 +196,7 @@ def plot_classes(
     for i, (thumbnail, bars) in enumerate(figure.subplots(len(names), 2, squeeze=False, width_ratios=[1, 4])):
         _show(thumbnail, names[i])
         bars.barh(range(len(labels)), probability[i].numpy(), color="C0")
-        bars.set_yticks(range(len(labels)), labels)
+        bars.set_yticks(range(len(labels)), [_short(label) for label in labels])
         bars.invert_yaxis()
         bars.set(xlim=(0, 1.25), xticks=[0, 0.5, 1])
         for row, (p, c) in enumerate(zip(probability[i].tolist(), cosine[i].tolist(), strict=True)):

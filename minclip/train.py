@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minclip.checkpoint import save_weights
 from minclip.data import Pairs, augment
-from minclip.evaluate import image_features, recall, text_features
+from minclip.evaluate import recall_of_pairs
 from minclip.files import replacing
 from minclip.loss import clip_loss, loss_floor
 from minclip.model import CLIP
@@ -40,6 +40,8 @@ class TrainConfig:
 
 def check_config(config: TrainConfig, n_captions: int | None = None) -> None:
     """Raise ValueError for what would waste the run; `n_captions` is checked once it is known."""
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"--seed is {config.seed}; it must be from 0 to 2^63 − 1")
     if config.epochs < 1:
         raise ValueError(f"--epochs is {config.epochs}; it must be at least 1")
     if config.batch_size < 2:
@@ -50,7 +52,9 @@ def check_config(config: TrainConfig, n_captions: int | None = None) -> None:
     if not (math.isfinite(config.lr) and config.lr > 0):
         raise ValueError(f"--lr is {config.lr}; it must be a positive number")
     if n_captions is not None and config.batch_size > n_captions:
-        raise ValueError(f"--batch-size is {config.batch_size}, and there are only {n_captions} captions to train on")
+        raise ValueError(
+            f"--batch-size is {config.batch_size}; there are {n_captions} captions to train on, take fewer"
+        )
 
 
 def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
@@ -82,10 +86,17 @@ def encode_by_length(model: CLIP, tokens: torch.Tensor, groups: int = TEXT_GROUP
     return torch.cat(features)[order.argsort()]
 
 
-def duplicate_floor(captions: torch.Tensor) -> float:
-    """What a perfect model pays on this batch: the mean of ln(how often the same caption stands in it)."""
-    _, caption, counts = captions.unique(return_inverse=True, return_counts=True)
-    return counts[caption].double().log().mean().item()
+def duplicate_floor(captions: torch.Tensor, pictures: torch.Tensor) -> float:
+    """What a perfect model pays on this batch, given the ids (B) of its captions and of its pictures.
+
+    A caption, or a picture, that stands in it k times cannot be told from itself, and pays ln k each time.
+    """
+
+    def mean_log_count(ids: torch.Tensor) -> float:
+        _, group, counts = ids.unique(return_inverse=True, return_counts=True)
+        return counts[group].double().log().mean().item()
+
+    return max(mean_log_count(captions), mean_log_count(pictures))
 
 
 def write_metrics(rows: list[dict[str, float]], path: Path) -> None:
@@ -95,22 +106,20 @@ def write_metrics(rows: list[dict[str, float]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def evaluate_pairs(model: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> dict[str, dict[int, float]]:
-    """Recall in both directions over `pairs`; for one caption a picture, image_to_text[1] is zero-shot top-1."""
-    images = image_features(model, pairs.images)
-    texts = text_features(model, tokenizer, pairs.captions)
-    return recall(images, texts, pairs.image_of_caption)
-
-
 def train_step(
     model: CLIP, optimizer: torch.optim.Optimizer, images: torch.Tensor, tokens: torch.Tensor, max_grad_norm: float
 ) -> float:
-    """One update on a batch of augmented pictures (B, 3, R, R) and token ids (B, T); returns the loss."""
+    """One update on a batch of augmented pictures (B, 3, R, R) and token ids (B, T); returns the loss.
+
+    Raises FloatingPointError, and leaves the weights alone, when the gradient is not finite.
+    """
     image_features, text_features = model.encode_image(images), encode_by_length(model, tokens)
     loss = clip_loss(image_features, text_features, model.logit_scale.exp())
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the loss is {loss.item()} and the norm of its gradient {norm}")
     optimizer.step()
     model.clamp_logit_scale()
     return loss.item()
@@ -122,7 +131,7 @@ def train(
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
     Weights and metrics are written to the folder `run` at every report, `held_out` is evaluated there. Raises
-    FloatingPointError when the loss is not finite: the weights of the last report stay.
+    FloatingPointError when loss or gradient are not finite: the weights of the last report stay.
     """
     check_config(config, len(pairs))
     device = model.logit_scale.device
@@ -149,13 +158,12 @@ def train(
             batch = order[place : place + config.batch_size]  # captions
             pictures = augment(images[pairs.image_of_caption[batch].to(device)], generator)
             lr = schedule.get_last_lr()[0]
-            loss = train_step(model, optimizer, pictures, tokens[batch.to(device)], config.max_grad_norm)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step}: try a lower --lr; {run} has the last weights"
-                )
+            try:
+                loss = train_step(model, optimizer, pictures, tokens[batch.to(device)], config.max_grad_norm)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"step {step}: {error}; try a lower --lr. Earlier reports are kept") from error
             schedule.step()
-            floor = duplicate_floor(caption_ids[batch])
+            floor = duplicate_floor(caption_ids[batch], pairs.image_of_caption[batch])
             row = {"step": step, "epoch": step / steps_per_epoch, "loss": loss, "untrained": untrained, "floor": floor}
             row |= {"lr": lr, "logit_scale": model.logit_scale.exp().item(), "seconds": time.perf_counter() - start}
             rows.append(row)
@@ -174,7 +182,7 @@ def _report(model: CLIP, tokenizer: Tokenizer, held_out: Pairs | None, row: dict
     line = f"epoch {row['epoch']:5.1f}   loss {row['loss']:.3f}   {row['seconds']:4.0f} s"
     if held_out is not None:
         model.eval()
-        found = evaluate_pairs(model, tokenizer, held_out)["image_to_text"]
+        found = recall_of_pairs(model, tokenizer, held_out)["image_to_text"]
         model.train()
         row |= {"unseen_top1": found[1], "unseen_top5": found[5]}
         line += f"   unseen top-1 {100 * found[1]:4.1f} %   top-5 {100 * found[5]:4.1f} %"

@@ -2,14 +2,16 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import minclip
-from minclip import CLIP, CLIPConfig, Tokenizer, checkpoint
+from minclip import CLIP, CLIPConfig, Tokenizer, checkpoint, data
 from minclip.files import replacing
 
+TRAINING = {"data": None, "language": "zh", "skip_bad": False}
 CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
 
 
@@ -19,7 +21,7 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
     tokenizer = Tokenizer.train(["red heart red heart"], CONFIG.vocab_size)
-    checkpoint.save_setup(folder, CONFIG, tokenizer, {"language": "zh"})
+    checkpoint.save_setup(folder, CONFIG, tokenizer, TRAINING)
     checkpoint.save_weights(folder, CLIP(CONFIG))
     return folder
 
@@ -32,8 +34,30 @@ def test_what_is_saved_is_loaded(run):
     assert tokenizer.decode(tokenizer.encode("Red heart")) == "red heart"
     assert preprocess(Image.new("RGB", (50, 30))).shape == (3, 24, 24)
     assert model.encode_image(preprocess(Image.new("L", (9, 9)))[None]).shape == (1, 16)
-    assert checkpoint.read_config(run) == (CONFIG, {"language": "zh"})
+    assert checkpoint.read_config(run) == (CONFIG, TRAINING)
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "merges.txt.gz", "model.safetensors"]
+
+
+def odd_pictures(folder: Path) -> list[Path]:
+    """Transparent, turned by EXIF, 16 bits."""
+    half = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    half.paste((255, 0, 0, 255), (0, 0, 20, 40))
+    half.save(folder / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half.convert("RGB").save(folder / "turned.png", exif=exif)
+    Image.fromarray(np.linspace(0, 65535, 1600).astype(np.uint16).reshape(40, 40)).save(folder / "deep.png")
+    return sorted(folder.glob("*.png"))
+
+
+def test_preprocess_does_what_the_command_line_does(run, tmp_path):
+    _, preprocess, _ = minclip.load(run)
+    files = odd_pictures(tmp_path)
+    assert len(files) == 3
+    for file in files:
+        with Image.open(file) as picture:
+            ours = preprocess(picture)
+        torch.testing.assert_close(ours, data.normalize(data.to_tensor(data.load_image(file), 24)[None])[0])
 
 
 @pytest.mark.parametrize("name", ["config.json", "merges.txt.gz", "model.safetensors"])
@@ -47,13 +71,22 @@ def test_missing_files_are_named(run, name):
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
 def test_damaged_files_are_named(run, name, damage):
     content = (run / name).read_bytes()
-    (run / name).write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": os.urandom(200)}[damage])
+    (run / name).write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": bytes(range(256))}[damage])
     with pytest.raises(ValueError, match=name):
         minclip.load(run)
 
 
 @pytest.mark.parametrize(
-    "change", [{"vision_layers": 2}, {"embed_dim": 8}, {"width": 3}, {"vision_heads": 0}, {"vision_width": "wide"}]
+    "change",
+    [
+        {"vision_layers": 2},
+        {"embed_dim": 8},
+        {"width": 3},
+        {"vision_heads": 0},
+        {"vision_heads": 4},
+        {"vision_width": "wide"},
+        {"embed_dim": 10**30},
+    ],
 )
 def test_another_configuration_is_refused(run, change):
     content = json.loads((run / "config.json").read_text())
@@ -61,6 +94,19 @@ def test_another_configuration_is_refused(run, change):
     (run / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"config\.json"):
         minclip.load(run)
+
+
+def test_what_it_was_trained_on_must_be_said(run):
+    content = json.loads((run / "config.json").read_text())
+    del content["training"]["data"]
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config\.json is damaged.*data"):
+        checkpoint.read_config(run)
+
+
+def test_weights_are_readable_by_whom_the_other_files_are(run):
+    modes = {(run / name).stat().st_mode for name in ("config.json", "merges.txt.gz", "model.safetensors")}
+    assert len(modes) == 1
 
 
 def test_merges_of_another_run_are_refused(run):

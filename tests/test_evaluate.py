@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minclip import CLIP, CLIPConfig, Tokenizer, evaluate
+from minclip.data import Pairs
 
 CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
 LABELS = ["red heart", "cat", "dog"]
@@ -42,7 +45,7 @@ def test_recall_equals_brute_force_with_several_captions_per_picture(n_pictures,
     owner = list(range(n_pictures)) + torch.randint(n_pictures, (n_more,), generator=generator).tolist()
     images = F.normalize(torch.randn(n_pictures, 4, dtype=torch.float64, generator=generator), dim=1)
     texts = F.normalize(torch.randn(len(owner), 4, dtype=torch.float64, generator=generator), dim=1)
-    found = evaluate.recall(images, texts, torch.tensor(owner))
+    found = evaluate.recall(images, texts, torch.tensor(owner), torch.arange(len(owner)))
     for k in (1, 5, 10):
         by_image, by_text = brute_force(images, texts, owner, k)
         assert found["image_to_text"][k] == pytest.approx(by_image)
@@ -52,15 +55,48 @@ def test_recall_equals_brute_force_with_several_captions_per_picture(n_pictures,
 def test_recall_goes_on_beyond_one_batch_of_queries():
     N = 2 * evaluate.BATCH + 7
     features = F.normalize(torch.randn(N, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    found = evaluate.recall(features, features, torch.arange(N))
+    found = evaluate.recall(features, features, torch.arange(N), torch.arange(N))
     assert found == {way: dict.fromkeys((1, 5, 10), 1.0) for way in ("image_to_text", "text_to_image")}
-    shifted = evaluate.recall(features, features.roll(1, 0), torch.arange(N))
+    shifted = evaluate.recall(features, features.roll(1, 0), torch.arange(N), torch.arange(N))
     assert shifted["image_to_text"][1] == 0
 
 
-def test_a_model_that_tells_nothing_apart_finds_nothing():
-    same = torch.ones(20, 4)
-    assert evaluate.recall(same, same, torch.arange(20))["image_to_text"][10] == 0
+@pytest.mark.parametrize("value", [1.0, 0.0, math.nan])
+def test_a_model_that_tells_nothing_apart_finds_nothing(value):
+    same, each = torch.full((20, 4), value), torch.arange(20)
+    found = evaluate.recall(same, same, each, each)
+    assert found == {way: dict.fromkeys((1, 5, 10), 0.0) for way in ("image_to_text", "text_to_image")}
+
+
+def test_pictures_that_share_a_caption_are_all_right_for_it():
+    """Ten cats and ten dogs, told apart perfectly: class names for captions are nothing to be punished for."""
+    captions = ["cat", "dog"] * 10
+    pairs = Pairs(torch.zeros(20, 3, 1, 1), [str(i) for i in range(20)], captions, torch.arange(20))
+    texts, text = pairs.distinct_captions()
+    assert texts == ["cat", "dog"]
+    found = evaluate.recall(torch.eye(2)[text], torch.eye(2), pairs.image_of_caption, text)
+    assert found["image_to_text"][1] == found["text_to_image"][1] == 1
+
+
+def test_recall_of_pairs_asks_the_model(model, tokenizer):
+    images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pairs = Pairs(images, list("abc"), ["red", "heart", "red", "red heart"], torch.tensor([0, 1, 2, 2]))
+    cosine, _ = evaluate.classify(model, tokenizer, images, ["red", "heart", "red heart"])
+    right = torch.tensor([[True, False, False], [False, True, False], [True, False, True]])
+    found = evaluate.recall_of_pairs(model, tokenizer, pairs)
+    best = cosine.argmax(1)
+    assert found["image_to_text"][1] == pytest.approx(right[torch.arange(3), best].double().mean().item())
+    best = cosine.argmax(0)
+    assert found["text_to_image"][1] == pytest.approx(right[best, torch.arange(3)].double().mean().item())
+
+
+def test_nearest_is_sorted_and_ends_with_the_candidates():
+    images = torch.eye(3)
+    query = torch.tensor([[0.6, 0.8, 0.0]])
+    ((first, second),) = evaluate.nearest(images, ["a", "b", "c"], query, 2)
+    assert (first[0], second[0]) == ("b", "a")
+    assert first[1] == pytest.approx(0.8)
+    assert len(evaluate.nearest(images, ["a", "b", "c"], query, 9)[0]) == 3
 
 
 def test_an_ensemble_is_normalised_averaged_and_normalised(model, tokenizer):
@@ -98,7 +134,8 @@ def test_long_lists_are_encoded_in_batches(model, tokenizer):
 def test_bad_labels_and_templates(model, tokenizer):
     with pytest.raises(ValueError, match="at least one label"):
         evaluate.class_features(model, tokenizer, [])
-    with pytest.raises(ValueError, match="must not be empty, got ' '"):
-        evaluate.class_features(model, tokenizer, ["cat", " "])
+    for empty in ("", " ", "&nbsp;"):
+        with pytest.raises(ValueError, match=f"must not be empty, got {empty!r}"):
+            evaluate.class_features(model, tokenizer, ["cat", empty])
     with pytest.raises(ValueError, match="'a picture'"):
         evaluate.class_features(model, tokenizer, ["cat"], ["a picture"])

@@ -133,11 +133,12 @@ def test_features_and_logits_equal_those_of_transformers(quick_gelu):
     image, text = torch.randn(5, 3, 24, 24), random_texts([12, 2, 7, 5, 9])
     with torch.no_grad():
         expected = theirs(input_ids=text, pixel_values=image)
+        image_features = theirs.visual_projection(theirs.vision_model(pixel_values=image).pooler_output)
+        text_features = theirs.text_projection(theirs.text_model(input_ids=text).pooler_output)
         logits_per_image, logits_per_text = model(image, text)
-        ours = [torch.nn.functional.normalize(f, dim=-1) for f in (model.encode_image(image), model.encode_text(text))]
-    # transformers returns the features of this output normalised
-    torch.testing.assert_close(ours[0], expected.image_embeds, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours[1], expected.text_embeds, rtol=0, atol=1e-5)
+        ours = model.encode_image(image), model.encode_text(text)
+    torch.testing.assert_close(ours[0], image_features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours[1], text_features, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits_per_image, expected.logits_per_image, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(logits_per_text, expected.logits_per_text, rtol=1e-5, atol=1e-4)
 
@@ -207,5 +208,7 @@ def test_wrong_shapes_are_named(model):
         model.encode_text(torch.zeros(1, 13, dtype=torch.int64))
     with pytest.raises(ValueError, match="image_resolution 24 is not a multiple of vision_patch_size 7"):
         CLIP(replace(SMALL, vision_patch_size=7))
+    with pytest.raises(ValueError, match="vision_layers is 0"):
+        replace(SMALL, vision_layers=0)
     with pytest.raises(ValueError, match="width 32 is not a multiple of the number of heads, 5"):
         CLIP(replace(SMALL, vision_heads=5))

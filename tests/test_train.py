@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minclip import CLIP, CLIPConfig, Tokenizer, clip_loss, loss_floor, train
 from minclip.data import Pairs
@@ -125,20 +126,47 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine():
 
 
 def test_the_floor_of_a_batch_counts_its_duplicates():
-    assert train.duplicate_floor(torch.tensor([1, 2, 3])) == 0
-    assert train.duplicate_floor(torch.tensor([5, 5, 5])) == pytest.approx(math.log(3))
-    assert train.duplicate_floor(torch.tensor([5, 5, 1, 2])) == pytest.approx(math.log(2) / 2)
+    different = torch.arange(4)
+    assert train.duplicate_floor(different, different) == 0
+    assert train.duplicate_floor(torch.tensor([5, 5, 5, 5]), different) == pytest.approx(math.log(4))
+    assert train.duplicate_floor(torch.tensor([5, 5, 1, 2]), different) == pytest.approx(math.log(2) / 2)
+    assert train.duplicate_floor(different, torch.tensor([0, 1, 1, 1])) == pytest.approx(3 * math.log(3) / 4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["captions", "pictures"])
+def test_no_model_gets_under_the_floor_of_duplicates(which):
+    """Gradient descent on free features, equal ones for what is equal, ends at the floor."""
+    same, different = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
+    captions, pictures = (same, different) if which == "captions" else (different, same)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(6, 8, generator=generator).requires_grad_() for _ in range(2)]
+    optimizer = torch.optim.Adam(features, lr=0.05)
+    loss = torch.tensor(0.0)
+    for _ in range(400):
+        loss = clip_loss(features[0][pictures], features[1][captions], 50.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() == pytest.approx(train.duplicate_floor(captions, pictures), abs=2e-3)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
     step = train.train_step
     count = iter(range(100))
-    monkeypatch.setattr(train, "train_step", lambda *a, **k: math.nan if next(count) == 15 else step(*a, **k))
-    with pytest.raises(FloatingPointError, match=r"nan at step 16.*lower --lr"):
+
+    def break_at_16(model, optimizer, images, tokens, max_grad_norm):
+        images = images * math.nan if next(count) == 15 else images
+        return step(model, optimizer, images, tokens, max_grad_norm)
+
+    monkeypatch.setattr(train, "train_step", break_at_16)
+    with pytest.raises(FloatingPointError, match=r"step 16: the loss is nan.*lower --lr"):
         train.train(model, tokenizer, pairs, None, TrainConfig(10, 8), tmp_path)
-    assert (tmp_path / "model.safetensors").exists()
-    assert (tmp_path / "metrics.csv").exists()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+    with (tmp_path / "metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 14  # 20 steps, 10 reports
 
 
 @pytest.mark.parametrize(
@@ -147,9 +175,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pair
         (TrainConfig(epochs=0), "--epochs is 0"),
         (TrainConfig(batch_size=1), "always 0"),
         (TrainConfig(batch_size=-4), "--batch-size is -4"),
-        (TrainConfig(batch_size=17), "only 16 captions"),
+        (TrainConfig(batch_size=17), "there are 16 captions"),
         (TrainConfig(batch_size=8, lr=0.0), "--lr is 0.0"),
         (TrainConfig(batch_size=8, lr=math.nan), "--lr is nan"),
+        (TrainConfig(batch_size=8, seed=2**64), "--seed is 18446744073709551616"),
     ],
 )
 def test_bad_options_are_explained_before_anything_is_done(pairs, tmp_path, config, message):
