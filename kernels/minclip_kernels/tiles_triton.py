@@ -11,6 +11,7 @@ Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter multipl
 by cutting off, so there features become float32 before, and G' becomes bfloat16 after.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from minclip_kernels.tiles_torch import Side, log2_sum_exp2
 
-INTERPRETED = triton.knobs.runtime.interpret  # @triton.jit decides now, too
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # @triton.jit decides now, too
 LARGEST_CHUNK = 512 * 2**20  # bytes of coefficients in memory at once
 
 
@@ -101,8 +102,8 @@ def log_sum_exp_kernel(
     logits = tl.where(counted, product * norms * tl.load(scale), -float("inf"))
     row_place = row_lse + column_block.to(tl.int64) * row_count + rows
     column_place = column_lse + row_block.to(tl.int64) * column_count + columns
-    tl.store(row_place, _log_sum_exp(logits, 1), mask=rows < row_count)
-    tl.store(column_place, _log_sum_exp(logits, 0), mask=columns < column_count)
+    tl.store(row_place, _log_sum_exp(logits, tl.constexpr(1)), mask=rows < row_count)
+    tl.store(column_place, _log_sum_exp(logits, tl.constexpr(0)), mask=columns < column_count)
 
 
 @triton.jit
@@ -143,11 +144,12 @@ def sigmoid_kernel(
     cosines = product * norms
     logits = cosines * tl.load(scale) + tl.load(bias)
     small = tl.exp2(-tl.abs(logits))
-    one_and = 1.0 + small
-    # log(1 + small): the quotient makes good what the addition rounded off (Goldberg 1991, theorem 4)
-    log = tl.where(one_and == 1.0, small, 0.6931471805599453 * tl.log2(one_and) * (small / (one_and - 1.0)))
-    losses = 0.6931471805599453 * tl.maximum(logits, 0.0) + log
-    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / one_and)
+    # log(1 + small) = 2 artanh(w) as a series, w <= 1/3: right to the last digits however small it is, unlike log2
+    w = small / (2.0 + small)
+    v = w * w
+    series = 1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * (1 / 13)))))
+    losses = 0.6931471805599453 * tl.maximum(logits, 0.0) + 2 * w * (1.0 + v * series)
+    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / (1.0 + small))
     place = sums + tl.program_id(0).to(tl.int64) * 3
     tl.store(place, tl.sum(tl.where(inside & ~matching, losses, 0.0)))
     tl.store(place + 1, tl.sum(tl.where(inside, g * cosines, 0.0)))
