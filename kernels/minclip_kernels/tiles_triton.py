@@ -12,7 +12,7 @@ by cutting off, so there features become float32 before, and G' becomes bfloat16
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -33,17 +33,6 @@ class Tile:
     group_m: int = 8  # this many blocks of rows share the columns that are in the level-2 cache
     num_warps: int = 4
     num_stages: int = 4
-
-
-def choose_tile(architecture: str, dtype: torch.dtype) -> Tile:
-    """The tile for an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
-    if architecture.startswith("gfx"):
-        return Tile(num_stages=2, block_k=32 if dtype == torch.float32 else 64)  # 64 KiB of shared memory
-    if dtype == torch.float32:
-        return Tile(block_k=32, num_stages=3)
-    if architecture in ("sm_86", "sm_89", "sm_120"):
-        return Tile(num_stages=3)  # 99 KiB
-    return Tile()
 
 
 @triton.jit
@@ -139,23 +128,37 @@ def sigmoid_kernel(
         x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
     )
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    matching = columns[None, :] == rows[:, None] + diagonal
+    matching = inside & (columns[None, :] == rows[:, None] + diagonal)
     pairs = tl.load(pair + rows, mask=rows < row_count, other=0.0)
     cosines = product * norms
-    logits = cosines * tl.load(scale) + tl.load(bias)
+    logits = tl.where(inside, cosines * tl.load(scale) + tl.load(bias), -float("inf"))
     small = tl.exp2(-tl.abs(logits))
+    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / (1.0 + small))
+    place = sums + tl.program_id(0).to(tl.int64) * 3
+    tl.store(place + 1, tl.sum(g * cosines))
+    tl.store(place + 2, tl.sum(g))
     # log(1 + small) = 2 artanh(w) as a series, w <= 1/3: right to the last digits however small it is, unlike log2
     w = small / (2.0 + small)
     v = w * w
     series = 1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * (1 / 13)))))
     losses = 0.6931471805599453 * tl.maximum(logits, 0.0) + 2 * w * (1.0 + v * series)
-    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / (1.0 + small))
-    place = sums + tl.program_id(0).to(tl.int64) * 3
-    tl.store(place, tl.sum(tl.where(inside & ~matching, losses, 0.0)))
-    tl.store(place + 1, tl.sum(tl.where(inside, g * cosines, 0.0)))
-    tl.store(place + 2, tl.sum(tl.where(inside, g, 0.0)))
+    tl.store(place, tl.sum(tl.where(matching, 0.0, losses)))
     place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
     tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
+
+
+def choose_tile(kernel, architecture: str, dtype: torch.dtype) -> Tile:
+    """The tile for an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
+    tile = Tile()
+    if architecture.startswith("gfx"):
+        tile = Tile(num_stages=2)  # 64 KiB of shared memory
+    elif architecture in ("sm_86", "sm_89", "sm_120"):
+        tile = Tile(num_stages=3)  # 99 KiB
+    if dtype == torch.float32:  # no tensor cores: twice the threads hold the same product
+        tile = replace(tile, block_k=32, num_warps=8)
+    if kernel is sigmoid_kernel:  # the longest epilogue: the whole width spills registers
+        tile = replace(tile, block_n=64, num_warps=4)
+    return tile
 
 
 def tile_shape(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
@@ -186,7 +189,7 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
 
 def log_sum_exps(rows: Side, columns: Side, scale: Tensor, diagonal: int) -> tuple[Tensor, Tensor]:
     """See tiles_torch.log_sum_exps."""
-    row_blocks, column_blocks = _grid(rows, columns)
+    _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, rows, columns)
     row_lse = scale.new_empty(column_blocks, len(rows.features))
     column_lse = scale.new_empty(row_blocks, len(columns.features))
     _launch(log_sum_exp_kernel, rows, columns, diagonal, scale, row_lse, column_lse)
@@ -198,13 +201,11 @@ def coefficients(
     center: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See tiles_torch.coefficients; G' in the features' dtype."""
-    row_blocks, column_blocks = _grid(rows, columns)
+    _, row_blocks, column_blocks = _grid(coefficients_kernel, rows, columns)
     out = _coefficient_buffer(rows, columns)
     moments = scale.new_empty(row_blocks * column_blocks)
-    weight = 1 / restore(rows, columns)
-    _launch(
-        coefficients_kernel, rows, columns, diagonal, scale, center, weight, row_lse, column_lse, pair, out, moments
-    )
+    arguments = scale, center, 1 / restore(rows, columns), row_lse, column_lse, pair, out, moments
+    _launch(coefficients_kernel, rows, columns, diagonal, *arguments)
     return out.to(rows.features.dtype), moments.sum()
 
 
@@ -212,11 +213,10 @@ def sigmoid_tile(
     rows: Side, columns: Side, scale: Tensor, bias: Tensor, diagonal: int, pair: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See tiles_torch.sigmoid_tile; G' in the features' dtype."""
-    row_blocks, column_blocks = _grid(rows, columns)
+    _, row_blocks, column_blocks = _grid(sigmoid_kernel, rows, columns)
     out = _coefficient_buffer(rows, columns)
     sums = scale.new_empty(row_blocks * column_blocks, 3)
-    weight = 1 / restore(rows, columns)
-    _launch(sigmoid_kernel, rows, columns, diagonal, scale, bias, weight, pair, out, sums)
+    _launch(sigmoid_kernel, rows, columns, diagonal, scale, bias, 1 / restore(rows, columns), pair, out, sums)
     loss, scale_moment, bias_moment = sums.sum(dim=0)
     return out.to(rows.features.dtype), loss, scale_moment, bias_moment
 
@@ -226,26 +226,23 @@ def _coefficient_buffer(rows: Side, columns: Side) -> Tensor:
     return rows.features.new_empty(len(rows.features), len(columns.features), dtype=dtype)
 
 
-def _grid(rows: Side, columns: Side) -> tuple[int, int]:
-    tile = _tile(rows.features)
-    return triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
-
-
-def _tile(features: Tensor) -> Tile:
+def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
+    """The tile, and how many of them lie below and beside each other."""
+    device, dtype = rows.features.device, rows.features.dtype
     if INTERPRETED:
-        return Tile(block_n=64)
-    if torch.version.hip is not None:
-        return choose_tile(torch.cuda.get_device_properties(features.device).gcnArchName.split(":")[0], features.dtype)
-    major, minor = torch.cuda.get_device_capability(features.device)
-    return choose_tile(f"sm_{major}{minor}", features.dtype)
+        tile = Tile(block_n=64)
+    elif torch.version.hip is not None:
+        tile = choose_tile(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
+    else:
+        tile = choose_tile(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
+    return tile, triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
 
 
 def _launch(kernel, rows: Side, columns: Side, diagonal: int, *arguments: Tensor) -> None:
     x, y = rows.features, columns.features
     if INTERPRETED:
         x, y = x.float(), y.float()
-    tile = _tile(rows.features)
-    row_blocks, column_blocks = _grid(rows, columns)
+    tile, row_blocks, column_blocks = _grid(kernel, rows, columns)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         kernel[(row_blocks * column_blocks,)](
             x, y, rows.inverse_norms, columns.inverse_norms, *arguments, len(x), len(y), x.shape[1], diagonal,
