@@ -231,7 +231,7 @@ def _clip_loss(
         losses += pairs * 0  # an infinite feature gives NaN, as in the textbook formula, and not softplus(-inf) = 0
         loss = (losses.mean() / 2).float()
         if not (needs_image or needs_text or needs_scale):
-            return loss, scalars.new_empty(0), scalars.new_empty(0), torch.empty_like(scalars)
+            return loss, scalars.new_empty(0), scalars.new_empty(0), torch.zeros_like(scalars)
 
         row_lse, column_lse = torch.logaddexp2(row_others, pairs), torch.logaddexp2(column_others, pairs)
         pair = -torch.sigmoid(image_odds) - torch.sigmoid(text_odds)

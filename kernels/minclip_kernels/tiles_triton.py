@@ -35,6 +35,9 @@ class Tile:
     num_stages: int = 4
 
 
+INTERPRETER_TILE = Tile(block_n=64)
+
+
 @triton.jit
 def _cosines(
     x, y, x_norms, y_norms, row_count, column_count, width,
@@ -230,7 +233,7 @@ def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
     """The tile, and how many of them lie below and beside each other."""
     device, dtype = rows.features.device, rows.features.dtype
     if INTERPRETED:
-        tile = Tile(block_n=64)
+        tile = INTERPRETER_TILE
     elif torch.version.hip is not None:
         tile = choose_tile(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
     else:
