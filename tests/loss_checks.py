@@ -68,6 +68,7 @@ def expected(image, text, scale, bias=None, normalize=True):
         coefficients = reference.siglip_coefficients(cosines, scale, bias).abs() / len(x)
         loss = reference.siglip_loss(image, text, scale, bias, normalize=normalize)
         gradients = reference.siglip_loss_gradients(image, text, scale, bias, normalize=normalize)
+    step = 2**-25 * image.shape[1] ** 0.5 if image.dtype == torch.float16 else 0.0
     one = torch.ones(len(x), dtype=torch.float64)
     image_norms = image.double().norm(dim=1).clamp_min(1e-12) if normalize else one
     text_norms = text.double().norm(dim=1).clamp_min(1e-12) if normalize else one
@@ -79,9 +80,9 @@ def expected(image, text, scale, bias=None, normalize=True):
         image_absolute=scale * (coefficients @ y.norm(dim=1)) / image_norms,
         text_absolute=scale * (coefficients.T @ x.norm(dim=1)) / text_norms,
         scalars_absolute=((coefficients * cosines).abs().sum(), coefficients.sum()),
-        # where a loss is below 1e-13, float64 itself has no digit of it
-        image_floor=1e-14 * (1 + scale) / image_norms,
-        text_floor=1e-14 * (1 + scale) / text_norms,
+        # where a loss is below 1e-13, float64 itself has no digit of it; and float16 holds nothing between its steps
+        image_floor=1e-14 * (1 + scale) / image_norms + step,
+        text_floor=1e-14 * (1 + scale) / text_norms + step,
         floor=1e-14 * (1 + scale),
     )
 

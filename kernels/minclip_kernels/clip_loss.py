@@ -27,6 +27,7 @@ from minclip_kernels import tiles_torch
 from minclip_kernels.tiles_torch import LN_2, Side, log2_sum_exp2
 
 EPSILON = 1e-12  # the shortest length that a feature is divided by, as in F.normalize
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "torch", "triton")
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -104,10 +105,9 @@ def needed_gradients(*inputs: Tensor) -> list[bool]:
 def choose_tiles(backend: str, features: Tensor) -> ModuleType:
     """The module with the tile functions."""
     on_gpu = features.device.type == "cuda"  # ROCm too
-    has_triton = importlib.util.find_spec("triton") is not None
-    if backend == "torch" or (backend == "auto" and (not on_gpu or not has_triton or features.dtype == torch.float64)):
+    if backend == "torch" or (backend == "auto" and (not on_gpu or not HAS_TRITON or features.dtype == torch.float64)):
         return tiles_torch
-    if not has_triton:
+    if not HAS_TRITON:
         raise ValueError("backend='triton' needs the package triton, which is not installed; expected 'torch' here")
     if features.dtype == torch.float64:
         raise ValueError("backend='triton' has no float64; expected backend='torch' for float64 features")
@@ -138,30 +138,29 @@ def inverse_norms(features: Tensor, normalize: bool) -> Tensor:
     return norms.clamp_min_(EPSILON).reciprocal_()
 
 
-def pair_cosines(image: Tensor, text: Tensor, normalize: bool, step: int) -> Tensor:
-    """⟨x_i, y_i⟩ of the matching pairs, (N,), a block of rows at a time."""
-    image_norms, text_norms = inverse_norms(image, normalize), inverse_norms(text, normalize)
-    cosines = torch.empty_like(image_norms)
+def prepare(tiles: ModuleType, image: Tensor, text: Tensor, normalize: bool) -> tuple[Side, Side]:
+    """Both towers as the tiles use them."""
+    return tuple(tiles.prepare(features, inverse_norms(features, normalize)) for features in (image, text))
+
+
+def pair_cosines(image: Tensor, text: Tensor, x: Side, y: Side, step: int) -> Tensor:
+    """The cosines of the matching pairs, (N,), a block of rows at a time."""
+    cosines = torch.empty_like(x.inverse_norms)
     for rows in blocks(len(image), step):
-        unit_image = image[rows] * image_norms[rows, None]
-        cosines[rows] = unit_image.mul_(text[rows] * text_norms[rows, None]).sum(dim=1)
+        unit_image = image[rows] * x.inverse_norms[rows, None]
+        cosines[rows] = unit_image.mul_(text[rows] * y.inverse_norms[rows, None]).sum(dim=1)
     return cosines
 
 
-def sum_others(
-    tiles: ModuleType, image: Tensor, text: Tensor, scale: Tensor, normalize: bool, chunk_size: int | None
-) -> tuple[Tensor, Tensor]:
+def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (N,) each."""
-    x = tiles.prepare(image, inverse_norms(image, normalize))
-    y = tiles.prepare(text, inverse_norms(text, normalize))
-    row_step, column_step = tiles.tile_shape(image, chunk_size)
     row_lses, column_lses = [], []
-    for rows in blocks(len(image), row_step):
+    for rows in blocks(len(x.features), steps[0]):
         x_block = x.block(rows)
         of_rows, of_columns = zip(
             *(
                 tiles.log_sum_exps(x_block, y.block(columns), scale, rows.start - columns.start)
-                for columns in blocks(len(text), column_step)
+                for columns in blocks(len(y.features), steps[1])
             ),
             strict=True,
         )
@@ -171,8 +170,8 @@ def sum_others(
 
 
 def sweep(
-    tiles: ModuleType, tile: Callable[..., tuple[Tensor, ...]], image: Tensor, text: Tensor, normalize: bool,
-    chunk_size: int | None, needs_image: bool, needs_text: bool,
+    tiles: ModuleType, tile: Callable[..., tuple[Tensor, ...]], image: Tensor, text: Tensor, x: Side, y: Side,
+    steps: tuple[int, int], normalize: bool, needs_image: bool, needs_text: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One pass over the coefficients G of all tiles.
 
@@ -180,15 +179,12 @@ def sweep(
     Returns Σ_j G_ij y_j and Σ_i G_ij x_i, taken back through the normalisation, (N, D) each in float32 or float64
     (empty where not needed); and the sums of the scalars.
     """
-    image_norms, text_norms = inverse_norms(image, normalize), inverse_norms(text, normalize)
-    x, y = tiles.prepare(image, image_norms), tiles.prepare(text, text_norms)
-    row_step, column_step = tiles.tile_shape(image, chunk_size)
-    image_gradient = image_norms.new_zeros(image.shape if needs_image else 0)
-    text_gradient = text_norms.new_zeros(text.shape if needs_text else 0)
+    image_gradient = x.inverse_norms.new_zeros(image.shape if needs_image else 0)
+    text_gradient = y.inverse_norms.new_zeros(text.shape if needs_text else 0)
     scalars = []
-    for rows in blocks(len(image), row_step):
+    for rows in blocks(len(image), steps[0]):
         x_block = x.block(rows)
-        for columns in blocks(len(text), column_step):
+        for columns in blocks(len(text), steps[1]):
             y_block = y.block(columns)
             coefficients, *sums = tile(x_block, y_block, rows, columns)
             scalars.append(torch.stack(sums))
@@ -197,7 +193,7 @@ def sweep(
             if needs_text:
                 tiles.accumulate(text_gradient[columns], coefficients.T, x_block.features)
     for gradient, features, this, other in ((image_gradient, image, x, y), (text_gradient, text, y, x)):
-        for rows in blocks(len(gradient), row_step):
+        for rows in blocks(len(gradient), steps[0]):
             if normalize:
                 remove_parallel(gradient[rows], features[rows], this.inverse_norms[rows])
             gradient[rows] *= tiles.restore(this.block(rows), other)
@@ -223,8 +219,10 @@ def _clip_loss(
     """The loss (); its gradients for both features, (N, D), or empty where none is needed; and for the scale, (1,)."""
     with torch.autocast(image.device.type, enabled=False):
         tiles, scale = choose_tiles(backend, image), scalars[0] / LN_2
-        row_others, column_others = sum_others(tiles, image, text, scale, normalize, chunk_size)
-        cosines = pair_cosines(image, text, normalize, tiles.tile_shape(image, chunk_size)[0])
+        steps = tiles.tile_shape(image, chunk_size)
+        x, y = prepare(tiles, image, text, normalize)
+        row_others, column_others = sum_others(tiles, x, y, scale, steps)
+        cosines = pair_cosines(image, text, x, y, steps[0])
         pairs = cosines * scale
         image_odds, text_odds = (row_others - pairs) * LN_2, (column_others - pairs) * LN_2
         losses = F.softplus(image_odds) + F.softplus(text_odds)
@@ -237,12 +235,12 @@ def _clip_loss(
         pair = -torch.sigmoid(image_odds) - torch.sigmoid(text_odds)
         center = cosines.mean()  # Σ G = 0, so any constant may be taken off the cosines; this leaves small numbers
 
-        def tile(x: Side, y: Side, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
             lses = row_lse[rows], column_lse[columns]
-            return tiles.coefficients(x, y, scale, rows.start - columns.start, *lses, pair[rows], center)
+            return tiles.coefficients(x_block, y_block, scale, rows.start - columns.start, *lses, pair[rows], center)
 
         image_gradient, text_gradient, moment = sweep(
-            tiles, tile, image, text, normalize, chunk_size, needs_image, needs_text
+            tiles, tile, image, text, x, y, steps, normalize, needs_image, needs_text
         )
         factor = scalars[0] / (2 * len(image))
         return loss, image_gradient.mul_(factor), text_gradient.mul_(factor), moment / (2 * len(image))

@@ -43,14 +43,8 @@ def clip_coefficients(cosines: Tensor, logit_scale: Tensor | float) -> Tensor:
 
 
 def clip_loss_gradients(
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    *,
-    normalize: bool = True,
-    backend: str = "auto",
-    chunk_size: int | None = None,
-) -> Gradients:
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, normalize: bool = True
+) -> Gradients:  # fmt: skip
     """The derivatives of `clip_loss`, as formulas, in float64."""
     _, _, cosines = _cosines(image_features, text_features, normalize)
     coefficients = clip_coefficients(cosines, logit_scale) / (2 * len(cosines))
@@ -82,15 +76,9 @@ def siglip_coefficients(cosines: Tensor, logit_scale: Tensor | float, logit_bias
 
 
 def siglip_loss_gradients(
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float,
-    *,
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float,
     normalize: bool = True,
-    backend: str = "auto",
-    chunk_size: int | None = None,
-) -> Gradients:
+) -> Gradients:  # fmt: skip
     """The derivatives of `siglip_loss`, as formulas, in float64."""
     _, _, cosines = _cosines(image_features, text_features, normalize)
     coefficients = siglip_coefficients(cosines, logit_scale, logit_bias) / len(cosines)

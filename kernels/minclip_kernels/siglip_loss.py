@@ -13,6 +13,7 @@ from minclip_kernels.clip_loss import (
     choose_tiles,
     needed_gradients,
     pair_cosines,
+    prepare,
     register,
     sweep,
 )
@@ -49,14 +50,17 @@ def _siglip_loss(
     with torch.autocast(image.device.type, enabled=False):
         tiles = choose_tiles(backend, image)
         scale, bias = scalars
-        pairs = pair_cosines(image, text, normalize, tiles.tile_shape(image, chunk_size)[0]) * scale + bias
+        steps = tiles.tile_shape(image, chunk_size)
+        x, y = prepare(tiles, image, text, normalize)
+        pairs = pair_cosines(image, text, x, y, steps[0]) * scale + bias
         pair = -torch.sigmoid(-pairs)
 
-        def tile(x: Side, y: Side, rows: slice, columns: slice) -> tuple[Tensor, ...]:
-            return tiles.sigmoid_tile(x, y, scale / LN_2, bias / LN_2, rows.start - columns.start, pair[rows])
+        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice) -> tuple[Tensor, ...]:
+            diagonal = rows.start - columns.start
+            return tiles.sigmoid_tile(x_block, y_block, scale / LN_2, bias / LN_2, diagonal, pair[rows])
 
         image_gradient, text_gradient, (others, *moments) = sweep(
-            tiles, tile, image, text, normalize, chunk_size, needs_image, needs_text
+            tiles, tile, image, text, x, y, steps, normalize, needs_image, needs_text
         )
         loss = (others + (F.softplus(-pairs) + pairs * 0).sum()) / len(image)  # pairs * 0: see clip_loss
         factor = scale / len(image)
