@@ -3,17 +3,13 @@
 Tests load this file with runpy, since pytest imports each test file for itself.
 """
 
-import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton in this process
-
 from minclip_kernels import fused_clip_loss, fused_siglip_loss, reference
+from torch.utils.flop_counter import FlopCounterMode
 
 ON_GPU = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles here instead of interpreting")
@@ -122,3 +118,9 @@ def check(image, text, scale, bias=None, normalize=True, **options):
         allowed = 1e-4 * abs(want) + 1e-6 * absolute + wanted.floor
         assert abs(got.double().cpu() - want) <= allowed, f"scalar gradient {got}, not {want}"
     return actual
+
+
+def count_products():
+    """A counter of floating-point operations; torch's own does not know the product in place."""
+    in_place = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    return FlopCounterMode(display=False, custom_mapping=in_place)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 checks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("loss_checks.py"))))
 
@@ -374,12 +373,6 @@ def test_second_derivatives_are_refused():
         gradient.square().sum().backward()
 
 
-def count_products():
-    """A counter of floating-point operations; torch's own does not know the product in place."""
-    in_place = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
-    return FlopCounterMode(display=False, custom_mapping=in_place)
-
-
 @pytest.mark.parametrize(
     ("image_needs", "text_needs", "scale_needs", "products"),
     [
@@ -396,7 +389,7 @@ def test_no_product_is_computed_for_nobody(image_needs, text_needs, scale_needs,
     image.requires_grad_(image_needs)
     text.requires_grad_(text_needs)
     scale = torch.tensor(3.0, requires_grad=scale_needs)
-    counter = count_products()
+    counter = checks.count_products()
     operator = clip_loss._clip_loss._init_fn  # inside the operator a mode sees nothing
     monkeypatch.setattr(clip_loss, "_clip_loss", operator)
     with counter:
@@ -411,7 +404,7 @@ def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(monkeypatch
     launch = tiles_triton._launch
     monkeypatch.setattr(tiles_triton, "_launch", lambda *a: (launches.append(a[0].__name__), launch(*a))[1])
     image, text = make_features("random", 40, 6)
-    counter = count_products()
+    counter = checks.count_products()
     monkeypatch.setattr(clip_loss, "_clip_loss", clip_loss._clip_loss._init_fn)
     backend = "triton" if not torch.cuda.is_available() else "torch"
     with counter:

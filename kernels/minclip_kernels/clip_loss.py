@@ -152,8 +152,8 @@ def pair_cosines(image: Tensor, text: Tensor, x: Side, y: Side, step: int) -> Te
     return cosines
 
 
-def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (N,) each."""
+def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int]) -> Tensor:
+    """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (2, N)."""
     row_lses, column_lses = [], []
     for rows in blocks(len(x.features), steps[0]):
         x_block = x.block(rows)
@@ -166,7 +166,7 @@ def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[
         )
         row_lses.append(log2_sum_exp2(torch.stack(of_rows)))
         column_lses.append(torch.cat(of_columns))
-    return torch.cat(row_lses), log2_sum_exp2(torch.stack(column_lses))
+    return torch.stack([torch.cat(row_lses), log2_sum_exp2(torch.stack(column_lses))])
 
 
 def sweep(
@@ -206,9 +206,10 @@ def remove_parallel(gradient: Tensor, features: Tensor, inverse_norms: Tensor) -
     Not where the length was below 1e-12: there the divisor is a constant.
     """
     unit = features * inverse_norms[:, None]
+    along = torch.linalg.vecdot(gradient, unit)
     shortest = torch.full_like(inverse_norms, EPSILON).reciprocal_()
-    unit.masked_fill_((inverse_norms >= shortest)[:, None], 0.0)
-    gradient.addcmul_(unit, torch.linalg.vecdot(gradient, unit)[:, None], value=-1)
+    along.masked_fill_(inverse_norms >= shortest, 0.0)
+    gradient.addcmul_(unit, along[:, None], value=-1)
 
 
 @torch.library.custom_op("minclip_kernels::clip_loss", mutates_args=())
@@ -221,18 +222,19 @@ def _clip_loss(
         tiles, scale = choose_tiles(backend, image), scalars[0] / LN_2
         steps = tiles.tile_shape(image, chunk_size)
         x, y = prepare(tiles, image, text, normalize)
-        row_others, column_others = sum_others(tiles, x, y, scale, steps)
+        others = sum_others(tiles, x, y, scale, steps)  # (2, N): by image and by text
         cosines = pair_cosines(image, text, x, y, steps[0])
         pairs = cosines * scale
-        image_odds, text_odds = (row_others - pairs) * LN_2, (column_others - pairs) * LN_2
-        losses = F.softplus(image_odds) + F.softplus(text_odds)
-        losses += pairs * 0  # an infinite feature gives NaN, as in the textbook formula, and not softplus(-inf) = 0
-        loss = (losses.mean() / 2).float()
+        odds = (others - pairs) * LN_2
+        losses = (
+            F.softplus(odds) + pairs * 0
+        )  # an infinite feature gives NaN, as in the textbook, not softplus(-inf) = 0
+        loss = losses.mean().float()
         if not (needs_image or needs_text or needs_scale):
             return loss, scalars.new_empty(0), scalars.new_empty(0), torch.zeros_like(scalars)
 
-        row_lse, column_lse = torch.logaddexp2(row_others, pairs), torch.logaddexp2(column_others, pairs)
-        pair = -torch.sigmoid(image_odds) - torch.sigmoid(text_odds)
+        row_lse, column_lse = torch.logaddexp2(others, pairs)
+        pair = -torch.sigmoid(odds).sum(dim=0)
         center = cosines.mean()  # Σ G = 0, so any constant may be taken off the cosines; this leaves small numbers
 
         def tile(x_block: Side, y_block: Side, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
