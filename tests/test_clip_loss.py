@@ -85,13 +85,13 @@ def test_exp2_that_flushes_as_a_gpu_does(kind, width, monkeypatch):
     def flushing(self, argument):
         result = exact(self, argument)
         small = (result.data != 0) & (result.data < 2.0**-126)
-        flushed.append(small.any() or (argument.data < -126).any())
+        flushed.append(small.any())
         result.data[small] = 0
         return result
 
     monkeypatch.setattr(InterpreterBuilder, "create_exp2", flushing)
     check(*make_features(kind, 128, width), 100.0, backend="triton")
-    assert flushed
+    assert any(flushed) == (kind == "aligned")  # nowhere else does a logit lie 126 below the largest
 
 
 @every_backend
