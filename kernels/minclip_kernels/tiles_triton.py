@@ -1,0 +1,255 @@
+"""The same tile functions as tiles_torch.py, as Triton kernels: a matrix product whose tiles never leave the chip.
+
+Each kernel multiplies BLOCK_M rows with BLOCK_N columns and reduces the product in registers. Nothing is added by
+atomics: every block writes its sums to a place of its own, and torch adds them in a fixed order.
+
+The features go into the products as they came, so that no normalised copy is rounded to bfloat16 or float16: the norms
+are multiplied to the float32 results. What the backward pass writes is G'_ij = G_ij r_i q_j / (unit_x unit_y), which
+is at most 8192 in size: float16 then holds coefficients down to a few 1e-8 with all their digits.
+
+Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter multiplies bfloat16 wrongly and rounds to it
+by cutting off, so there features become float32 before, and G' becomes bfloat16 after.
+"""
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from minclip_kernels.tiles_torch import Side, log2_sum_exp2
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # @triton.jit decides now, too
+LARGEST_CHUNK = 512 * 2**20  # bytes of coefficients in memory at once
+
+
+@dataclass(frozen=True)
+class Tile:
+    block_m: int = 64
+    block_n: int = 128
+    block_k: int = 64
+    group_m: int = 8  # this many blocks of rows share the columns that are in the level-2 cache
+    num_warps: int = 4
+    num_stages: int = 4
+
+
+INTERPRETER_TILE = Tile(block_n=64)
+
+
+@triton.jit
+def _cosines(
+    x, y, x_norms, y_norms, row_count, column_count, width,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One block of the product in float32, the norms that make cosines of it, and its rows and columns."""
+    program = tl.program_id(0)
+    row_blocks, column_blocks = tl.cdiv(row_count, BLOCK_M), tl.cdiv(column_count, BLOCK_N)
+    group = program // (GROUP_M * column_blocks)
+    group_rows = tl.minimum(row_blocks - group * GROUP_M, GROUP_M)
+    place = program % (GROUP_M * column_blocks)
+    row_block, column_block = group * GROUP_M + place % group_rows, place // group_rows
+
+    rows = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = tl.arange(0, BLOCK_K)
+    x_block = x + rows.to(tl.int64)[:, None] * width + ks[None, :]
+    y_block = y + columns.to(tl.int64)[None, :] * width + ks[:, None]
+    product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        inside = ks < width - start
+        x_tile = tl.load(x_block, mask=(rows < row_count)[:, None] & inside[None, :], other=0.0)
+        y_tile = tl.load(y_block, mask=(columns < column_count)[None, :] & inside[:, None], other=0.0)
+        product = tl.dot(x_tile, y_tile, product, input_precision=PRECISION)
+        x_block += BLOCK_K
+        y_block += BLOCK_K
+
+    r = tl.load(x_norms + rows, mask=rows < row_count, other=0.0)
+    q = tl.load(y_norms + columns, mask=columns < column_count, other=0.0)
+    return product, r[:, None] * q[None, :], rows, columns, row_block, column_block
+
+
+@triton.jit
+def _log_sum_exp(logits, axis: tl.constexpr):
+    """log2 Σ exp2 over one axis, with the true maximum; -inf where every logit is."""
+    largest = tl.max(logits, axis)
+    empty = largest == -float("inf")
+    largest = tl.where(empty, 0.0, largest)
+    total = tl.sum(tl.exp2(logits - tl.expand_dims(largest, axis)), axis)
+    return tl.where(empty, -float("inf"), largest + tl.log2(tl.where(empty, 1.0, total)))
+
+
+@triton.jit
+def log_sum_exp_kernel(
+    x, y, x_norms, y_norms, scale, row_lse, column_lse, row_count, column_count, width, diagonal,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes one log-sum-exp per row of the block to row_lse (column blocks, R), per column to column_lse."""
+    product, norms, rows, columns, row_block, column_block = _cosines(
+        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
+    )
+    counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    counted &= columns[None, :] != rows[:, None] + diagonal
+    logits = tl.where(counted, product * norms * tl.load(scale), -float("inf"))
+    row_place = row_lse + column_block.to(tl.int64) * row_count + rows
+    column_place = column_lse + row_block.to(tl.int64) * column_count + columns
+    tl.store(row_place, _log_sum_exp(logits, tl.constexpr(1)), mask=rows < row_count)
+    tl.store(column_place, _log_sum_exp(logits, tl.constexpr(0)), mask=columns < column_count)
+
+
+@triton.jit
+def coefficients_kernel(
+    x, y, x_norms, y_norms, scale, center, weight, row_lse, column_lse, pair, out, moments,
+    row_count, column_count, width, diagonal,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes G' = (P^row + P^col, or `pair`) r q weight to out (R, C), and Σ G (cosine - center) to moments."""
+    product, norms, rows, columns, _, _ = _cosines(
+        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
+    )
+    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    row_sums = tl.load(row_lse + rows, mask=rows < row_count, other=0.0)
+    column_sums = tl.load(column_lse + columns, mask=columns < column_count, other=0.0)
+    pairs = tl.load(pair + rows, mask=rows < row_count, other=0.0)
+    cosines = product * norms
+    logits = cosines * tl.load(scale)
+    g = tl.exp2(logits - row_sums[:, None]) + tl.exp2(logits - column_sums[None, :])
+    g = tl.where(columns[None, :] == rows[:, None] + diagonal, pairs[:, None], g)
+    tl.store(moments + tl.program_id(0), tl.sum(tl.where(inside, g * (cosines - tl.load(center)), 0.0)))
+    place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
+    tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sigmoid_kernel(
+    x, y, x_norms, y_norms, scale, bias, weight, pair, out, sums, row_count, column_count, width, diagonal,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes G' = (σ(logit), or `pair`) r q weight to out; Σ softplus, Σ G cosine and Σ G to sums (blocks, 3)."""
+    product, norms, rows, columns, _, _ = _cosines(
+        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
+    )
+    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    matching = inside & (columns[None, :] == rows[:, None] + diagonal)
+    pairs = tl.load(pair + rows, mask=rows < row_count, other=0.0)
+    cosines = product * norms
+    logits = tl.where(inside, cosines * tl.load(scale) + tl.load(bias), -float("inf"))
+    small = tl.exp2(-tl.abs(logits))
+    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / (1.0 + small))
+    place = sums + tl.program_id(0).to(tl.int64) * 3
+    tl.store(place + 1, tl.sum(g * cosines))
+    tl.store(place + 2, tl.sum(g))
+    # log(1 + small) = 2 artanh(w) as a series, w <= 1/3: right to the last digits however small it is, unlike log2
+    w = small / (2.0 + small)
+    v = w * w
+    series = 1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * (1 / 13)))))
+    losses = 0.6931471805599453 * tl.maximum(logits, 0.0) + 2 * w * (1.0 + v * series)
+    tl.store(place, tl.sum(tl.where(matching, 0.0, losses)))
+    place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
+    tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
+
+
+def choose_tile(kernel, architecture: str, dtype: torch.dtype) -> Tile:
+    """The tile for an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
+    tile = Tile()
+    if architecture.startswith("gfx"):
+        tile = Tile(num_stages=2)  # 64 KiB of shared memory
+    elif architecture in ("sm_86", "sm_89", "sm_120"):
+        tile = Tile(num_stages=3)  # 99 KiB
+    if dtype == torch.float32:  # no tensor cores: twice the threads hold the same product
+        tile = replace(tile, block_k=32, num_warps=8)
+    if kernel is sigmoid_kernel:  # the longest epilogue: the whole width spills registers
+        tile = replace(tile, block_n=64, num_warps=4)
+    return tile
+
+
+def tile_shape(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
+    """Whole rows, as many as LARGEST_CHUNK holds; the kernels cut them into blocks."""
+    count = len(features)
+    return chunk_size or max(64, LARGEST_CHUNK // (features.element_size() * count) // 64 * 64), count
+
+
+def prepare(features: Tensor, inverse_norms: Tensor) -> Side:
+    """The raw features, row after row in memory, and a unit that makes the largest norm 64 units."""
+    return Side(features.contiguous(), inverse_norms, inverse_norms.max() / 64)
+
+
+def restore(rows: Side, columns: Side) -> Tensor:
+    """What coefficients @ columns.features must be multiplied with to be the gradient for the rows' raw features."""
+    return rows.unit * columns.unit
+
+
+def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
+    """total += coefficients @ features, with float32 sums."""
+    if features.dtype == torch.float32:
+        total.addmm_(coefficients, features)
+    elif features.is_cuda and torch.version.hip is None:
+        total.add_(torch.mm(coefficients, features, out_dtype=torch.float32))
+    else:  # torch has no out_dtype here
+        total.addmm_(coefficients.float(), features.float())
+
+
+def log_sum_exps(rows: Side, columns: Side, scale: Tensor, diagonal: int) -> tuple[Tensor, Tensor]:
+    """See tiles_torch.log_sum_exps."""
+    _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, rows, columns)
+    row_lse = scale.new_empty(column_blocks, len(rows.features))
+    column_lse = scale.new_empty(row_blocks, len(columns.features))
+    _launch(log_sum_exp_kernel, rows, columns, diagonal, scale, row_lse, column_lse)
+    return log2_sum_exp2(row_lse), log2_sum_exp2(column_lse)
+
+
+def coefficients(
+    rows: Side, columns: Side, scale: Tensor, diagonal: int, row_lse: Tensor, column_lse: Tensor, pair: Tensor,
+    center: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See tiles_torch.coefficients; G' in the features' dtype."""
+    _, row_blocks, column_blocks = _grid(coefficients_kernel, rows, columns)
+    out = _coefficient_buffer(rows, columns)
+    moments = scale.new_empty(row_blocks * column_blocks)
+    arguments = scale, center, 1 / restore(rows, columns), row_lse, column_lse, pair, out, moments
+    _launch(coefficients_kernel, rows, columns, diagonal, *arguments)
+    return out.to(rows.features.dtype), moments.sum()
+
+
+def sigmoid_tile(
+    rows: Side, columns: Side, scale: Tensor, bias: Tensor, diagonal: int, pair: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See tiles_torch.sigmoid_tile; G' in the features' dtype."""
+    _, row_blocks, column_blocks = _grid(sigmoid_kernel, rows, columns)
+    out = _coefficient_buffer(rows, columns)
+    sums = scale.new_empty(row_blocks * column_blocks, 3)
+    _launch(sigmoid_kernel, rows, columns, diagonal, scale, bias, 1 / restore(rows, columns), pair, out, sums)
+    loss, scale_moment, bias_moment = sums.sum(dim=0)
+    return out.to(rows.features.dtype), loss, scale_moment, bias_moment
+
+
+def _coefficient_buffer(rows: Side, columns: Side) -> Tensor:
+    dtype = torch.float32 if INTERPRETED else rows.features.dtype
+    return rows.features.new_empty(len(rows.features), len(columns.features), dtype=dtype)
+
+
+def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
+    """The tile, and how many of them lie below and beside each other."""
+    device, dtype = rows.features.device, rows.features.dtype
+    if INTERPRETED:
+        tile = INTERPRETER_TILE
+    elif torch.version.hip is not None:
+        tile = choose_tile(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
+    else:
+        tile = choose_tile(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
+    return tile, triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
+
+
+def _launch(kernel, rows: Side, columns: Side, diagonal: int, *arguments: Tensor) -> None:
+    x, y = rows.features, columns.features
+    if INTERPRETED:
+        x, y = x.float(), y.float()
+    tile, row_blocks, column_blocks = _grid(kernel, rows, columns)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernel[(row_blocks * column_blocks,)](
+            x, y, rows.inverse_norms, columns.inverse_norms, *arguments, len(x), len(y), x.shape[1], diagonal,
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
+            PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
+        )  # fmt: skip

@@ -1,0 +1,143 @@
+"""Deliberate errors in the tile functions, one at a time: the comparison with the reference must notice each."""
+
+import importlib.util
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+checks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("loss_checks.py"))))
+
+from minclip_kernels import clip_loss, siglip_loss, tiles_torch  # noqa: E402
+
+TORCH = {
+    "matching pair kept among the others": ("mul_(scale).diagonal(diagonal).fill_(-torch.inf)", "mul_(scale)"),
+    "mask without its offset": (".diagonal(diagonal).fill_", ".diagonal(0).fill_"),
+    "pairs without their offset": ("places = tile.diagonal(diagonal)", "places = tile.diagonal(0)"),
+    "pairs of other rows": ("first = max(0, -diagonal)", "first = 0"),
+    "no column term": ("    tile.add_(column_part.sub_(column_lse).exp2_())\n", ""),
+    "row sums in place of column sums": (
+        "tile.add_(column_part.sub_(column_lse)",
+        "tile.add_(column_part.sub_(row_lse)",
+    ),
+    "rounded before the subtraction": (
+        "_put_pairs(tile, pair, diagonal)\n    return tile, cosines.sub_",
+        "_put_pairs(tile, (pair + 2).bfloat16() - 2, diagonal)\n    return tile, cosines.sub_",
+    ),
+    "features rounded": ("features * inverse_norms[:, None]", "(features * inverse_norms[:, None]).bfloat16().float()"),
+    "gradient not divided by the length": (
+        "return rows.inverse_norms[:, None]",
+        "return rows.inverse_norms[:, None] ** 0",
+    ),
+    "no maximum": ("(logits - row_max).exp2_().sum(dim=1)", "logits.exp2().sum(dim=1).mul_((-row_max[:, 0]).exp2())"),
+    "nothing left is not a number": (".clamp_min(lowest)", ""),
+    "e in place of 2": ("(logits - row_max).exp2_()", "(logits - row_max).exp_()"),
+    "logits in place of cosines": (
+        "return tile, cosines.sub_(center)",
+        "return tile, cosines.mul_(scale).sub_(center)",
+    ),
+    "last tile only": ("total.addmm_(coefficients, features)", "torch.mm(coefficients, features, out=total)"),
+    "sigmoid without its bias": (".add_(bias)", ""),
+    "sigmoid loss with the pairs": ("    losses.diagonal(diagonal).zero_()\n", ""),
+}
+TRITON = {
+    "matching pair kept among the others": ("    counted &= columns[None, :] != rows[:, None] + diagonal\n", ""),
+    "mask without its offset": ("!= rows[:, None] + diagonal", "!= rows[:, None]"),
+    "columns beyond the edge": (
+        "counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]",
+        "counted = (rows < row_count)[:, None] & (columns >= 0)[None, :]",
+    ),
+    "rows beyond the edge": (
+        "counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]",
+        "counted = (rows >= 0)[:, None] & (columns < column_count)[None, :]",
+    ),
+    "lengths forgotten": ("tl.where(counted, product * norms *", "tl.where(counted, product *"),
+    "no column term": (" + tl.exp2(logits - column_sums[None, :])", ""),
+    "pairs without their offset": (
+        "    g = tl.where(columns[None, :] == rows[:, None] + diagonal, pairs",
+        "    g = tl.where(columns[None, :] == rows[:, None], pairs",
+    ),
+    "one taken off the probability": (
+        "rows[:, None] + diagonal, pairs[:, None], g)",
+        "rows[:, None] + diagonal, g - 2.0, g)",
+    ),
+    "coefficients without lengths": ("(g * (norms * tl.load(weight)))", "(g * tl.load(weight))"),
+    "first part of the width only": ("        y_block += BLOCK_K\n", ""),
+    "no maximum": (
+        "tl.exp2(logits - tl.expand_dims(largest, axis))",
+        "tl.exp2(logits) * tl.expand_dims(tl.exp2(-largest), axis)",
+    ),
+    "moments beyond the edge": (
+        "tl.where(inside, g * (cosines - tl.load(center)), 0.0)",
+        "g * (cosines - tl.load(center))",
+    ),
+    "unit of one tower only": ("return rows.unit * columns.unit", "return rows.unit * rows.unit"),
+    "float16 coefficients in no unit": ("inverse_norms.max() / 64", "inverse_norms.new_ones(())"),
+    "short series": ("2 * w * (1.0 + v * series)", "2 * w"),
+    "sigmoid loss with the pairs": ("tl.where(matching, 0.0, losses)", "losses"),
+    "sums beyond the edge": ('logits = tl.where(inside, cosines * tl.load(scale) + tl.load(bias), -float("inf"))',
+                             "logits = cosines * tl.load(scale) + tl.load(bias)"),
+}  # fmt: skip
+
+
+def battery(backend):
+    """A few of the suite's comparisons, the quickest first."""
+    for kind, count, width, scale, spread, dtype, chunk_size in (
+        ("random", 70, 70, 10.0, 0.0, torch.float32, None),
+        ("random", 70, 20, 10.0, 1.0, torch.float32, 64),
+        ("tiny", 70, 200, 100.0, 0.0, torch.float32, None),
+        ("parallel", 70, 20, 100.0, 0.0, torch.float32, None),
+        ("duplicated", 70, 20, 100.0, 0.0, torch.float32, None),
+        ("random", 1, 3, 10.0, 0.0, torch.float32, None),
+    ):
+        features = checks.make_features(kind, count, width, spread=spread, dtype=dtype)
+        checks.check(*features, scale, backend=backend, chunk_size=chunk_size)
+    short = (tower / 256 for tower in checks.make_features("random", 70, 20, spread=1.0, dtype=torch.float16))
+    checks.check(*short, 1.0, backend=backend)
+    checks.check(*checks.make_features("random", 70, 20), 10.0, -2.0, backend=backend, chunk_size=64)
+
+
+def use_mutant(source, change, folder, monkeypatch):
+    """Puts a changed copy of a module of tile functions in the place of the module."""
+    text = Path(source).read_text()
+    old, new = change
+    assert old in text, "the mutant changes nothing"
+    path = folder / "mutant.py"
+    path.write_text(text.replace(old, new))
+    specification = importlib.util.spec_from_file_location("mutant", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    for loss in (clip_loss, siglip_loss):
+        monkeypatch.setattr(loss, "choose_tiles", lambda *_: module)
+
+
+def test_the_battery_passes_without_mutants():
+    battery("torch")
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_mutant_is_killed(name, tmp_path, monkeypatch):
+    use_mutant(tiles_torch.__file__, TORCH[name], tmp_path, monkeypatch)
+    monkeypatch.setattr(clip_loss.choose_tiles("torch", torch.ones(())), "TILE_COLUMNS", 32)
+    with pytest.raises((AssertionError, RuntimeError)):
+        battery("torch")
+
+
+@checks.INTERPRETED
+def test_the_battery_passes_without_triton_mutants():
+    battery("triton")
+
+
+@checks.INTERPRETED
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", TRITON)
+def test_triton_mutant_is_killed(name, tmp_path, monkeypatch):
+    from minclip_kernels import tiles_triton
+
+    use_mutant(tiles_triton.__file__, TRITON[name], tmp_path, monkeypatch)
+    with pytest.raises(AssertionError):
+        battery("triton")
