@@ -22,7 +22,7 @@ from tqdm import tqdm
 from minclip import __version__, checkpoint, data, evaluate, plots
 from minclip.model import CLIP, PRESETS
 from minclip.tokenizer import Tokenizer
-from minclip.train import TrainConfig, check_config, train
+from minclip.train import BACKENDS, LOSSES, TrainConfig, check_config, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
@@ -73,7 +73,7 @@ def train_command(arguments: argparse.Namespace) -> int:
 
     tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
     torch.manual_seed(config.seed)
-    model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size)).to(device)
+    model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")).to(device)
     run.mkdir(parents=True, exist_ok=True)
     checkpoint.save_setup(run, model.config, tokenizer, {**source, **vars(config), "minclip": __version__})
     shown = held_out or pairs
@@ -303,6 +303,10 @@ Weights, metrics and pictures go to runs/; eval, classify and search take the ne
     command.add_argument("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
     command.add_argument("--batch-size", type=int, help=f"pairs told apart at a time (default: {default.batch_size})")
     command.add_argument("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
+    command.add_argument("--loss", choices=LOSSES, help=f"softmax, or a sigmoid a pair (default: {default.loss})")
+    command.add_argument(
+        "--backend", choices=BACKENDS, help=f"of the loss: kernels or formula (default: {default.backend})"
+    )
     command.add_argument("--seed", type=int, help=f"of weights, order and augmentation (default: {default.seed})")
 
 

@@ -59,6 +59,17 @@ def siglip_loss(
     return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
+def cost_of_equals(count: torch.Tensor, loss: str = "clip") -> torch.Tensor:
+    """What each of `count` pairs pays at least when they cannot be told apart from one another; any shape, float64.
+
+    "clip": k equal columns to choose from cost ln k. "siglip": the best answer to k equal questions, one of them a yes,
+    is "yes with probability 1/k": ln k + (k − 1) ln(k / (k − 1)).
+    """
+    count = count.double()
+    cost = count.log()
+    return cost + torch.xlogy(count - 1, count / (count - 1)) if loss == "siglip" else cost
+
+
 def loss_floor(batch_size: int, n_captions: int = 1) -> float:
     """The least contrastive loss of a model that tells `n_captions` equally likely captions apart, and no more.
 

@@ -19,7 +19,10 @@ MAX_LOGIT_SCALE = math.log(100)  # "clipped to prevent scaling the logits by mor
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Sizes of both towers, under OpenAI's names. `quick_gelu`: OpenAI's activation; plain GELU otherwise."""
+    """Sizes of both towers, under OpenAI's names.
+
+    `quick_gelu`: OpenAI's activation; plain GELU otherwise. `logit_bias`: a bias beside the scale, for SigLIP's loss.
+    """
 
     embed_dim: int
     image_resolution: int
@@ -33,10 +36,11 @@ class CLIPConfig:
     transformer_heads: int
     transformer_layers: int
     quick_gelu: bool = True
+    logit_bias: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "quick_gelu" and (type(value) is not int or value < 1):
+            if name not in ("quick_gelu", "logit_bias") and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
 
 
@@ -79,7 +83,9 @@ class CLIP(TextTransformer):
             config.embed_dim,
             config.quick_gelu,
         )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
+        if config.logit_bias:  # SigLIP, arXiv:2303.15343, section 3.2: nearly all pairs do not match, and it starts so
+            self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, R, R), normalised by `minclip.data.normalize` -> features (B, E), not normalised."""
@@ -90,6 +96,8 @@ class CLIP(TextTransformer):
         image_features = F.normalize(self.encode_image(image), dim=-1)
         text_features = F.normalize(self.encode_text(text), dim=-1)
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.T
+        if self.config.logit_bias:
+            logits_per_image = logits_per_image + self.logit_bias
         return logits_per_image, logits_per_image.T
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ def plot_loss(rows: list[dict[str, float]], path: str | Path) -> None:
     epochs = [row["epoch"] for row in rows]
     axes.plot(epochs, [row["loss"] for row in rows], color="C0", linewidth=1, label="loss")
     axes.axhline(
-        rows[-1]["untrained"], color="0.3", linestyle="--", label=f"untrained: ln B = {rows[-1]['untrained']:.2f}"
+        rows[-1]["untrained"], color="0.3", linestyle="--", label=f"tells nothing apart: {rows[-1]['untrained']:.2f}"
     )
     floor = sum(row["floor"] for row in rows) / len(rows)
     axes.axhline(floor, color="0.3", linestyle=":", label=f"perfect, given duplicates: {floor:.2f}")

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from minclip_kernels import fused_clip_loss, fused_siglip_loss
 from tqdm import tqdm
 
 from minclip.checkpoint import save_weights
 from minclip.data import Pairs, augment
 from minclip.evaluate import recall_of_pairs
 from minclip.files import replacing
-from minclip.loss import clip_loss, loss_floor
+from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
 REPORTS = 10  # evaluations on the way, spread evenly
 METRICS = "metrics.csv"
+LOSSES, BACKENDS = ("clip", "siglip"), ("fused", "naive")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class TrainConfig:
     batch_size: int = 128
     lr: float = 1e-3
     seed: int = 0
+    loss: str = "clip"  # or "siglip", for a model with a logit_bias
+    backend: str = "fused"  # or "naive": the readable formula, with the B×B matrix
     weight_decay: float = 0.1
     warmup: float = 0.1  # share of all steps
     max_grad_norm: float = 1.0
@@ -42,6 +46,9 @@ def check_config(config: TrainConfig, n_captions: int | None = None) -> None:
     """Raise ValueError for what would waste the run; `n_captions` is checked once it is known."""
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"--seed is {config.seed}; it must be from 0 to 2^63 − 1")
+    if config.loss not in LOSSES or config.backend not in BACKENDS:
+        given = f"{config.loss!r} and {config.backend!r}"
+        raise ValueError(f"loss and backend are {given}; expected one of {LOSSES} and one of {BACKENDS}")
     if config.epochs < 1:
         raise ValueError(f"--epochs is {config.epochs}; it must be at least 1")
     if config.batch_size < 2:
@@ -86,17 +93,17 @@ def encode_by_length(model: CLIP, tokens: torch.Tensor, groups: int = TEXT_GROUP
     return torch.cat(features)[order.argsort()]
 
 
-def duplicate_floor(captions: torch.Tensor, pictures: torch.Tensor) -> float:
+def duplicate_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "clip") -> float:
     """What a perfect model pays on this batch, given the ids (B) of its captions and of its pictures.
 
-    A caption, or a picture, that stands in it k times cannot be told from itself, and pays ln k each time.
+    A caption, or a picture, that stands in it k times cannot be told from itself, and pays for it each time.
     """
 
-    def mean_log_count(ids: torch.Tensor) -> float:
+    def mean_cost(ids: torch.Tensor) -> float:
         _, group, counts = ids.unique(return_inverse=True, return_counts=True)
-        return counts[group].double().log().mean().item()
+        return cost_of_equals(counts, loss)[group].mean().item()
 
-    return max(mean_log_count(captions), mean_log_count(pictures))
+    return max(mean_cost(captions), mean_cost(pictures))
 
 
 def write_metrics(rows: list[dict[str, float]], path: Path) -> None:
@@ -106,18 +113,30 @@ def write_metrics(rows: list[dict[str, float]], path: Path) -> None:
         writer.writerows(rows)
 
 
+def contrastive_loss(
+    model: CLIP, image_features: torch.Tensor, text_features: torch.Tensor, config: TrainConfig
+) -> torch.Tensor:
+    """The loss of `config.loss` on features (B, E), by the kernels or by the readable formula."""
+    scale = model.logit_scale.exp()
+    if config.loss == "siglip":
+        function = fused_siglip_loss if config.backend == "fused" else siglip_loss
+        return function(image_features, text_features, scale, model.logit_bias)
+    function = fused_clip_loss if config.backend == "fused" else clip_loss
+    return function(image_features, text_features, scale)
+
+
 def train_step(
-    model: CLIP, optimizer: torch.optim.Optimizer, images: torch.Tensor, tokens: torch.Tensor, max_grad_norm: float
+    model: CLIP, optimizer: torch.optim.Optimizer, images: torch.Tensor, tokens: torch.Tensor, config: TrainConfig
 ) -> float:
     """One update on a batch of augmented pictures (B, 3, R, R) and token ids (B, T); returns the loss.
 
     Raises FloatingPointError, and leaves the weights alone, when the gradient is not finite.
     """
     image_features, text_features = model.encode_image(images), encode_by_length(model, tokens)
-    loss = clip_loss(image_features, text_features, model.logit_scale.exp())
+    loss = contrastive_loss(model, image_features, text_features, config)
     optimizer.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
     if not math.isfinite(norm):
         raise FloatingPointError(f"the loss is {loss.item()} and the norm of its gradient {norm}")
     optimizer.step()
@@ -144,7 +163,7 @@ def train(
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
     optimizer = make_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config))
-    untrained = loss_floor(config.batch_size)
+    untrained = cost_of_equals(torch.tensor(config.batch_size), config.loss).item()
     order = torch.empty(0)
     rows: list[dict[str, float]] = []
 
@@ -159,11 +178,11 @@ def train(
             pictures = augment(images[pairs.image_of_caption[batch].to(device)], generator)
             lr = schedule.get_last_lr()[0]
             try:
-                loss = train_step(model, optimizer, pictures, tokens[batch.to(device)], config.max_grad_norm)
+                loss = train_step(model, optimizer, pictures, tokens[batch.to(device)], config)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; try a lower --lr. Earlier reports are kept") from error
             schedule.step()
-            floor = duplicate_floor(caption_ids[batch], pairs.image_of_caption[batch])
+            floor = duplicate_floor(caption_ids[batch], pairs.image_of_caption[batch], config.loss)
             row = {"step": step, "epoch": step / steps_per_epoch, "loss": loss, "untrained": untrained, "floor": floor}
             row |= {"lr": lr, "logit_scale": model.logit_scale.exp().item(), "seconds": time.perf_counter() - start}
             rows.append(row)

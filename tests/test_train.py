@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minclip import CLIP, CLIPConfig, Tokenizer, clip_loss, loss_floor, train
+from minclip import CLIP, CLIPConfig, Tokenizer, clip_loss, loss_floor, siglip_loss, train
 from minclip.data import Pairs
 from minclip.train import TrainConfig
 
@@ -61,15 +61,43 @@ def test_two_runs_are_identical_and_another_seed_is_not(pairs, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(results[0][1].values(), results[1][1].values(), strict=True))
 
 
+def siglip_model(pairs: Pairs) -> tuple[CLIP, Tokenizer]:
+    model, tokenizer = new_model(pairs)
+    torch.manual_seed(0)
+    return CLIP(replace(model.config, logit_bias=True)), tokenizer
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_both_backends_give_the_same_training_curve(pairs, tmp_path, loss):
+    curves = []
+    for backend in ("fused", "naive"):
+        model, tokenizer = siglip_model(pairs) if loss == "siglip" else new_model(pairs)
+        config = TrainConfig(8, 8, loss=loss, backend=backend)
+        curves.append([row["loss"] for row in train.train(model, tokenizer, pairs, None, config, tmp_path)])
+    assert len(curves[0]) == 16
+    assert curves[0][-1] < curves[0][0] - 0.5
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_siglip_learns_from_its_own_level_of_knowing_nothing(pairs, tmp_path):
+    model, tokenizer = siglip_model(pairs)
+    rows = train.train(model, tokenizer, pairs, None, replace(FAST, loss="siglip"), tmp_path)
+    assert rows[0]["loss"] > rows[0]["untrained"] == pytest.approx(math.log(8) + 7 * math.log(8 / 7))
+    assert sum(row["loss"] for row in rows[-5:]) / 5 < rows[0]["untrained"] - 1
+    loaded = CLIP(model.config)
+    loaded.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert loaded.logit_bias.item() != -10
+
+
 def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
     batches = []
 
     step = train.train_step
 
-    def spy(model, optimizer, images, tokens, max_grad_norm):
+    def spy(model, optimizer, images, tokens, config):
         batches.extend(map(tuple, tokens.tolist()))
-        return step(model, optimizer, images, tokens, max_grad_norm)
+        return step(model, optimizer, images, tokens, config)
 
     monkeypatch.setattr(train, "train_step", spy)
     train.train(model, tokenizer, pairs, None, TrainConfig(2, 8), tmp_path)
@@ -92,7 +120,7 @@ def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     images = torch.randn(16, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    value = train.train_step(model, optimizer, images, tokenizer(pairs.captions), max_grad_norm=0.01)
+    value = train.train_step(model, optimizer, images, tokenizer(pairs.captions), TrainConfig(max_grad_norm=0.01))
     moved = math.sqrt(sum((p - before[name]).square().sum().item() for name, p in model.named_parameters()))
     assert moved == pytest.approx(0.01, rel=1e-3)
     assert model.logit_scale.item() <= math.log(100) + 1e-6
@@ -133,21 +161,24 @@ def test_the_floor_of_a_batch_counts_its_duplicates():
     assert train.duplicate_floor(different, torch.tensor([0, 1, 1, 1])) == pytest.approx(3 * math.log(3) / 4)
 
 
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
 @pytest.mark.parametrize("which", ["captions", "pictures"])
-def test_no_model_gets_under_the_floor_of_duplicates(which):
+def test_no_model_gets_under_the_floor_of_duplicates(which, loss):
     """Gradient descent on free features, equal ones for what is equal, ends at the floor."""
     same, different = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
     captions, pictures = (same, different) if which == "captions" else (different, same)
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(6, 8, generator=generator).requires_grad_() for _ in range(2)]
-    optimizer = torch.optim.Adam(features, lr=0.05)
-    loss = torch.tensor(0.0)
-    for _ in range(400):
-        loss = clip_loss(features[0][pictures], features[1][captions], 50.0)
+    bias = torch.zeros(()).requires_grad_()
+    optimizer = torch.optim.Adam([*features, bias], lr=0.05)
+    value = torch.tensor(0.0)
+    for _ in range(800):
+        image, text = features[0][pictures], features[1][captions]
+        value = clip_loss(image, text, 50.0) if loss == "clip" else siglip_loss(image, text, 50.0, bias)
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         optimizer.step()
-    assert loss.item() == pytest.approx(train.duplicate_floor(captions, pictures), abs=2e-3)
+    assert value.item() == pytest.approx(train.duplicate_floor(captions, pictures, loss), abs=2e-3)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
@@ -155,9 +186,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(
     step = train.train_step
     count = iter(range(100))
 
-    def break_at_16(model, optimizer, images, tokens, max_grad_norm):
+    def break_at_16(model, optimizer, images, tokens, config):
         images = images * math.nan if next(count) == 15 else images
-        return step(model, optimizer, images, tokens, max_grad_norm)
+        return step(model, optimizer, images, tokens, config)
 
     monkeypatch.setattr(train, "train_step", break_at_16)
     with pytest.raises(FloatingPointError, match=r"step 16: the loss is nan.*lower --lr"):
@@ -173,6 +204,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(
     ("config", "message"),
     [
         (TrainConfig(epochs=0), "--epochs is 0"),
+        (TrainConfig(loss="triplet"), "'triplet' and 'fused'"),
+        (TrainConfig(backend="fast"), "'clip' and 'fast'"),
         (TrainConfig(batch_size=1), "always 0"),
         (TrainConfig(batch_size=-4), "--batch-size is -4"),
         (TrainConfig(batch_size=17), "there are 16 captions"),
