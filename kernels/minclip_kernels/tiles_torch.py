@@ -51,7 +51,7 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
 
 def log2_sum_exp2(parts: Tensor) -> Tensor:
     """Combines the log-sum-exps of several blocks, (blocks, n), to those of all of them, (n,)."""
-    return torch.logsumexp(parts * LN_2, dim=0) / LN_2
+    return parts[0] if len(parts) == 1 else torch.logsumexp(parts * LN_2, dim=0) / LN_2
 
 
 def log_sum_exps(rows: Side, columns: Side, scale: Tensor, diagonal: int) -> tuple[Tensor, Tensor]:
