@@ -31,9 +31,12 @@ TORCH = {
         "return rows.inverse_norms[:, None]",
         "return rows.inverse_norms[:, None] ** 0",
     ),
-    "no maximum": ("(logits - row_max).exp2_().sum(dim=1)", "logits.exp2().sum(dim=1).mul_((-row_max[:, 0]).exp2())"),
+    "no maximum": (
+        "torch.sub(logits, row_max, out=other).exp2_().sum(dim=1)",
+        "logits.exp2().sum(dim=1).mul_((-row_max[:, 0]).exp2())",
+    ),
     "nothing left is not a number": (".clamp_min(lowest)", ""),
-    "e in place of 2": ("(logits - row_max).exp2_()", "(logits - row_max).exp_()"),
+    "e in place of 2": ("row_max, out=other).exp2_()", "row_max, out=other).exp_()"),
     "logits in place of cosines": (
         "return tile, cosines.sub_(center)",
         "return tile, cosines.mul_(scale).sub_(center)",

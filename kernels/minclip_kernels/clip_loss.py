@@ -155,11 +155,12 @@ def pair_cosines(image: Tensor, text: Tensor, x: Side, y: Side, step: int) -> Te
 def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int]) -> Tensor:
     """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (2, N)."""
     row_lses, column_lses = [], []
+    scratch = tiles.scratch(x, y, steps, coefficients=False)
     for rows in blocks(len(x.features), steps[0]):
         x_block = x.block(rows)
         of_rows, of_columns = zip(
             *(
-                tiles.log_sum_exps(x_block, y.block(columns), scale, rows.start - columns.start)
+                tiles.log_sum_exps(x_block, y.block(columns), scale, rows.start - columns.start, scratch)
                 for columns in blocks(len(y.features), steps[1])
             ),
             strict=True,
@@ -175,18 +176,19 @@ def sweep(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One pass over the coefficients G of all tiles.
 
-    tile: (image block, text block, rows, columns) to the coefficients (R, C) and any scalars.
+    tile: (image block, text block, rows, columns, scratch) to the coefficients (R, C) and any scalars.
     Returns Σ_j G_ij y_j and Σ_i G_ij x_i, taken back through the normalisation, (N, D) each in float32 or float64
     (empty where not needed); and the sums of the scalars.
     """
     image_gradient = x.inverse_norms.new_zeros(image.shape if needs_image else 0)
     text_gradient = y.inverse_norms.new_zeros(text.shape if needs_text else 0)
     scalars = []
+    scratch = tiles.scratch(x, y, steps, coefficients=True)
     for rows in blocks(len(image), steps[0]):
         x_block = x.block(rows)
         for columns in blocks(len(text), steps[1]):
             y_block = y.block(columns)
-            coefficients, *sums = tile(x_block, y_block, rows, columns)
+            coefficients, *sums = tile(x_block, y_block, rows, columns, scratch)
             scalars.append(torch.stack(sums))
             if needs_image:
                 tiles.accumulate(image_gradient[rows], coefficients, y_block.features)
@@ -218,7 +220,7 @@ def _clip_loss(
     needs_image: bool, needs_text: bool, needs_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The loss (); its gradients for both features, (N, D), or empty where none is needed; and for the scale, (1,)."""
-    with torch.autocast(image.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         tiles, scale = choose_tiles(backend, image), scalars[0] / LN_2
         steps = tiles.tile_shape(image, chunk_size)
         x, y = prepare(tiles, image, text, normalize)
@@ -237,9 +239,9 @@ def _clip_loss(
         pair = -torch.sigmoid(odds).sum(dim=0)
         center = cosines.mean()  # Σ G = 0, so any constant may be taken off the cosines; this leaves small numbers
 
-        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-            lses = row_lse[rows], column_lse[columns]
-            return tiles.coefficients(x_block, y_block, scale, rows.start - columns.start, *lses, pair[rows], center)
+        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice, scratch: Tensor) -> tuple[Tensor, Tensor]:
+            sums = row_lse[rows], column_lse[columns], pair[rows], center
+            return tiles.coefficients(x_block, y_block, scale, rows.start - columns.start, *sums, scratch)
 
         image_gradient, text_gradient, moment = sweep(
             tiles, tile, image, text, x, y, steps, normalize, needs_image, needs_text

@@ -47,7 +47,7 @@ def _siglip_loss(
     needs_image: bool, needs_text: bool, needs_scalars: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The loss (); its gradients for both features, (N, D), or empty where none is needed; for scale and bias, (2,)."""
-    with torch.autocast(image.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         tiles = choose_tiles(backend, image)
         scale, bias = scalars
         steps = tiles.tile_shape(image, chunk_size)
@@ -55,9 +55,9 @@ def _siglip_loss(
         pairs = pair_cosines(image, text, x, y, steps[0]) * scale + bias
         pair = -torch.sigmoid(-pairs)
 
-        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice) -> tuple[Tensor, ...]:
+        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice, scratch: Tensor) -> tuple[Tensor, ...]:
             diagonal = rows.start - columns.start
-            return tiles.sigmoid_tile(x_block, y_block, scale / LN_2, bias / LN_2, diagonal, pair[rows])
+            return tiles.sigmoid_tile(x_block, y_block, scale / LN_2, bias / LN_2, diagonal, pair[rows], scratch)
 
         image_gradient, text_gradient, (others, *moments) = sweep(
             tiles, tile, image, text, x, y, steps, normalize, needs_image, needs_text

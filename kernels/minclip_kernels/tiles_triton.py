@@ -175,6 +175,13 @@ def prepare(features: Tensor, inverse_norms: Tensor) -> Side:
     return Side(features.contiguous(), inverse_norms, inverse_norms.max() / 64)
 
 
+def scratch(rows: Side, columns: Side, steps: tuple[int, int], coefficients: bool) -> Tensor:
+    """Memory for the G' of one block of rows, which the next one uses again."""
+    dtype = torch.float32 if INTERPRETED else rows.features.dtype
+    shape = (min(steps[0], len(rows.features)), len(columns.features)) if coefficients else (0,)
+    return rows.features.new_empty(shape, dtype=dtype)
+
+
 def restore(rows: Side, columns: Side) -> Tensor:
     """What coefficients @ columns.features must be multiplied with to be the gradient for the rows' raw features."""
     return rows.unit * columns.unit
@@ -190,8 +197,10 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
         total.addmm_(coefficients.float(), features.float())
 
 
-def log_sum_exps(rows: Side, columns: Side, scale: Tensor, diagonal: int) -> tuple[Tensor, Tensor]:
-    """See tiles_torch.log_sum_exps."""
+def log_sum_exps(
+    rows: Side, columns: Side, scale: Tensor, diagonal: int, scratch: Tensor
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See tiles_torch.log_sum_exps; nothing is left in `scratch`."""
     _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, rows, columns)
     row_lse = scale.new_empty(column_blocks, len(rows.features))
     column_lse = scale.new_empty(row_blocks, len(columns.features))
@@ -201,11 +210,11 @@ def log_sum_exps(rows: Side, columns: Side, scale: Tensor, diagonal: int) -> tup
 
 def coefficients(
     rows: Side, columns: Side, scale: Tensor, diagonal: int, row_lse: Tensor, column_lse: Tensor, pair: Tensor,
-    center: Tensor,
+    center: Tensor, scratch: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See tiles_torch.coefficients; G' in the features' dtype."""
     _, row_blocks, column_blocks = _grid(coefficients_kernel, rows, columns)
-    out = _coefficient_buffer(rows, columns)
+    out = scratch[: len(rows.features)]
     moments = scale.new_empty(row_blocks * column_blocks)
     arguments = scale, center, 1 / restore(rows, columns), row_lse, column_lse, pair, out, moments
     _launch(coefficients_kernel, rows, columns, diagonal, *arguments)
@@ -213,20 +222,15 @@ def coefficients(
 
 
 def sigmoid_tile(
-    rows: Side, columns: Side, scale: Tensor, bias: Tensor, diagonal: int, pair: Tensor
+    rows: Side, columns: Side, scale: Tensor, bias: Tensor, diagonal: int, pair: Tensor, scratch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See tiles_torch.sigmoid_tile; G' in the features' dtype."""
     _, row_blocks, column_blocks = _grid(sigmoid_kernel, rows, columns)
-    out = _coefficient_buffer(rows, columns)
+    out = scratch[: len(rows.features)]
     sums = scale.new_empty(row_blocks * column_blocks, 3)
     _launch(sigmoid_kernel, rows, columns, diagonal, scale, bias, 1 / restore(rows, columns), pair, out, sums)
     loss, scale_moment, bias_moment = sums.sum(dim=0)
     return out.to(rows.features.dtype), loss, scale_moment, bias_moment
-
-
-def _coefficient_buffer(rows: Side, columns: Side) -> Tensor:
-    dtype = torch.float32 if INTERPRETED else rows.features.dtype
-    return rows.features.new_empty(len(rows.features), len(columns.features), dtype=dtype)
 
 
 def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
