@@ -88,7 +88,7 @@ def train_command(arguments: argparse.Namespace) -> int:
 
 
 def default_run(arguments: argparse.Namespace) -> Path:
-    source = Path(arguments.data).absolute().stem if arguments.data else f"emoji-{arguments.language}"
+    source = Path(arguments.data).absolute().stem if arguments.data else f"emoji-{arguments.language or 'en'}"
     return checkpoint.RUNS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -31,7 +31,7 @@ LOSSES, BACKENDS = ("clip", "siglip"), ("fused", "naive")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 48
+    epochs: int = 40
     batch_size: int = 128
     lr: float = 1e-3
     seed: int = 0

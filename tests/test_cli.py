@@ -54,6 +54,7 @@ def own_pictures(folder: Path, n: int) -> Path:
 
 def test_train_leaves_a_complete_run_folder(workplace):
     (run,) = (workplace / "runs").iterdir()
+    assert run.name.startswith("emoji-en-")
     assert {path.name for path in run.iterdir()} >= RUN_FILES | RUN_PICTURES
     for name in RUN_PICTURES:
         with Image.open(run / name) as picture:
