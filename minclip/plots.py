@@ -198,7 +198,7 @@ def plot_classes(
         bars.barh(range(len(labels)), probability[i].numpy(), color="C0")
         bars.set_yticks(range(len(labels)), [_short(label) for label in labels])
         bars.invert_yaxis()
-        bars.set(xlim=(0, 1.25), xticks=[0, 0.5, 1])
+        bars.set(xlim=(0, 1.35), xticks=[0, 0.5, 1])
         for row, (p, c) in enumerate(zip(probability[i].tolist(), cosine[i].tolist(), strict=True)):
             bars.text(p + 0.02, row, f"{p:.1%}  (cos {c:.2f})", va="center", fontsize=8)
     figure.axes[-1].set_xlabel("probability among these labels")
