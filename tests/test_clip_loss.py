@@ -307,6 +307,8 @@ def operator_arguments(needs=True):
     return image.requires_grad_(needs), text.requires_grad_(needs), scalars, True, "torch", None, needs, needs, needs
 
 
+# opcheck of torch 2.15 looks at gradients of tensors that are no leaves, and warns of itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("needs", [True, False])
 def test_operator_is_registered_rightly(needs):
     torch.library.opcheck(torch.ops.minclip_kernels.clip_loss.default, operator_arguments(needs))

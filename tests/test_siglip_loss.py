@@ -60,6 +60,8 @@ def test_bits_compile_and_autocast(where):
         assert other.scalars == plain.scalars
 
 
+# opcheck of torch 2.15 looks at gradients of tensors that are no leaves, and warns of itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("needs", [True, False])
 def test_operator_is_registered_rightly(needs):
     image, text = (tower.requires_grad_(needs) for tower in make_features("random", 5, 3))
