@@ -83,7 +83,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     plots.draw_run(model, tokenizer, shown, before, rows, run)
     print(f"{run}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
-        print_unseen(evaluate.recall_of_pairs(model, tokenizer, held_out))
+        print_unseen(rows[-1]["unseen_top1"], rows[-1]["unseen_top5"])
     return 0
 
 
@@ -117,10 +117,8 @@ def load_pairs(source: dict[str, Any], resolution: int) -> tuple[data.Pairs, dat
 def describe_start(
     model: CLIP, tokenizer: Tokenizer, pairs: data.Pairs, held_out: data.Pairs | None, config: TrainConfig, run: Path
 ) -> str:
-    longest, context = (
-        max(len(tokenizer.encode(caption)) + 2 for caption in pairs.captions),
-        model.config.context_length,
-    )
+    longest = max(len(tokenizer.encode(caption)) + 2 for caption in pairs.captions)
+    context = model.config.context_length
     cut = f"; captions of up to {longest} tokens are cut at {context}" if longest > context else ""
     tested = f"{len(held_out.names)} unseen pictures" if held_out else "nothing: too few pictures"
     return (
@@ -136,9 +134,9 @@ def _given(arguments: argparse.Namespace, config: type) -> dict[str, object]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def print_unseen(found: dict[str, dict[int, float]]) -> None:
-    print(f"unseen top-1 {100 * found['image_to_text'][1]:.1f} %")
-    print(f"unseen top-5 {100 * found['image_to_text'][5]:.1f} %")
+def print_unseen(top1: float, top5: float) -> None:
+    print(f"unseen top-1 {100 * top1:.1f} %")
+    print(f"unseen top-5 {100 * top5:.1f} %")
 
 
 # --- eval, classify, search -------------------------------------------------------------------------------------------
@@ -161,7 +159,7 @@ def eval_command(arguments: argparse.Namespace) -> int:
     for way, name in (("image_to_text", "picture -> caption"), ("text_to_image", "caption -> picture")):
         print(f"{name}  " + "  ".join(f"recall@{k} {100 * value:5.1f} %" for k, value in found[way].items()))
     if not arguments.data:
-        print_unseen(found)
+        print_unseen(found["image_to_text"][1], found["image_to_text"][5])
     return 0
 
 

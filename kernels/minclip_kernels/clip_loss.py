@@ -228,10 +228,8 @@ def _clip_loss(
         cosines = pair_cosines(image, text, x, y, steps[0])
         pairs = cosines * scale
         odds = (others - pairs) * LN_2
-        losses = (
-            F.softplus(odds) + pairs * 0
-        )  # an infinite feature gives NaN, as in the textbook, not softplus(-inf) = 0
-        loss = losses.mean().float()
+        # + pairs * 0: an infinite feature gives NaN, as in the textbook, and not softplus(-inf) = 0
+        loss = (F.softplus(odds) + pairs * 0).mean().float()
         if not (needs_image or needs_text or needs_scale):
             return loss, scalars.new_empty(0), scalars.new_empty(0), torch.zeros_like(scalars)
 
