@@ -1,0 +1,185 @@
+# %% [markdown]
+# # 02 · arange or identity?
+#
+# **The question.** CLIP wants a matrix of similarities to become diagonal: every picture with its own text. Then why
+# does everybody's code say `labels = torch.arange(N)`, and not "the target is the identity matrix"? It is one of the
+# most asked questions about CLIP ([openai/CLIP #301](https://github.com/openai/CLIP/issues/301)), with a twin:
+# "aren't the two losses identical?" ([#83](https://github.com/openai/CLIP/issues/83)).
+#
+# **You need** cosine similarity (lesson 01) and the softmax.
+#
+# **Afterwards you can** write CLIP's loss in three ways, say why they are one number, derive its gradient by hand,
+# and show that the picture loss and the text loss are two different things.
+
+# %%
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from matplotlib.patches import Rectangle
+
+import minclip
+
+torch.manual_seed(0)
+plt.style.use("lesson.mplstyle")
+# %% [markdown]
+# ## A batch, and its matrix
+#
+# Five pictures and their five texts, as features that a half-trained model might give them: each text is its picture
+# plus noise. Row *i* of the logits holds the similarities of picture *i* to all texts; the text that belongs to it is
+# in column *i*.
+
+# %%
+N, D = 5, 16
+image_features = torch.randn(N, D)  # (N, D)
+text_features = image_features + 1.5 * torch.randn(N, D)  # (N, D)
+logit_scale = 5.0
+logits = logit_scale * F.normalize(image_features, dim=1) @ F.normalize(text_features, dim=1).T  # (N, N)
+
+
+def show_matrix(axes, matrix, title, **colours):
+    image = axes.imshow(matrix, **colours)
+    for i in range(len(matrix)):
+        for j in range(len(matrix)):
+            red, green, blue, _ = image.to_rgba(matrix[i, j])
+            letters = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
+            axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=letters, fontsize=8)
+    axes.set(title=title, xlabel="text", ylabel="picture", xticks=range(len(matrix)), yticks=range(len(matrix)))
+
+
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
+show_matrix(left, logits, "logits")
+show_matrix(middle, logits.softmax(dim=1), "softmax of every row")
+show_matrix(right, torch.eye(N), "the target: identity")
+for axes in (left, middle):  # the ones of the target, laid over
+    for i in range(N):
+        axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+
+# %% [markdown]
+# ## One picture's share
+#
+# Cross-entropy compares a target distribution $t$ with the model's $p$: $-\sum_j t_j \ln p_j$. In row *i* of the
+# identity everything is zero but $t_i = 1$, so the sum has one term: $-\ln p_i$. Multiplying with a one-hot vector
+# *selects* a number.
+#
+# **Exercise 1.** Write the loss of the pictures as a beginner would: the one-hot matrix, times the log-softmax of
+# every row, minus, and the mean over the rows.
+
+
+# %%
+def onehot_loss(logits):
+    """logits (N, N), row = picture -> the mean cross-entropy of the rows, against the identity matrix."""
+    raise NotImplementedError
+
+
+# %%
+onehot_loss = check.onehot_loss(onehot_loss)
+
+# %% [markdown]
+# ## The same, without the zeros
+#
+# To *select* a number one need not multiply with N−1 zeros: its place is enough. The ones of the identity matrix
+# stand in column 0 of row 0, column 1 of row 1, … so the places are 0, 1, …, N−1. That list is `torch.arange(N)`, and
+# `F.cross_entropy(logits, labels)` takes places.
+#
+# **Exercise 2.** Write the same loss with labels.
+
+
+# %%
+def arange_loss(logits):
+    """logits (N, N) -> the same number as onehot_loss, from labels instead of a matrix."""
+    raise NotImplementedError
+
+
+# %%
+arange_loss = check.arange_loss(arange_loss)
+
+# %% [markdown]
+# Three formulas, one number. The third one is how the fused kernel of this project sees it (lesson 14): the logarithm
+# of the sum of a row's exponentials, minus the logit on the diagonal.
+
+# %%
+lse_loss = (logits.logsumexp(dim=1) - logits.diagonal()).mean()
+for name, value in (("one-hot", onehot_loss(logits)), ("arange", arange_loss(logits)), ("log-sum-exp", lse_loss)):
+    print(f"{name:12} {value:.6f}")
+
+# %% [markdown]
+# So the two are equal for every N. What differs is what they cost: the one-hot way reads a second N×N matrix, of
+# which all but N entries are zero. Here are both, in bytes, for the batch of the paper ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020)).
+
+# %%
+batch = 32768
+print(f"the identity matrix in float32: {4 * batch**2 / 2**30:.1f} GiB")
+print(f"the labels in int64:            {8 * batch / 2**10:.0f} KiB")
+
+# %% [markdown]
+# ## Pictures choose texts, texts choose pictures
+#
+# "The labels are the same for rows and columns, so the two losses must be identical" — the labels are, the losses are
+# not. A softmax over a *row* asks: of all texts, which is this picture's? A softmax over a *column* asks: of all
+# pictures, which is this text's? The sums in the denominators run over different numbers.
+
+# %%
+loss_per_image, loss_per_text = arange_loss(logits), arange_loss(logits.T)
+print(f"rows    {loss_per_image:.4f}")
+print(f"columns {loss_per_text:.4f}")
+print(f"half of both, CLIP's loss: {(loss_per_image + loss_per_text) / 2:.4f}")
+print(f"minclip.clip_loss:         {minclip.clip_loss(image_features, text_features, logit_scale):.4f}")
+
+# %% [markdown]
+# How different can they be? Take two pictures of cats that look alike, and two captions of which one is far from
+# everything:
+
+# %%
+lopsided = torch.tensor([[4.0, 0.0], [4.0, 0.0]])  # both pictures like text 0
+print(f"rows    {arange_loss(lopsided):.4f}   (picture 1 chooses the wrong text, and is sure of it)")
+print(f"columns {arange_loss(lopsided.T):.4f}   (each text finds both pictures equal: ln 2)")
+
+# %% [markdown]
+# ## The gradient by hand
+#
+# For one row, $-\ln p_i = \ln \sum_j e^{z_{ij}} - z_{ii}$. Its derivative with respect to $z_{ij}$ is $p_{ij}$ from
+# the first term, and $-1$ at $j = i$ from the second: *softmax minus one-hot*. So here the identity matrix is back,
+# in the gradient, whichever way the loss was written. Columns give the same with their own softmax. With the mean
+# over N rows and the half:
+#
+# $$\frac{\partial L}{\partial z} = \frac{P^\mathrm{row} + P^\mathrm{column} - 2 I}{2N}$$
+#
+# **Exercise 3.** Write it. The check compares with autograd.
+
+
+# %%
+def logit_gradient(logits):
+    """logits (N, N) -> the derivative of CLIP's loss (half rows, half columns) with respect to each of them, (N, N)."""
+    raise NotImplementedError
+
+
+# %%
+logit_gradient = check.logit_gradient(logit_gradient)
+
+# %%
+gradient = logit_gradient(logits)
+figure, axes = plt.subplots(figsize=(4.6, 3.8))
+largest = gradient.abs().max()
+show_matrix(axes, -gradient, "minus the gradient: + pulls, − pushes", cmap="RdBu", vmin=-largest, vmax=largest)
+print("sum over everything:", f"{gradient.sum():.1e}")
+
+# %% [markdown]
+# The diagonal is pulled up, everything else is pushed down, in proportion to how much of the probability it took. The
+# sum is zero up to rounding: raising all logits alike changes no softmax.
+#
+# ## What this lesson does not show
+#
+# Which of the forms is fastest (lesson 12 measures memory, lesson 14 counts operations), and what happens when two
+# texts of a batch are the same: then the identity matrix is *wrong*, it says that an equal text is a negative (lesson
+# 03).
+#
+# ## What you take away
+#
+# - The labels `arange(N)` *are* the identity matrix, written as the places of its ones. Same loss, same gradient, for
+#   every N.
+# - Rows and columns have the same labels and different denominators: two losses, and CLIP takes half of each.
+# - The gradient is softmax over rows + softmax over columns − 2I, over 2N.
+#
+# Stuck? `from solutions.lesson_02 import onehot_loss`, or read [solutions/lesson_02.py](solutions/lesson_02.py).

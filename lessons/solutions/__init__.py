@@ -1,0 +1,1 @@
+"""One module a lesson, one function an exercise; written so that reading one teaches something too."""

@@ -1,0 +1,122 @@
+"""Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+LESSONS = Path(__file__).resolve().parent.parent / "lessons"
+sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solutions.lesson_02 import …`
+
+import build  # noqa: E402
+import check  # noqa: E402
+
+SOURCES = build.sources()
+EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
+SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
+
+# Wrong answers that someone would give: each must be refused. Solutions take what the exercise takes.
+MISTAKES = {
+    # --- 00
+    # --- 01
+    # --- 02
+    "onehot_loss": [
+        lambda logits: -(torch.eye(len(logits)) * logits.log_softmax(dim=0)).sum(dim=1).mean(),  # columns
+        lambda logits: -(torch.eye(len(logits)) * logits.log_softmax(dim=1)).mean(),  # over N² instead of N
+    ],
+    "arange_loss": [lambda logits: F.cross_entropy(logits.T, torch.arange(len(logits)))],
+    "logit_gradient": [
+        lambda z: (z.softmax(dim=1) + z.softmax(dim=0) - torch.eye(len(z))) / (2 * len(z)),
+        lambda z: (z.softmax(dim=1) - torch.eye(len(z))) / len(z),  # one direction only
+    ],
+    # --- 03
+    # --- 04
+    # --- 05
+    # --- 06
+    # --- 07
+    # --- 08
+    # --- 09
+    # --- 10
+    # --- 12
+    # --- 13
+    # --- 14
+}
+
+
+def solution(source: Path, name: str):
+    return getattr(importlib.import_module(f"solutions.lesson_{source.name[:2]}"), name)
+
+
+@pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
+def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys):
+    namespace = {}
+    exec(
+        "import torch\nimport triton\nimport triton.language as tl\n" + build.stubs(build.read(source))[name].source,
+        namespace,
+    )
+    judge = getattr(check, name)
+    assert judge(namespace[name]) is solution(source, name), "the lesson goes on with the solution"
+    assert capsys.readouterr().out.startswith(NOT_YET)
+    assert judge(solution(source, name)) is solution(source, name)
+    assert capsys.readouterr().out.startswith(SOLVED)
+
+
+@pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
+def test_mistakes_are_refused_with_a_counter_example(source, name, capsys):
+    for mistake in MISTAKES[name]:
+        assert getattr(check, name)(mistake) is solution(source, name)
+        assert capsys.readouterr().out.startswith(WRONG)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_notebook_has_the_cells_of_the_source(source):
+    notebook, written = nbformat.read(source.with_suffix(".ipynb"), as_version=4), build.read(source)
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        (cell.cell_type, cell.source) for cell in written.cells
+    ]
+    nbformat.validate(notebook)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_committed_notebook_ran_to_its_end_without_an_error(source):
+    cells = [
+        cell for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells if cell.cell_type == "code"
+    ]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "a lesson has a picture"
+
+
+@pytest.mark.parametrize("solved", [False, True], ids=["as shipped", "solved"])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_lesson_runs_from_a_clean_kernel(source, solved):
+    verdicts = run(source, solved, fast=True)
+    assert verdicts == {SOLVED if solved else NOT_YET}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solved", [False, True], ids=["as shipped", "solved"])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_lesson_runs_in_full_within_its_time(source, solved):
+    assert run(source, solved, fast=False) == {SOLVED if solved else NOT_YET}
+
+
+def run(source: Path, solved: bool, fast: bool) -> set[str]:
+    """Runs a lesson; returns the first letters of its verdict lines."""
+    notebook = build.read(source)
+    expected = len(build.stubs(notebook))
+    if solved:
+        build.solve(notebook, source.name[:2])
+    seconds = build.run(notebook, fast)
+    assert fast or seconds <= build.BUDGET[source.name[:2]]
+    texts = [
+        output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stdout"
+    ]
+    verdicts = [line[0] for text in texts for line in text.splitlines() if line[:2] in ("✓ ", "… ", "✗ ")]
+    assert len(verdicts) == expected, "one verdict for each exercise"
+    return set(verdicts)
