@@ -55,17 +55,15 @@ def run(loss, image, text, *scalars, **options):
 def expected(image, text, scale, bias=None, normalize=True):
     """The reference, on the CPU, and every gradient's sum taken over absolute values."""
     image, text = image.detach().cpu(), text.detach().cpu()
-    x, y, cosines = reference._cosines(image, text, normalize)
     if bias is None:
-        coefficients = reference.clip_coefficients(cosines, scale).abs() / (2 * len(x))
         loss = reference.clip_loss(image, text, scale, normalize=normalize)
-        gradients = reference.clip_loss_gradients(image, text, scale, normalize=normalize)
     else:
-        coefficients = reference.siglip_coefficients(cosines, scale, bias).abs() / len(x)
         loss = reference.siglip_loss(image, text, scale, bias, normalize=normalize)
-        gradients = reference.siglip_loss_gradients(image, text, scale, bias, normalize=normalize)
+    gradients = reference.gradients(image, text, scale, bias, normalize=normalize)
+    coefficients = gradients.logits.abs()
+    x, y = (F.normalize(tower.double(), dim=1) if normalize else tower.double() for tower in (image, text))
     step = 2**-25 * image.shape[1] ** 0.5 if image.dtype == torch.float16 else 0.0
-    one = torch.ones(len(x), dtype=torch.float64)
+    one = torch.ones(len(image), dtype=torch.float64)
     image_norms = image.double().norm(dim=1).clamp_min(1e-12) if normalize else one
     text_norms = text.double().norm(dim=1).clamp_min(1e-12) if normalize else one
     return SimpleNamespace(
@@ -75,7 +73,7 @@ def expected(image, text, scale, bias=None, normalize=True):
         scalars=(gradients.logit_scale, gradients.logit_bias)[: 1 if bias is None else 2],
         image_absolute=scale * (coefficients @ y.norm(dim=1)) / image_norms,
         text_absolute=scale * (coefficients.T @ x.norm(dim=1)) / text_norms,
-        scalars_absolute=((coefficients * cosines).abs().sum(), coefficients.sum()),
+        scalars_absolute=((coefficients * (x @ y.T)).abs().sum(), coefficients.sum()),
         # where a loss is below 1e-13, float64 itself has no digit of it; and float16 holds nothing between its steps
         image_floor=1e-14 * (1 + scale) / image_norms + step,
         text_floor=1e-14 * (1 + scale) / text_norms + step,

@@ -32,13 +32,13 @@ def test_the_formulas_are_the_derivatives(count, width, scale, normalize, with_z
     scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
     loss = reference.clip_loss(image, text, scale, normalize=normalize)
-    formulas = reference.clip_loss_gradients(image, text, scale, normalize=normalize)
+    formulas = reference.gradients(image, text, scale, normalize=normalize)
     derivatives = torch.autograd.grad(loss, (image, text, scale))
     torch.testing.assert_close(derivatives, formulas[:3])
     loss = reference.siglip_loss(image, text, scale, bias, normalize=normalize)
-    formulas = reference.siglip_loss_gradients(image, text, scale, bias, normalize=normalize)
+    formulas = reference.gradients(image, text, scale, bias, normalize=normalize)
     derivatives = torch.autograd.grad(loss, (image, text, scale, bias))
-    torch.testing.assert_close(derivatives, tuple(formulas))
+    torch.testing.assert_close(derivatives, formulas[:4])
 
 
 def test_by_hand():

@@ -65,8 +65,8 @@ def test_bits_compile_and_autocast(where):
 @pytest.mark.parametrize("needs", [True, False])
 def test_operator_is_registered_rightly(needs):
     image, text = (tower.requires_grad_(needs) for tower in make_features("random", 5, 3))
-    scalars = torch.tensor([3.0, -2.0], requires_grad=needs)
-    arguments = (image, text, scalars, True, "torch", None, needs, needs, needs)
+    scale, bias = (torch.tensor(value, requires_grad=needs) for value in (3.0, -2.0))
+    arguments = (image, text, scale, bias, True, "torch", None, [needs, needs])
     torch.library.opcheck(torch.ops.minclip_kernels.siglip_loss.default, arguments)
 
 

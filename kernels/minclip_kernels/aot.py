@@ -1,8 +1,8 @@
 """Compiles every kernel for GPUs that are not there, and checks what came out: python -m minclip_kernels.aot
 
-Each kernel is compiled with the tile that the launcher would choose (tiles_triton.choose_tile), in each dtype, for each
-architecture; ptxas, cuobjdump and nvdisasm come inside the triton package. The width D is an argument of the kernels
-and no constant: one binary serves D = 128, 512, 768, 1024 and every other multiple of 16.
+Each kernel is compiled with the blocks that the launcher would choose (tiles_triton.choose_blocking), in each dtype,
+for each architecture; ptxas, cuobjdump and nvdisasm come inside the triton package. The width D is an argument of the
+kernels and no constant: one binary serves D = 128, 512, 768, 1024 and every other multiple of 16.
 
 Exit status 1 if a budget is broken: a spill, too much shared memory for the architecture, a product that misses the
 tensor cores in bfloat16 or float16, fewer than two blocks per SM on sm_90, or more than two exponentials per element.
@@ -59,7 +59,7 @@ class Report:
     shared: int  # bytes
     blocks_per_sm: int
     instruction: str
-    exponentials: float  # per element of the tile
+    exponentials: float  # per element of the product
 
     def broken(self, architecture: Architecture, dtype: str) -> list[str]:
         """The budgets that this kernel does not keep."""
@@ -76,18 +76,18 @@ class Report:
 
 def compile_kernel(kernel: str, name: str, dtype: str) -> Report:
     """Compiles one kernel for the architecture `name`, and reads the result."""
-    tile = tiles_triton.choose_tile(KERNELS[kernel], name, DTYPES[dtype])
+    blocking = tiles_triton.choose_blocking(KERNELS[kernel], name, DTYPES[dtype])
     target = GPUTarget("hip", name, 64) if name.startswith("gfx") else GPUTarget("cuda", int(name[3:]), 32)
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
-    compiled = triton.compile(_source(KERNELS[kernel], tile, dtype), target=target, options=options)
-    elements_per_thread = tile.block_m * tile.block_n / (tile.num_warps * target.warp_size)
+    options = {"num_warps": blocking.num_warps, "num_stages": blocking.num_stages, "enable_fp_fusion": True}
+    compiled = triton.compile(_source(KERNELS[kernel], blocking, dtype), target=target, options=options)
+    elements_per_thread = blocking.block_m * blocking.block_n / (blocking.num_warps * target.warp_size)
     shared = compiled.metadata.shared
     if target.backend == "hip":
-        return _read_amd(compiled.asm["amdgcn"], shared, tile, elements_per_thread)
-    return _read_nvidia(compiled.asm["cubin"], shared, tile, elements_per_thread, ARCHITECTURES[name])
+        return _read_amd(compiled.asm["amdgcn"], shared, blocking, elements_per_thread)
+    return _read_nvidia(compiled.asm["cubin"], shared, blocking, elements_per_thread, ARCHITECTURES[name])
 
 
-def _source(kernel, tile: tiles_triton.Tile, dtype: str) -> ASTSource:
+def _source(kernel, blocking: tiles_triton.Blocking, dtype: str) -> ASTSource:
     def kind(name: str) -> str:
         if name.isupper():
             return "constexpr"
@@ -97,8 +97,8 @@ def _source(kernel, tile: tiles_triton.Tile, dtype: str) -> ASTSource:
 
     signature = {name: kind(name) for name in kernel.arg_names}
     constants = {
-        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "GROUP_M": tile.group_m,
-        "PRECISION": "ieee",
+        "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
+        "GROUP_M": blocking.group_m, "PRECISION": "ieee",
     }  # fmt: skip
     # what the launcher sees too: torch's memory is aligned, and sizes are multiples of 16
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if not name.isupper()}
@@ -106,7 +106,7 @@ def _source(kernel, tile: tiles_triton.Tile, dtype: str) -> ASTSource:
 
 
 def _read_nvidia(
-    cubin: bytes, shared: int, tile: tiles_triton.Tile, elements_per_thread: float, architecture: Architecture
+    cubin: bytes, shared: int, blocking: tiles_triton.Blocking, elements_per_thread: float, architecture: Architecture
 ) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -117,9 +117,9 @@ def _read_nvidia(
     assert match, usage
     registers = int(match[1])
     allocated = math.ceil(registers / 8) * 8
-    by_registers = WARP_REGISTERS // (allocated * tile.num_warps)
+    by_registers = WARP_REGISTERS // (allocated * blocking.num_warps)
     by_memory = architecture.shared_kib * 1024 // (shared + 1024)  # each block takes 1 KiB for itself
-    by_tensor_memory = 512 // tile.block_n if "UTCHMMA" in assembly else by_memory
+    by_tensor_memory = 512 // blocking.block_n if "UTCHMMA" in assembly else by_memory
     return Report(
         registers=registers,
         spills=len(re.findall(r"\b(?:LDL|STL)\b", assembly)),
@@ -130,7 +130,7 @@ def _read_nvidia(
     )
 
 
-def _read_amd(assembly: str, shared: int, tile: tiles_triton.Tile, elements_per_thread: float) -> Report:
+def _read_amd(assembly: str, shared: int, blocking: tiles_triton.Blocking, elements_per_thread: float) -> Report:
     def field(name: str) -> int:
         match = re.search(rf"\.{name}:\s+(\d+)", assembly)
         assert match, f"no {name} in the assembly"
@@ -142,7 +142,7 @@ def _read_amd(assembly: str, shared: int, tile: tiles_triton.Tile, elements_per_
         registers=registers,
         spills=field("vgpr_spill_count") + field("sgpr_spill_count"),
         shared=shared,
-        blocks_per_sm=min(waves_per_simd * 4 // tile.num_warps, 64 * 1024 // shared),
+        blocks_per_sm=min(waves_per_simd * 4 // blocking.num_warps, 64 * 1024 // shared),
         instruction=_first(("v_mfma", "v_fma"), assembly),
         exponentials=len(re.findall("v_exp_f32", assembly)) / elements_per_thread,
     )

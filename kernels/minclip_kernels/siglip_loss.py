@@ -3,21 +3,22 @@
 Its coefficients need no sum over the others, so loss and gradients come from the same tile.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minclip_kernels.clip_loss import (
-    as_vector,
+    as_scalar,
     check_arguments,
     choose_tiles,
     needed_gradients,
     pair_cosines,
-    prepare,
     register,
     sweep,
 )
-from minclip_kernels.tiles_torch import LN_2, Side
+from minclip_kernels.tiles_torch import LN_2, Tile
 
 
 def fused_siglip_loss(
@@ -36,35 +37,34 @@ def fused_siglip_loss(
     arguments, the result and the errors are those of `fused_clip_loss`; logit_bias is a scalar like logit_scale.
     """
     check_arguments(image_features, text_features, backend, chunk_size)
-    scalars = as_vector(image_features, logit_scale=logit_scale, logit_bias=logit_bias)
-    needs = needed_gradients(image_features, text_features, scalars)
-    return _siglip_loss(image_features, text_features, scalars, normalize, backend, chunk_size, *needs)[0]
+    scale = as_scalar("logit_scale", logit_scale, image_features)
+    bias = as_scalar("logit_bias", logit_bias, image_features)
+    needs = needed_gradients(image_features, text_features)
+    return _siglip_loss(image_features, text_features, scale, bias, normalize, backend, chunk_size, needs)[0]
 
 
 @torch.library.custom_op("minclip_kernels::siglip_loss", mutates_args=())
 def _siglip_loss(
-    image: Tensor, text: Tensor, scalars: Tensor, normalize: bool, backend: str, chunk_size: int | None,
-    needs_image: bool, needs_text: bool, needs_scalars: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The loss (); its gradients for both features, (N, D), or empty where none is needed; for scale and bias, (2,)."""
+    image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, normalize: bool, backend: str,
+    chunk_size: int | None, needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The loss (); its gradients for both features, (N, D), or empty where none is needed; for scale and bias, ()."""
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         tiles = choose_tiles(backend, image)
-        scale, bias = scalars
         steps = tiles.tile_shape(image, chunk_size)
-        x, y = prepare(tiles, image, text, normalize)
-        pairs = pair_cosines(image, text, x, y, steps[0]) * scale + bias
+        x, y = tiles.prepare(image, normalize), tiles.prepare(text, normalize)
+        pairs = pair_cosines(tiles, x, y, steps[0]) * logit_scale + logit_bias
         pair = -torch.sigmoid(-pairs)
 
-        def tile(x_block: Side, y_block: Side, rows: slice, columns: slice, scratch: Tensor) -> tuple[Tensor, ...]:
-            diagonal = rows.start - columns.start
-            return tiles.sigmoid_tile(x_block, y_block, scale / LN_2, bias / LN_2, diagonal, pair[rows], scratch)
+        def coefficients(tile: Tile) -> tuple[Tensor, ...]:
+            return tiles.sigmoid_coefficients(tile, logit_scale / LN_2, logit_bias / LN_2, pair[tile.rows])
 
-        image_gradient, text_gradient, (others, *moments) = sweep(
-            tiles, tile, image, text, x, y, steps, normalize, needs_image, needs_text
+        factor = logit_scale / len(image)
+        *gradients, others, scale_moment, bias_moment = sweep(
+            tiles, coefficients, x, y, steps, tiles.scratch(x, y, steps, True), normalize, factor, needs
         )
         loss = (others + (F.softplus(-pairs) + pairs * 0).sum()) / len(image)  # pairs * 0: see clip_loss
-        factor = scale / len(image)
-        return loss.float(), image_gradient.mul_(factor), text_gradient.mul_(factor), torch.stack(moments) / len(image)
+        return loss.float(), *gradients, scale_moment / len(image), bias_moment / len(image)
 
 
-register(_siglip_loss)
+register(_siglip_loss, tensors=4)

@@ -19,14 +19,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from minclip_kernels.tiles_torch import Side, log2_sum_exp2
+from minclip_kernels.tiles_torch import Side, Tile, inverse_norms, log2_sum_exp2
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # @triton.jit decides now, too
 LARGEST_CHUNK = 512 * 2**20  # bytes of coefficients in memory at once
 
 
 @dataclass(frozen=True)
-class Tile:
+class Blocking:
     block_m: int = 64
     block_n: int = 128
     block_k: int = 64
@@ -35,7 +35,7 @@ class Tile:
     num_stages: int = 4
 
 
-INTERPRETER_TILE = Tile(block_n=64)
+INTERPRETER_BLOCKING = Blocking(block_n=64)
 
 
 @triton.jit
@@ -150,18 +150,18 @@ def sigmoid_kernel(
     tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
 
 
-def choose_tile(kernel, architecture: str, dtype: torch.dtype) -> Tile:
-    """The tile for an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
-    tile = Tile()
+def choose_blocking(kernel, architecture: str, dtype: torch.dtype) -> Blocking:
+    """For an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
+    blocking = Blocking()
     if architecture.startswith("gfx"):
-        tile = Tile(num_stages=2)  # 64 KiB of shared memory
+        blocking = Blocking(num_stages=2)  # 64 KiB of shared memory
     elif architecture in ("sm_86", "sm_89", "sm_120"):
-        tile = Tile(num_stages=3)  # 99 KiB
+        blocking = Blocking(num_stages=3)  # 99 KiB
     if dtype == torch.float32:  # no tensor cores: twice the threads hold the same product
-        tile = replace(tile, block_k=32, num_warps=8)
+        blocking = replace(blocking, block_k=32, num_warps=8)
     if kernel is sigmoid_kernel:  # the longest epilogue: the whole width spills registers
-        tile = replace(tile, block_n=64, num_warps=4)
-    return tile
+        blocking = replace(blocking, block_n=64, num_warps=4)
+    return blocking
 
 
 def tile_shape(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
@@ -170,21 +170,20 @@ def tile_shape(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
     return chunk_size or max(64, LARGEST_CHUNK // (features.element_size() * count) // 64 * 64), count
 
 
-def prepare(features: Tensor, inverse_norms: Tensor) -> Side:
-    """The raw features, row after row in memory, and a unit that makes the largest norm 64 units."""
-    return Side(features.contiguous(), inverse_norms, inverse_norms.max() / 64)
+def prepare(features: Tensor, normalize: bool) -> Side:
+    """The raw features, row after row in memory, and a unit of length that makes the largest norm 64 units."""
+    inverse = inverse_norms(features, normalize)
+    return Side(features.contiguous(), inverse, inverse.max() / 64)
 
 
-def scratch(rows: Side, columns: Side, steps: tuple[int, int], coefficients: bool) -> Tensor:
-    """Memory for the G' of one block of rows, which the next one uses again."""
-    dtype = torch.float32 if INTERPRETED else rows.features.dtype
-    shape = (min(steps[0], len(rows.features)), len(columns.features)) if coefficients else (0,)
-    return rows.features.new_empty(shape, dtype=dtype)
+def unit(block: Side) -> Tensor:
+    """The normalised features, (n, D) in float32."""
+    return block.features * block.inverse_norms
 
 
 def restore(rows: Side, columns: Side) -> Tensor:
     """What coefficients @ columns.features must be multiplied with to be the gradient for the rows' raw features."""
-    return rows.unit * columns.unit
+    return rows.unit_length * columns.unit_length
 
 
 def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
@@ -197,63 +196,67 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
         total.addmm_(coefficients.float(), features.float())
 
 
-def log_sum_exps(
-    rows: Side, columns: Side, scale: Tensor, diagonal: int, scratch: Tensor
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """See tiles_torch.log_sum_exps; nothing is left in `scratch`."""
-    _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, rows, columns)
-    row_lse = scale.new_empty(column_blocks, len(rows.features))
-    column_lse = scale.new_empty(row_blocks, len(columns.features))
-    _launch(log_sum_exp_kernel, rows, columns, diagonal, scale, row_lse, column_lse)
+def scratch(x: Side, y: Side, steps: tuple[int, int], coefficients: bool) -> Tensor:
+    """The G' of one block of rows."""
+    dtype = torch.float32 if INTERPRETED else x.features.dtype
+    shape = (min(steps[0], len(x.features)), len(y.features)) if coefficients else (0, 0)
+    return x.features.new_empty(shape, dtype=dtype)
+
+
+def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """See tiles_torch.log_sum_exps; -inf where nothing is left."""
+    _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, tile)
+    row_lse = scale.new_empty(column_blocks, len(tile.x.features))
+    column_lse = scale.new_empty(row_blocks, len(tile.y.features))
+    _launch(log_sum_exp_kernel, tile, scale, row_lse, column_lse)
     return log2_sum_exp2(row_lse), log2_sum_exp2(column_lse)
 
 
 def coefficients(
-    rows: Side, columns: Side, scale: Tensor, diagonal: int, row_lse: Tensor, column_lse: Tensor, pair: Tensor,
-    center: Tensor, scratch: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    tile: Tile, scale: Tensor, row_lse: Tensor, column_lse: Tensor, pair: Tensor, center: Tensor
+) -> tuple[Tensor, Tensor]:
     """See tiles_torch.coefficients; G' in the features' dtype."""
-    _, row_blocks, column_blocks = _grid(coefficients_kernel, rows, columns)
-    out = scratch[: len(rows.features)]
+    _, row_blocks, column_blocks = _grid(coefficients_kernel, tile)
+    out, weight = tile.scratch[: len(tile.x.features)], 1 / restore(tile.x, tile.y)
     moments = scale.new_empty(row_blocks * column_blocks)
-    arguments = scale, center, 1 / restore(rows, columns), row_lse, column_lse, pair, out, moments
-    _launch(coefficients_kernel, rows, columns, diagonal, *arguments)
-    return out.to(rows.features.dtype), moments.sum()
+    _launch(coefficients_kernel, tile, scale, center, weight, row_lse, column_lse, pair, out, moments)
+    return out.to(tile.x.features.dtype), moments.sum()
 
 
-def sigmoid_tile(
-    rows: Side, columns: Side, scale: Tensor, bias: Tensor, diagonal: int, pair: Tensor, scratch: Tensor
+def sigmoid_coefficients(
+    tile: Tile, scale: Tensor, bias: Tensor, pair: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See tiles_torch.sigmoid_tile; G' in the features' dtype."""
-    _, row_blocks, column_blocks = _grid(sigmoid_kernel, rows, columns)
-    out = scratch[: len(rows.features)]
+    """See tiles_torch.sigmoid_coefficients; G' in the features' dtype."""
+    _, row_blocks, column_blocks = _grid(sigmoid_kernel, tile)
+    out, weight = tile.scratch[: len(tile.x.features)], 1 / restore(tile.x, tile.y)
     sums = scale.new_empty(row_blocks * column_blocks, 3)
-    _launch(sigmoid_kernel, rows, columns, diagonal, scale, bias, 1 / restore(rows, columns), pair, out, sums)
+    _launch(sigmoid_kernel, tile, scale, bias, weight, pair, out, sums)
     loss, scale_moment, bias_moment = sums.sum(dim=0)
-    return out.to(rows.features.dtype), loss, scale_moment, bias_moment
+    return out.to(tile.x.features.dtype), loss, scale_moment, bias_moment
 
 
-def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
-    """The tile, and how many of them lie below and beside each other."""
-    device, dtype = rows.features.device, rows.features.dtype
+def _grid(kernel, tile: Tile) -> tuple[Blocking, int, int]:
+    """How the kernel cuts the tile, and how many blocks then lie below and beside each other."""
+    device, dtype = tile.x.features.device, tile.x.features.dtype
     if INTERPRETED:
-        tile = INTERPRETER_TILE
+        blocking = INTERPRETER_BLOCKING
     elif torch.version.hip is not None:
-        tile = choose_tile(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
+        blocking = choose_blocking(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
     else:
-        tile = choose_tile(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
-    return tile, triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
+        blocking = choose_blocking(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
+    rows, columns = len(tile.x.features), len(tile.y.features)
+    return blocking, triton.cdiv(rows, blocking.block_m), triton.cdiv(columns, blocking.block_n)
 
 
-def _launch(kernel, rows: Side, columns: Side, diagonal: int, *arguments: Tensor) -> None:
-    x, y = rows.features, columns.features
+def _launch(kernel, tile: Tile, *arguments: Tensor) -> None:
+    x, y = tile.x.features, tile.y.features
     if INTERPRETED:
         x, y = x.float(), y.float()
-    tile, row_blocks, column_blocks = _grid(kernel, rows, columns)
+    blocking, row_blocks, column_blocks = _grid(kernel, tile)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         kernel[(row_blocks * column_blocks,)](
-            x, y, rows.inverse_norms, columns.inverse_norms, *arguments, len(x), len(y), x.shape[1], diagonal,
-            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
+            x, y, tile.x.inverse_norms, tile.y.inverse_norms, *arguments, len(x), len(y), x.shape[1], tile.diagonal,
+            BLOCK_M=blocking.block_m, BLOCK_N=blocking.block_n, BLOCK_K=blocking.block_k, GROUP_M=blocking.group_m,
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-            num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
+            num_warps=blocking.num_warps, num_stages=blocking.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
