@@ -82,6 +82,8 @@ def test_cleaning_mends_unicode_unescapes_twice_and_folds_space():
     | st.lists(st.sampled_from(["<|endoftext|>", "'LL", "'s", "&", "amp;", "<b>", "\x1b[1m", "\r", "\u212a", "A1"])).map("".join)
 )
 @example("A plain caption, isn't it? <|startoftext|>")
+@example("I &lt;3 it")
+@example("sÃ©ance")
 @example("\x1b[31mred")  # ftfy takes terminal colours away
 @example("\u212a")  # the sign of the kelvin becomes an ordinary k
 def test_the_shortcut_for_plain_text_finds_the_same_words(text):
