@@ -69,9 +69,7 @@ def measure_and_show(
     try:
         sweep(settings, chosen, path, minutes, outcome, in_process=in_process, **options)
     except KeyboardInterrupt:
-        print(
-            f"interrupted: what was measured is in {path}; the same command again goes on from there", file=sys.stderr
-        )
+        print(f"interrupted: what was measured is in {path}; the same command again goes on there", file=sys.stderr)
         raise
     finally:
         show(settings, chosen, path, outcome, predict)

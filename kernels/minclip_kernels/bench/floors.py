@@ -13,7 +13,7 @@ EXPONENTIALS_PER_CLOCK = 16  # of one SM: CUDA C++ Programming Guide, throughput
 
 @dataclass(frozen=True)
 class Work:
-    """What a loss does with its gradients, for each of the N² pairs, by reading its source; tests count the products."""
+    """What a loss does with its gradients, for each of the N² pairs, from its source; tests count the products."""
 
     flops: int  # N²D floating-point operations: 2 for each product
     values: float  # numbers of the features' size that are written to memory or read from it
@@ -41,7 +41,7 @@ DATA_SHEETS = {
     "RTX 4090": GPU(165.2, 82.6, 1008, 128, 2520),
     # NVIDIA L40S Datasheet; SMs and clock: NVIDIA Ada GPU Architecture whitepaper (AD102)
     "L40S": GPU(362, 91.6, 864, 142, 2520),
-    # NVIDIA H100 Tensor Core GPU Datasheet (SXM); SMs and clock: H100 whitepaper, table 3 (tensor cores run at 1830 MHz)
+    # NVIDIA H100 Tensor Core GPU Datasheet (SXM); SMs and clock: H100 whitepaper (tensor cores at 1830 MHz)
     "H100 80GB HBM3": GPU(989.4, 66.9, 3350, 132, 1830),
     # NVIDIA H200 Tensor Core GPU Datasheet (SXM): the H100's chip with faster memory
     "H200": GPU(989.4, 66.9, 4800, 132, 1830),

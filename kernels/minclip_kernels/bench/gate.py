@@ -15,7 +15,7 @@ from minclip_kernels.bench.peers import Contender
 
 COUNT = 1100  # pairs: more than one tile of every kernel, and a ragged last one
 SCALE, BIAS = 1 / 0.07, -10.0
-# Largest |error| / |gradient|; the loss gets the same. What the matrix of logits in 16 bits costs plain PyTorch fits in.
+# Largest |error| / |gradient|, and the same for the loss; logits in 16 bits, as in plain PyTorch, fit in.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 TF32_TOLERANCE = 5e-3
 

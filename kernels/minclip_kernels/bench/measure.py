@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from minclip_kernels.bench.peers import Contender
-from minclip_kernels.bench.records import Row, environment, version_of
+from minclip_kernels.bench.records import TIMES, Row, environment, version_of
 from minclip_kernels.bench.worker import OUT_OF_MEMORY, Remote, Worker
 
 MOST_ROUNDS = 15
@@ -151,8 +151,8 @@ def rows(
     floor = next((turns[contender] for contender in turns if contender.is_floor), [])
     result = []
     for contender, answer in answers.items():
-        row = {name: "" for name in ("forward_ms", "backward_ms", "both_ms", "lowest_ms", "highest_ms", "rounds")}
-        row |= {"memory_mb": "", "tflops": "", "of_floor": "", "gate": gates[contender], "result": "measured"}
+        row = dict.fromkeys((*TIMES, "memory_mb", "tflops", "of_floor"), "")
+        row |= {"gate": gates[contender], "result": "measured"}
         if "error" in answer:
             row["result"] = answer["error"]
         elif turns[contender]:
@@ -181,5 +181,6 @@ def summarize(
         "tflops": f"{flops / median / 1e9:.3g}",
     }
     if floor:  # an interrupted last round may have reached only some
-        row["of_floor"] = f"{statistics.median(least['both'] / own for least, own in zip(floor, both)):.3f}"
+        shares = [least["both"] / own for least, own in zip(floor, both, strict=False)]
+        row["of_floor"] = f"{statistics.median(shares):.3f}"
     return row
