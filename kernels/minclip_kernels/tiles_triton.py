@@ -233,15 +233,22 @@ def sigmoid_tile(
     return out.to(rows.features.dtype), loss, scale_moment, bias_moment
 
 
+def architecture(device: torch.device) -> str:
+    """ "sm_90" or "gfx942", for instance; "interpreter" where nothing is compiled."""
+    if INTERPRETED:
+        return "interpreter"
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
 def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
     """The tile, and how many of them lie below and beside each other."""
     device, dtype = rows.features.device, rows.features.dtype
     if INTERPRETED:
         tile = INTERPRETER_TILE
-    elif torch.version.hip is not None:
-        tile = choose_tile(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
     else:
-        tile = choose_tile(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
+        tile = choose_tile(kernel, architecture(device), dtype)
     return tile, triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
 
 

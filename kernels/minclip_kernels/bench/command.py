@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(dict.fromkeys(repr(contender.name) for contender in CONTENDERS))
     add("--contenders", nargs="+", metavar="NAME", help=f"only these, and the floor; of {names}")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--minutes", type=float, default=6.5, help="to be done in, about (default: 6.5)")
+    add("--minutes", type=float, default=7.0, help="to be done in, about (default: 7)")
     add("--out", type=Path, default=Path("bench/loss.csv"), metavar="FILE.csv", help="(default: bench/loss.csv)")
     add(
         "--predict", choices=DATA_SHEETS, metavar="GPU", help=f"its floor from the data sheet: {', '.join(DATA_SHEETS)}"

@@ -18,6 +18,7 @@ from minclip_kernels.bench.records import TIMES, Row, environment, version_of
 from minclip_kernels.bench.worker import OUT_OF_MEMORY, Remote, Worker
 
 MOST_ROUNDS = 15
+NEEDS_NO_WARMING = 1000  # ms: where every first turn takes longer than this, it counts
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Setting:
 
     @property
     def cost(self) -> float:
-        """Roughly in proportion to the time that it takes: a product that is too small is not the whole of it."""
+        """Roughly in proportion to the time that one round takes."""
         slow = 8 if self.dtype == "float32" and self.device != "cpu" else 1
-        return slow * (self.count**2 * self.width + 2**20 * 512)
+        return slow * (self.count**2 * self.width + 2**20 * 512)  # a small one is more than its products
 
     def __str__(self) -> str:
         return f"{self.loss}, {self.dtype}, N = {self.count:,}, D = {self.width}"
@@ -123,9 +124,13 @@ def measure(
                 answers[contender] = {"error": too_big} if too_big else crew.ask(contender, "prepare", **shape)
                 bar.update()
         running = [contender for contender in contenders if "error" not in answers[contender]]
+        if min((answers[contender]["both"] for contender in running), default=0) > NEEDS_NO_WARMING:
+            for contender in running:
+                turns[contender].append(answers[contender])
+        last = sum(answers[contender]["both"] for contender in running) / 1e3  # seconds of a round
         with progress(str(setting), MOST_ROUNDS * len(running)) as bar:
-            for done in range(1, MOST_ROUNDS + 1):
-                began = time.monotonic()
+            while done < MOST_ROUNDS and (not any(turns.values()) or time.monotonic() - start + last < seconds):
+                began, done = time.monotonic(), done + 1
                 for contender in list(running):
                     bar.set_postfix_str(f"{contender.name}: round {done}")
                     turn = crew.ask(contender, "turn")
@@ -135,9 +140,7 @@ def measure(
                     else:
                         turns[contender].append(turn)
                     bar.update()
-                now = time.monotonic()
-                if now - start + (now - began) > seconds:
-                    break
+                last = time.monotonic() - began
     finally:
         keep(rows(setting, answers, turns, gates))
     return done

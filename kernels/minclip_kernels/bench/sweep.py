@@ -34,8 +34,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Measures `settings`, which differ in N, D or dtype, and adds what is new to the CSV `path`.
 
-    The time that is left is shared out in proportion to the cost; a setting that would not fit in what is left, going
-    by those before it, is not begun. `outcome` is filled on the way.
+    The time that is left is shared out, more to the longer ones, but more rounds to the shorter ones; a setting that
+    would not fit in what is left, going by those before it, is not begun. `outcome` is filled on the way.
     """
     end = time.monotonic() + 60 * minutes
     gates = Gates()
@@ -43,7 +43,7 @@ def sweep(
     left = list(settings)
     with Crew(settings[0].device, in_process) as crew:
         while left:
-            setting, share = left[0], left[0].cost / sum(other.cost for other in left)
+            setting, share = left[0], left[0].cost ** 0.5 / sum(other.cost**0.5 for other in left)
             left.pop(0)
             done = {records.key(row) for row in records.read(path)}
             new = [c for c in contenders if records.key(setting.identify(c)) not in done]

@@ -49,9 +49,9 @@ class Worker:
         return {"passed": verdict.passed, "note": verdict.note}
 
     def prepare(self, dtype: str, width: int, count: int) -> dict[str, Any]:
-        """Makes the features, and has everything loaded and compiled; returns the peak memory of one turn in MB.
+        """Makes the features, and has everything loaded and compiled; then a turn, whose peak of memory comes with its times.
 
-        That is what lies above the features: the gradients, and what the loss needs on its way.
+        The peak, in MB, is what lies above the features: the gradients, and what the loss needs on its way.
         """
         torch.compiler.reset()
         self.loss = self.contender.make()
@@ -61,9 +61,9 @@ class Worker:
         self._run(lambda: None)
         self.inputs = gate.make_inputs(count, width, getattr(torch, dtype), self.device)
         before = reset_peak(self.device)
-        self._run(lambda: None)
+        times = self.turn()
         after = peak(self.device)
-        return {"memory_mb": None if before is None or after is None else after - before}
+        return {"memory_mb": None if before is None or after is None else after - before, **times}
 
     def turn(self) -> dict[str, Any]:
         """One forward and one backward: {"forward": ms, "both": ms}."""

@@ -1,0 +1,89 @@
+"""The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
+
+python -m minclip_kernels.bench.first_hour, or minclip bench first-hour
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from minclip_kernels import clip_loss
+from minclip_kernels.bench.command import choose_device, measure_and_show
+from minclip_kernels.bench.measure import Setting
+from minclip_kernels.bench.peers import contenders
+
+DESCRIPTION = __doc__.split("\n\n")[0] + """
+
+Leaves loss.csv, loss.json, three pictures and tiles.txt, whose lines belong at the head of tiles_triton.choose_tile.
+Nothing new is begun when ten minutes are nearly over; the same command again goes on where it stopped."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    counts: tuple[int, ...]
+    widths: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    tune_count: int
+    gate_count: int
+    sweep_minutes: float
+    all_minutes: float
+    names: tuple[str, ...] = ()  # of the contenders; all of them if empty
+
+
+FULL = Plan(tuple(2**k for k in range(10, 19)), (512, 768), ("bfloat16", "float32"), 16384, 1100, 6.5, 9.5)
+DRY = Plan((16, 40), (16, 24), ("bfloat16", "float32"), 8, 20, 0.1, 0.2, ("bare products, 4", "fused, torch", "arange"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench/first-hour"), metavar="FOLDER", help="(default: bench/first-hour)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="every step at tiny sizes on the CPU; needs TRITON_INTERPRET=1"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 1 when our loss does not pass the gate. Raises ValueError where there is no GPU."""
+    start = time.monotonic()
+    plan = DRY if arguments.dry_run else FULL
+    device = choose_device("cpu" if arguments.dry_run else "cuda")
+    # A backend that cannot run here says why, before anything is measured.
+    from minclip_kernels.bench.gate import make_inputs
+
+    clip_loss.choose_tiles("triton", make_inputs(1, 1, clip_loss.FEATURE_DTYPES[0], device)[0])
+    from minclip_kernels.bench.tune import tune  # only now: triton does not exist on every system
+
+    everyone = [contender for contender in contenders("clip") if not plan.names or contender.name in plan.names]
+    settings = [
+        Setting("clip", dtype, width, count, device)
+        for count in plan.counts for dtype in plan.dtypes for width in plan.widths
+    ]  # fmt: skip
+    status = measure_and_show(
+        settings, everyone, arguments.out / "loss.csv", plan.sweep_minutes,
+        in_process=True, gate_count=plan.gate_count,
+    )  # fmt: skip
+    lines = []
+    seconds = 60 * plan.all_minutes - (time.monotonic() - start)
+    for line in tune(plan.dtypes, plan.widths[0], plan.tune_count, device, seconds):
+        print(line, flush=True)
+        lines.append(line)
+    (arguments.out / "tiles.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{arguments.out / 'tiles.txt'}; {(time.monotonic() - start) / 60:.1f} minutes in all")
+    return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
