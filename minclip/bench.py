@@ -21,7 +21,7 @@ from minclip_kernels.bench.report import align
 from minclip_kernels.bench.worker import peak, reset_peak
 
 from minclip import data
-from minclip.model import CLIP, PRESETS, CLIPConfig
+from minclip.model import CLIP, MAX_LOGIT_SCALE, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import TrainConfig, make_optimizer, train_step
 
@@ -44,7 +44,9 @@ def add_bench(commands) -> None:
     part.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     part.add_argument("--seconds", type=float, default=60.0, help="of alternating steps (default: 60)")
     part.add_argument("--out", type=Path, default=Path("bench/train.json"), help="(default: bench/train.json)")
-    part = _add_part(parts, "tokenizer", tokenizer_command, "Tokens per second, beside SimpleTokenizer and Hugging Face.")
+    part = _add_part(
+        parts, "tokenizer", tokenizer_command, "Tokens per second, beside SimpleTokenizer and Hugging Face."
+    )
     part.add_argument("--rounds", type=int, default=7, help="over each list of texts (default: 7)")
     part.add_argument("--out", type=Path, default=Path("bench/tokenizer.json"), help="(default: bench/tokenizer.json)")
 
@@ -67,9 +69,9 @@ def _report(rows: Sequence[dict[str, Any]], device: str, out: Path) -> None:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) and value < 1e4 else f"{value:,.0f}" if isinstance(
-        value, int | float
-    ) else str(value)  # fmt: skip
+    if not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.1f}" if value < 1000 and isinstance(value, float) else f"{value:,.0f}"
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -81,7 +83,9 @@ def train_command(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{given}: expected a batch of at least 2, and a time of more than 0")
     device = loss_command.choose_device(arguments.device)
     rows = measure_training(PRESETS[arguments.model], arguments.batch_size, device, arguments.seconds)
-    _report([{"contender": row.pop("contender"), "model": arguments.model, **row} for row in rows], device, arguments.out)
+    _report(
+        [{"contender": row.pop("contender"), "model": arguments.model, **row} for row in rows], device, arguments.out
+    )
     return 0
 
 
@@ -148,7 +152,7 @@ def training_steps(config: CLIPConfig, batch_size: int, device: str) -> dict[str
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), settings.max_grad_norm)
         their_optimizer.step()
         with torch.no_grad():
-            theirs.logit_scale.clamp_(max=4.6052)
+            theirs.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     return {"minclip": lambda: train_step(ours, our_optimizer, images, tokens, settings), "open_clip": their_step}
 

@@ -79,7 +79,9 @@ def test_cleaning_mends_unicode_unescapes_twice_and_folds_space():
 
 @given(
     st.text(st.characters(max_codepoint=0x17F))
-    | st.lists(st.sampled_from(["<|endoftext|>", "'LL", "'s", "&", "amp;", "<b>", "\x1b[1m", "\r", "\u212a", "A1"])).map("".join)
+    | st.lists(
+        st.sampled_from(["<|endoftext|>", "'LL", "'s", "&", "amp;", "<b>", "\x1b[1m", "\r", "\u212a", "A1"])
+    ).map("".join)
 )
 @example("A plain caption, isn't it? <|startoftext|>")
 @example("I &lt;3 it")

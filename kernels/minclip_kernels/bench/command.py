@@ -82,7 +82,8 @@ def show(
     wanted = {records.key(setting.identify(contender)) for setting in settings for contender in chosen}
     rows = [row for row in records.read(path) if records.key(row) in wanted]
     for setting in settings:
-        print(report.table(rows, setting, chosen, predict), end="\n\n")
+        if predict or any(setting.names().items() <= row.items() for row in rows):
+            print(report.table(rows, setting, chosen, predict), end="\n\n")
     for setting in outcome.not_reached:
         print(f"no time left for {setting}: the same command again, or more --minutes")
     if not rows:

@@ -43,7 +43,8 @@ def _picture(rows: Sequence[Row], path: Path, column: str, label: str, scale: st
             points = {
                 int(row["N"]): float(row[column])
                 for row in rows
-                if (row["loss"], row["dtype"], row["D"], row["contender"]) == (*place, name) and row[column]
+                if (row["loss"], row["dtype"], row["D"], row["contender"]) == (*place, name)
+                and float(row[column] or 0) > 0
             }
             marker, style = LOOKS[index % len(LOOKS)]
             width = 2.5 if name.startswith("fused") else 1.2

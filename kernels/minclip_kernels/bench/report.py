@@ -35,7 +35,7 @@ def milliseconds(text: str) -> str:
 
 def table(rows: Sequence[Row], setting: Setting, contenders: Sequence[Contender], predict: str | None) -> str:
     """The contenders of one setting, the fastest first; the failed ones last. `predict`: a device of a data sheet."""
-    here = [row for row in rows if all(row[name] == value for name, value in setting.names().items())]
+    here = [row for row in rows if setting.names().items() <= row.items()]
     here.sort(key=lambda row: (row["result"] != "measured", float(row["both_ms"] or 0)))
     gpu = data_sheet(predict or (here[0]["device"] if here else ""))
     head = ["", "forward ms", "backward", "both", "from–to", "rounds", "memory MB", "N²D flops", "TFLOP/s"]

@@ -90,14 +90,11 @@ def best_tile(kernel, function: Callable[[], Any], start: Tile, device: str, end
 
 
 def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float) -> Iterator[str]:
-    """For each dtype and kernel two lines for the head of `tiles_triton.choose_tile`, while there is time."""
+    """For each dtype and kernel two lines for the head of `tiles_triton.choose_tile`; fewer tiles are tried in the end."""
     end = time.monotonic() + seconds
     architecture = tiles_triton.architecture(torch.device(device))
     for dtype in dtypes:
         for kernel, function in losses(getattr(torch, dtype), width, count, device).items():
-            if time.monotonic() > end:
-                yield f"    # {kernel.__name__}, {dtype}: no time left"
-                continue
             start = tiles_triton.choose_tile(kernel, architecture, getattr(torch, dtype))
             tile, taken, before = best_tile(kernel, function, start, device, end)
             condition = f'kernel is {kernel.__name__} and architecture == "{architecture}" and dtype == torch.{dtype}'
