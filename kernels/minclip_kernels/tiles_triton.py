@@ -245,10 +245,7 @@ def architecture(device: torch.device) -> str:
 def _grid(kernel, rows: Side, columns: Side) -> tuple[Tile, int, int]:
     """The tile, and how many of them lie below and beside each other."""
     device, dtype = rows.features.device, rows.features.dtype
-    if INTERPRETED:
-        tile = INTERPRETER_TILE
-    else:
-        tile = choose_tile(kernel, architecture(device), dtype)
+    tile = INTERPRETER_TILE if INTERPRETED else choose_tile(kernel, architecture(device), dtype)
     return tile, triton.cdiv(len(rows.features), tile.block_m), triton.cdiv(len(columns.features), tile.block_n)
 
 

@@ -90,7 +90,7 @@ def best_tile(kernel, function: Callable[[], Any], start: Tile, device: str, end
 
 
 def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float) -> Iterator[str]:
-    """For each dtype and kernel two lines for the head of `tiles_triton.choose_tile`; fewer tiles are tried in the end."""
+    """For each dtype and kernel two lines for the head of `tiles_triton.choose_tile`; the last get less time."""
     end = time.monotonic() + seconds
     architecture = tiles_triton.architecture(torch.device(device))
     for dtype in dtypes:
