@@ -49,7 +49,7 @@ class Worker:
         return {"passed": verdict.passed, "note": verdict.note}
 
     def prepare(self, dtype: str, width: int, count: int) -> dict[str, Any]:
-        """Makes the features, and loads and compiles everything; then a turn, whose peak of memory comes with its times.
+        """Makes the features, loads and compiles everything; then a turn, whose peak of memory comes with its times.
 
         The peak, in MB, is what lies above the features: the gradients, and what the loss needs on its way.
         """
