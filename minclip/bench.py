@@ -266,7 +266,8 @@ def english_sentences(number: int = SENTENCES) -> list[str]:
 def _sentences(path: Path) -> list[str]:
     """The sentences of 4 to 40 words in the documentation strings of a source file."""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of their escapes
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # files for other versions, and templates
         return []

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -120,3 +120,18 @@ def choose_contenders(loss: str, names: Sequence[str] | None) -> list[Contender]
             known = ", ".join(contender.name for contender in everyone)
             raise ValueError(f"--contenders has {name!r}, which does not compute the {loss} loss; there are: {known}")
     return [contender for contender in everyone if not names or contender.name in names or contender.is_floor]
+
+
+def main(
+    description: str, add: Callable[[argparse.ArgumentParser], None], command: Callable[[argparse.Namespace], int]
+) -> int:
+    """A command without minclip: parses the arguments, and says in one line what was wrong with them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add(parser)
+    try:
+        return command(parser.parse_args())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,7 +1,4 @@
-"""The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
-
-python -m minclip_kernels.bench.first_hour, or minclip bench first-hour
-"""
+"""What to run first on a new GPU: python -m minclip_kernels.bench.first_hour, or minclip bench first-hour."""
 
 import argparse
 import sys
@@ -9,18 +6,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minclip_kernels import clip_loss
-from minclip_kernels.bench.command import choose_device, measure_and_show
-from minclip_kernels.bench.measure import Setting
-from minclip_kernels.bench.peers import contenders
+import torch
 
-DESCRIPTION = (
-    __doc__.split("\n\n")[0]
-    + """
+from minclip_kernels import clip_loss
+from minclip_kernels.bench.command import choose_device, main, measure_and_show
+from minclip_kernels.bench.measure import Setting
+from minclip_kernels.bench.peers import find
+
+DESCRIPTION = """The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
 
 Leaves loss.csv, loss.json, three pictures and tiles.txt, whose lines belong at the head of tiles_triton.choose_tile.
 Nothing new is begun when ten minutes are nearly over; the same command again goes on where it stopped."""
-)
 
 
 @dataclass(frozen=True)
@@ -32,10 +28,21 @@ class Plan:
     gate_count: int
     sweep_minutes: float
     all_minutes: float
-    names: tuple[str, ...] = ()  # of the contenders; all of them if empty
+    names: tuple[str, ...]  # of the contenders
 
 
-FULL = Plan(tuple(2**k for k in range(10, 19)), (512, 768), ("bfloat16", "float32"), 16384, 1100, 6.5, 9.5)
+# Without what would take the time: torch.compile, anew for each size, and the small tiles of our torch back-end.
+PEERS = ("arange", "one-hot", "open_clip", "memeff", "inf_cl")
+FULL = Plan(
+    tuple(2**k for k in range(10, 19)),
+    (512, 768),
+    ("bfloat16", "float32"),
+    16384,
+    1100,
+    6.5,
+    9.5,
+    ("bare products, 4", "fused, triton", *PEERS),
+)
 DRY = Plan((16, 40), (16,), ("bfloat16", "float32"), 8, 20, 0.2, 0.25, ("bare products, 4", "fused, torch", "arange"))
 
 
@@ -53,19 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     plan = DRY if arguments.dry_run else FULL
     device = choose_device("cpu" if arguments.dry_run else "cuda")
-    # A backend that cannot run here says why, before anything is measured.
-    from minclip_kernels.bench.gate import make_inputs
-
-    clip_loss.choose_tiles("triton", make_inputs(1, 1, clip_loss.FEATURE_DTYPES[0], device)[0])
+    clip_loss.choose_tiles("triton", torch.empty(1, 1, device=device))  # says why not, before anything is measured
     from minclip_kernels.bench.tune import tune  # only now: triton does not exist on every system
 
-    everyone = [contender for contender in contenders("clip") if not plan.names or contender.name in plan.names]
+    chosen = [find("clip", name) for name in plan.names]
     settings = [
         Setting("clip", dtype, width, count, device)
         for count in plan.counts for dtype in plan.dtypes for width in plan.widths
     ]  # fmt: skip
     status = measure_and_show(
-        settings, everyone, arguments.out / "loss.csv", plan.sweep_minutes,
+        settings, chosen, arguments.out / "loss.csv", plan.sweep_minutes,
         in_process=True, gate_count=plan.gate_count,
     )  # fmt: skip
     lines = []
@@ -78,15 +82,5 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(DESCRIPTION, add_arguments, run))

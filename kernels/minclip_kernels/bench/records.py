@@ -37,28 +37,28 @@ def read(path: Path) -> list[Row]:
 
     Raises ValueError when it has other columns than COLUMNS.
     """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise ValueError(
-                f"{path} is no table of this benchmark (its columns differ): choose another file with --out"
-            )
-        return [row for row in reader if None not in row.values()]
+    lines = _whole_lines(path).decode().splitlines()
+    if lines and lines[0].split(",") != COLUMNS:
+        raise ValueError(f"{path} is no table of this benchmark, its columns differ: choose another file with --out")
+    return list(csv.DictReader(lines))
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Adds rows at the end, so that whatever happens later they are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = path.read_bytes() if path.exists() else b""
-    with path.open("r+" if content else "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        file.truncate(content.rfind(b"\n") + 1)  # without a line that was cut off
+    whole = _whole_lines(path)
+    with path.open("r+" if path.exists() else "w", newline="", encoding="utf-8") as file:
+        file.truncate(len(whole))
         file.seek(0, os.SEEK_END)
-        if not content:
+        writer = csv.DictWriter(file, COLUMNS)
+        if not whole:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def _whole_lines(path: Path) -> bytes:
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
