@@ -131,13 +131,13 @@ def training_steps(config: CLIPConfig, batch_size: int, device: str) -> dict[str
 
     Raises ModuleNotFoundError without open_clip.
     """
+    torch.manual_seed(0)
+    ours, theirs = CLIP(config).to(device).train(), open_clip_model(config).to(device).train()
     pairs, _ = data.load_emoji(config.image_resolution)
     tokenizer = Tokenizer.train(pairs.captions, config.vocab_size)
     captions = torch.arange(batch_size) % len(pairs)
     images = data.normalize(pairs.images[pairs.image_of_caption[captions]]).to(device)
     tokens = tokenizer([pairs.captions[i] for i in captions.tolist()], config.context_length).to(device)
-    torch.manual_seed(0)
-    ours, theirs = CLIP(config).to(device).train(), open_clip_model(config).to(device).train()
     settings = TrainConfig(batch_size=batch_size)
     our_optimizer, their_optimizer = make_optimizer(ours, settings), make_optimizer(theirs, settings)  # type: ignore[arg-type]
     padded = F.pad(tokens, (0, THEIR_TOKENS - tokens.shape[1]))

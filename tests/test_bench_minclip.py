@@ -89,7 +89,7 @@ def test_tokenizers_of_others_give_the_same_ids(monkeypatch):
     lines = [*list(data.emoji_captions().values())[:200], "It's a test, isn't it? Café &amp; naïve façade, 3.14."]
     ours, simple, hugging_face = bench.measure_tokenizers(bench.tokenizers(tokenizer.default_bpe()), "texts", lines, 1)
     assert ours["same ids"] == simple["same ids"] == len(lines)
-    assert hugging_face["same ids"] >= 200
+    assert 0 < len(lines) - hugging_face["same ids"] < 10  # it leaves ’ as it is, and the é that is escaped
 
 
 @pytest.mark.parametrize("part", ["train", "tokenizer"])

@@ -43,7 +43,7 @@ FULL = Plan(
     9.5,
     ("bare products, 4", "fused, triton", *PEERS),
 )
-DRY = Plan((16, 40), (16,), ("bfloat16", "float32"), 8, 20, 0.2, 0.25, ("bare products, 4", "fused, torch", "arange"))
+DRY = Plan((16, 40), (16,), ("bfloat16", "float32"), 8, 20, 0.1, 0.1, ("bare products, 4", "fused, torch", "arange"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -67,9 +67,7 @@ class Crew:
         return answer
 
     def dismiss(self, contender: Contender) -> None:
-        worker = self.workers.pop(contender, None)
-        if isinstance(worker, Remote):
-            worker.close()
+        self.workers.pop(contender).close()
 
     def __enter__(self) -> "Crew":
         return self

@@ -50,8 +50,8 @@ class Contender:
             return f"needs D in multiples of {self.width_step}, this is {width}"
         try:
             self.make()
-        except ImportError as error:
-            return f"cannot be imported: {str(error).splitlines()[0]}"
+        except Exception as error:  # one of them asks for a driver while it is imported
+            return f"cannot be imported: {(str(error).splitlines() or [type(error).__name__])[0]}"
         return None
 
 

@@ -53,7 +53,7 @@ def _picture(rows: Sequence[Row], path: Path, column: str, label: str, scale: st
                 sorted(points), [points[n] for n in sorted(points)], marker=marker, linestyle=style, linewidth=width,
                 markersize=5, color=colour, label=name,
             )  # fmt: skip
-        axes.set(xscale="log", yscale=scale, xlabel="N, pairs in the batch", title="{}, {}, D = {}".format(*place))
+        axes.set(xscale="log", xlabel="N, pairs in the batch", title="{}, {}, D = {}".format(*place))
         axes.set_xticks(sorted({int(row["N"]) for row in rows}), minor=False)
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -61,6 +61,8 @@ def _picture(rows: Sequence[Row], path: Path, column: str, label: str, scale: st
         axes.grid(alpha=0.3)
         if scale == "linear":
             axes.set_ylim(bottom=0)
+        elif axes.dataLim.height > 0:  # there are points
+            axes.set_yscale("log")
     grid[0].set_ylabel(label)
     if rows:
         grid[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -51,7 +51,7 @@ def sweep(
             if not any(contender in new for contender in todo):
                 continue
             begin = time.monotonic()
-            if setting.cost * seconds_per_cost > end - begin:
+            if setting.cost * seconds_per_cost > max(0.0, end - begin):
                 outcome.not_reached.append(str(setting))
                 continue
             notes = {contender: gates[setting.dtype, setting.width, contender]["note"] for contender in todo}

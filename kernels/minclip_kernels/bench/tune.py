@@ -90,7 +90,7 @@ def best_tile(kernel, function: Callable[[], Any], start: Tile, device: str, end
 
 
 def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float) -> Iterator[str]:
-    """For each dtype and kernel two lines for the head of `tiles_triton.choose_tile`; the last get less time."""
+    """For each dtype and kernel lines for the head of `tiles_triton.choose_tile`; the last get less time."""
     end = time.monotonic() + seconds
     architecture = tiles_triton.architecture(torch.device(device))
     for dtype in dtypes:
@@ -99,4 +99,5 @@ def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: 
             tile, taken, before = best_tile(kernel, function, start, device, end)
             condition = f'kernel is {kernel.__name__} and architecture == "{architecture}" and dtype == torch.{dtype}'
             yield f"    if {condition}:"
-            yield f"        return {tile}  # {taken:.3f} ms at N = {count}, D = {width}; {before:.3f} ms before"
+            yield f"        # {taken:.3f} ms at N = {count}, D = {width}; {before:.3f} ms before"
+            yield f"        return {tile}"

@@ -44,6 +44,9 @@ class Worker:
             text = (str(error).strip().splitlines() or [""])[0]
             return {"error": OUT_OF_MEMORY if "allocate memory" in text else f"{type(error).__name__}: {text}"}
 
+    def close(self) -> None:
+        self.inputs = []
+
     def check(self, dtype: str, width: int, count: int) -> dict[str, Any]:
         verdict = gate.check(self.contender, self.device, getattr(torch, dtype), width, count)
         return {"passed": verdict.passed, "note": verdict.note}
