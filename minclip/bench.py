@@ -209,10 +209,10 @@ def tokenizers(merges: str) -> dict[str, Callable[[], Callable[[list[str]], list
         return lambda lines: [tokenizer.encode(line) for line in lines]
 
     def hugging_face() -> Callable[[list[str]], list[list[int]]]:
-        from transformers import CLIPTokenizerFast
+        from transformers import CLIPTokenizer  # since transformers 5 CLIPTokenizerFast is another name for it
 
         same = Tokenizer.load(merges)
-        tokenizer = CLIPTokenizerFast(vocab=dict(same.id_of_symbol), merges=same.merges)  # type: ignore[arg-type]
+        tokenizer = CLIPTokenizer(vocab=dict(same.id_of_symbol), merges=same.merges)  # type: ignore[arg-type]
         return lambda lines: tokenizer(lines, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
 
     return {"minclip": ours, "open_clip SimpleTokenizer": simple, "Hugging Face CLIPTokenizerFast": hugging_face}

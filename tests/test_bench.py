@@ -353,7 +353,13 @@ def test_dry_run_of_the_first_hour(tmp_path, capsys):
     assert cli.main(["bench", "first-hour", "--dry-run", "--out", str(tmp_path)]) == 0
     tiles = (tmp_path / "tiles.txt").read_text()
     assert tiles.count("        return Tile(block_m=") == 6  # three kernels in two dtypes
-    compile("if True:\n" + tiles.replace("    if", "  if"), "tiles.txt", "exec")
+    from minclip_kernels import tiles_triton
+
+    scope = dict(vars(tiles_triton))
+    exec("def choose_tile(kernel, architecture, dtype):\n" + tiles, scope)  # they are lines of source
+    for kernel in (tiles_triton.log_sum_exp_kernel, tiles_triton.coefficients_kernel, tiles_triton.sigmoid_kernel):
+        for dtype in (torch.bfloat16, torch.float32):
+            assert isinstance(scope["choose_tile"](kernel, "interpreter", dtype), tiles_triton.Tile)
     assert {path.name for path in tmp_path.iterdir()} >= {"loss.csv", "loss.json", "loss-time.png", "loss-floor.png"}
     assert "minutes in all" in capsys.readouterr().out
     assert cli.main(["bench", "first-hour", "--out", str(tmp_path)]) == 1
