@@ -1,4 +1,4 @@
-"""The command line: minclip train | eval | classify | search.
+"""The command line: minclip train | eval | classify | search | bench.
 
 Exit codes: 0 done; 1 something in the input was wrong, said on standard error; 2 the command was not understood;
 130 interrupted.
@@ -19,7 +19,7 @@ import torch
 from ftfy.formatting import display_ljust
 from tqdm import tqdm
 
-from minclip import __version__, checkpoint, data, evaluate, plots
+from minclip import __version__, bench, checkpoint, data, evaluate, plots
 from minclip.model import CLIP, PRESETS
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOSSES, TrainConfig, check_config, train
@@ -253,11 +253,12 @@ def build_parser() -> argparse.ArgumentParser:
 Each command explains itself: minclip train --help""",
     )
     parser.add_argument("--version", action="version", version=f"minclip {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | eval | classify | search")
+    commands = parser.add_subparsers(required=True, metavar="train | eval | classify | search | bench")
     _add_train(commands)
     _add_eval(commands)
     _add_classify(commands)
     _add_search(commands)
+    bench.add_bench(commands)
     return parser
 
 

@@ -1,15 +1,17 @@
 import gzip
+import html
 import random
 from itertools import pairwise
 
+import ftfy
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from minclip import Tokenizer
-from minclip.tokenizer import byte_alphabet, clean
+from minclip.tokenizer import WORD, byte_alphabet, clean, split_words
 
 ENGLISH = [
     "A red heart, and a blue one.",
@@ -73,6 +75,22 @@ def test_bytes_that_are_no_character_decode_to_the_replacement_character(tokeniz
 def test_cleaning_mends_unicode_unescapes_twice_and_folds_space():
     assert clean("  Caf&amp;eacute;\n\tNOIR  ") == "café noir"
     assert clean("sÃ©ance") == "séance"  # UTF-8 that was read as Latin-1
+
+
+@given(
+    st.text(st.characters(max_codepoint=0x17F))
+    | st.lists(
+        st.sampled_from(["<|endoftext|>", "'LL", "'s", "&", "amp;", "<b>", "\x1b[1m", "\r", "\u212a", "A1"])
+    ).map("".join)
+)
+@example("A plain caption, isn't it? <|startoftext|>")
+@example("I &lt;3 it")
+@example("sÃ©ance")
+@example("\x1b[31mred")  # ftfy takes terminal colours away
+@example("\u212a")  # the sign of the kelvin becomes an ordinary k
+def test_the_shortcut_for_plain_text_finds_the_same_words(text):
+    cleaned = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
+    assert split_words(text) == WORD.findall(cleaned)
 
 
 @given(st.permutations(ENGLISH))

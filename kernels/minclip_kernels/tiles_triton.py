@@ -235,16 +235,23 @@ def sigmoid_coefficients(
     return out.to(tile.x.features.dtype), loss, scale_moment, bias_moment
 
 
+def architecture(device: torch.device) -> str:
+    """ "sm_90" or "gfx942", for instance; "interpreter" where nothing is compiled."""
+    if INTERPRETED:
+        return "interpreter"
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
 def _grid(kernel, tile: Tile) -> tuple[Blocking, int, int]:
     """How the kernel cuts the tile, and how many blocks then lie below and beside each other."""
-    device, dtype = tile.x.features.device, tile.x.features.dtype
+    features = tile.x.features
     if INTERPRETED:
         blocking = INTERPRETER_BLOCKING
-    elif torch.version.hip is not None:
-        blocking = choose_blocking(kernel, torch.cuda.get_device_properties(device).gcnArchName.split(":")[0], dtype)
     else:
-        blocking = choose_blocking(kernel, "sm_{}{}".format(*torch.cuda.get_device_capability(device)), dtype)
-    rows, columns = len(tile.x.features), len(tile.y.features)
+        blocking = choose_blocking(kernel, architecture(features.device), features.dtype)
+    rows, columns = len(features), len(tile.y.features)
     return blocking, triton.cdiv(rows, blocking.block_m), triton.cdiv(columns, blocking.block_n)
 
 
