@@ -15,7 +15,7 @@ from minclip_kernels.bench.peers import find
 
 DESCRIPTION = """The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
 
-Leaves loss.csv, loss.json, three pictures and tiles.txt, whose lines belong at the head of tiles_triton.choose_blocking.
+Leaves loss.csv, loss.json, three pictures and tiles.txt, whose lines belong in tiles_triton.choose_blocking.
 Nothing new is begun when ten minutes are nearly over; the same command again goes on where it stopped."""
 
 
