@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 00 · Two towers in a minute
 #
-# **The question.** What does a trained CLIP do? Not how it is built, nor how it learned: what goes in, what comes out,
-# and what one can ask of it.
+# **The question.** What does a trained CLIP do? Not how it is built, nor how it learned: what goes in, what comes
+# out, and what one can ask of it.
 #
 # **You need** Python, and to have seen a PyTorch tensor.
 #
@@ -26,9 +26,10 @@ model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
 # %% [markdown]
 # ## Two towers
 #
-# CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) is two networks that stand side by side, its *towers*.
-# One reads a picture, the other a text. Each ends in a list of numbers of the same length, called *features* (or an
-# embedding). The two towers never look at each other; all that they share is the room in which their features live.
+# CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) is two networks that stand side by side, its
+# *towers*. One reads a picture, the other a text. Each ends in a list of numbers of the same length, called
+# *features* (or an embedding). The two towers never look at each other; all that they share is the room in which
+# their features live.
 #
 # This one is small: it learned from emoji and their English names, in minutes on two CPU cores
 # ([how](weights/README.md)). Here is one picture and one text on their way through it.
@@ -120,8 +121,8 @@ print("after training it is not for:", ", ".join(wrong) or "none")
 # Before, all rows are much the same: the network gives every picture nearly the same features. After, the diagonal
 # stands out, where a picture meets its own text. A bright diagonal is all that CLIP is trained for, and lessons 01 to
 # 04 are about it. Off the diagonal not everything is dark: two men on surfboards *are* alike, and so are their
-# captions. And what is not bright on the diagonal was not learned: a black cat is rather a cat, but this model has met
-# few of them, none of them black.
+# captions. And what is not bright on the diagonal was not learned: a black cat is rather a cat, but this model has
+# met few of them, none of them black.
 #
 # ## A classifier out of words
 #
