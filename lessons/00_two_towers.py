@@ -218,13 +218,16 @@ correct = sum(answer == i for i, answer in enumerate(nearest))
 print(f"top-1 among twenty captions: {correct} of 20 right, {100 * correct / 20:.0f} %")
 
 # %% [markdown]
+# Where it errs, look twice: some of these drawings differ by a hair.
+#
 # "Top-1" is the share of pictures whose nearest text is the right one. Twenty pictures are few, and twenty classes
-# make it easy. Here are all 400, each against all 400 captions:
+# make it easy. Here are all that were held back, each against all of their captions:
 
 # %%
-everything = nearest_label(*features(model, unseen.images, unseen.captions))  # (400,)
-top1 = (everything == torch.arange(len(unseen))).double().mean()
-print(f"top-1 among {len(unseen)} captions: {100 * top1:.1f} %, by chance {100 / len(unseen):.2f} %")
+count = check.pick(len(unseen), 100)
+nearest = nearest_label(*features(model, unseen.images[:count], unseen.captions[:count]))  # (400,)
+top1 = (nearest == torch.arange(count)).double().mean()
+print(f"top-1 among {count} captions: {100 * top1:.1f} %, by chance {100 / count:.2f} %")
 
 # %% [markdown]
 # ## What this lesson does not show
