@@ -6,6 +6,7 @@ the one from solutions/, so that the lesson always runs to its end.
 """
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -126,6 +127,20 @@ def pairs_of_features(draw: Callable[..., Any], largest: int = 6) -> tuple[Tenso
 # --- 00 Two towers in a minute ----------------------------------------------------------------------------------------
 
 
+@exercise("00", "the nearest label has the largest cosine: F.normalize both, multiply, argmax along a row.")
+def nearest_label(attempt, draw):
+    width = draw(st.integers(1, 3))
+    images, labels = draw(features(width=width)), draw(features(width=width))
+    cosine = F.normalize(images, dim=1) @ F.normalize(labels, dim=1).T  # (P, C)
+    best = cosine.argmax(dim=1)  # (P,)
+    got = attempt(images, labels)
+    if isinstance(got, Tensor) and got.shape == best.shape and got.dtype == torch.int64:
+        inside = got.clamp(0, len(labels) - 1)
+        if torch.equal(got, inside) and (cosine.gather(1, got[:, None])[:, 0] > cosine.amax(dim=1) - 1e-5).all():
+            return  # of labels that are equally near, either is right
+    expect(got, best, image_features=images, label_features=labels)
+
+
 # --- 01 Pull and push -------------------------------------------------------------------------------------------------
 
 
@@ -173,10 +188,80 @@ def logit_gradient(attempt, draw):
 # --- 08 Train it ------------------------------------------------------------------------------------------------------
 
 
+@exercise(
+    "08", "both towers, minclip.clip_loss with logit_scale.exp(), and the four calls of the list, in its order.", 6
+)
+def training_step(attempt, draw):
+    from minclip.train import TrainConfig, train_step
+
+    B, scale = draw(st.integers(2, 3)), draw(st.sampled_from([1 / 0.07, 150.0]))
+    mine, twin = _tiny_clip(scale), _tiny_clip(scale)
+    my_optimizer, twin_optimizer = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (mine, twin))
+    for step in (1, 2):
+        images = torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # (B, 3, R, R)
+        tokens = torch.tensor([[512, 10 * step + i, 513, 0] for i in range(B)])  # (B, T): start, a letter, end, padding
+        wanted = train_step(twin, twin_optimizer, images, tokens, TrainConfig(max_grad_norm=1e9, backend="naive"))
+        got = attempt(mine, my_optimizer, images, tokens)
+        _compare_step(got, wanted, mine, twin, f"in step {step} on {B} pairs, from a scale of {scale:.4g},")
+
+
+def _tiny_clip(scale: float) -> Any:
+    """A CLIP that is always the same, with that logit scale."""
+    from minclip import CLIP, CLIPConfig
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = CLIP(CLIPConfig(4, 8, 1, 8, 1, 4, 4, 514, 8, 1, 1))
+        model.logit_scale.fill_(math.log(scale))
+    return model
+
+
+def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> None:
+    if not isinstance(got, float):
+        raise Wrong(f"{where} it returned a {type(got).__name__}, expected the loss as a float: loss.item()")
+    if abs(got - wanted) > 1e-4 * (1 + abs(wanted)):
+        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}")
+    after = mine.logit_scale.exp().item()
+    if after > 100.01:
+        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be 100 at most")
+    expected = dict(twin.named_parameters())
+    for name, parameter in mine.named_parameters():
+        difference = (parameter - expected[name]).abs().max().item()
+        if difference > 1e-4 * (1 + expected[name].abs().max().item()):
+            raise Wrong(f"{where} {name} is off by up to {difference:.2g} from what one step makes of it")
+
+
 # --- 09 Do you need 4096? ---------------------------------------------------------------------------------------------
 
 
 # --- 10 Zero-shot, search, "other" ------------------------------------------------------------------------------------
+
+
+@exercise("10", "three steps: every prompt to length 1, the mean over the prompts of a label, the mean to length 1.")
+def prompt_ensemble(attempt, draw):
+    C, T, D = (draw(st.integers(1, 3)) for _ in range(3))
+    prompts = draw(features(C * T, D)).abs().view(C, T, D)  # positive: then no mean is zero
+    wanted = torch.zeros(C, D)
+    for label in range(C):
+        for prompt in range(T):
+            wanted[label] += prompts[label, prompt] / prompts[label, prompt].norm() / T
+        wanted[label] /= wanted[label].norm()
+    expect(attempt(prompts), wanted, prompts=prompts)
+
+
+@exercise("10", "is any right candidate among the k most similar of the row? Then the mean of yes (1) and no (0).")
+def recall_at(attempt, draw):
+    Q, C = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    similarity = torch.tensor([draw(st.permutations([c / 10 for c in range(C)])) for _ in range(Q)])
+    is_right = torch.zeros(Q, C, dtype=torch.bool)
+    for query in range(Q):
+        is_right[query, list(draw(st.sets(st.integers(0, C - 1), min_size=1)))] = True
+    k = draw(st.integers(1, C))
+    found = 0
+    for query in range(Q):
+        best = sorted(range(C), key=lambda c: -similarity[query, c].item())[:k]
+        found += any(is_right[query, c].item() for c in best)
+    expect(float(attempt(similarity, is_right, k)), found / Q, similarity=similarity, is_right=is_right, k=k)
 
 
 # --- 12 Never build the matrix ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import minclip
+
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solutions.lesson_02 import …`
 
@@ -22,6 +24,12 @@ SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
 # Wrong answers that someone would give: each must be refused. Solutions take what the exercise takes.
 MISTAKES = {
     # --- 00
+    "nearest_label": [
+        lambda images, labels: (images @ labels.T).argmax(dim=1),  # long features win
+        lambda images, labels: (F.normalize(images, dim=1) @ F.normalize(labels, dim=1).T).argmax(dim=0),
+        lambda images, labels: (F.normalize(images, dim=0) @ F.normalize(labels, dim=0).T).argmax(dim=1),
+        lambda images, labels: torch.cdist(images, labels).argmin(dim=1),
+    ],
     # --- 01
     # --- 02
     "onehot_loss": [
@@ -39,8 +47,31 @@ MISTAKES = {
     # --- 06
     # --- 07
     # --- 08
+    "training_step": [
+        lambda *case: _step_with("no zero_grad", *case),
+        lambda *case: _step_with("zero_grad after backward", *case),
+        lambda *case: _step_with("no clamp", *case),
+        lambda *case: _step_with("no step", *case),
+        lambda *case: _step_with("scale without exp", *case),
+        lambda *case: _step_with("one direction", *case),
+        lambda *case: _step_with("a tensor", *case),
+    ],
     # --- 09
     # --- 10
+    "prompt_ensemble": [
+        lambda prompts: F.normalize(prompts.mean(dim=1), dim=-1),  # long prompts count more
+        lambda prompts: F.normalize(prompts, dim=-1).mean(dim=1),  # shorter than 1
+        lambda prompts: F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1),  # over labels
+        lambda prompts: F.normalize(F.normalize(prompts, dim=1).mean(dim=1), dim=-1),
+    ],
+    "recall_at": [
+        lambda s, right, k: (  # the share of right answers that were found
+            right.gather(1, s.topk(k).indices).sum() / right.sum()
+        ).item(),
+        lambda s, right, k: right.gather(1, s.topk(k).indices).float().mean().item(),  # precision
+        lambda s, right, k: (s.topk(k).indices == right.int().argmax(dim=1, keepdim=True)).any(dim=1).float().mean(),
+        lambda s, right, k: right.gather(1, s.topk(k, largest=False).indices).any(dim=1).double().mean().item(),
+    ],
     # --- 12
     # --- 13
     # --- 14
@@ -120,3 +151,22 @@ def run(source: Path, solved: bool, fast: bool) -> set[str]:
     verdicts = [line[0] for text in texts for line in text.splitlines() if line[:2] in ("✓ ", "… ", "✗ ")]
     assert len(verdicts) == expected, "one verdict for each exercise"
     return set(verdicts)
+
+
+def _step_with(mistake: str, model, optimizer, images, tokens):
+    features = model.encode_image(images), model.encode_text(tokens)
+    scale = model.logit_scale if mistake == "scale without exp" else model.logit_scale.exp()
+    loss = minclip.clip_loss(*features, scale)
+    if mistake == "one direction":
+        logits = scale * F.normalize(features[0], dim=1) @ F.normalize(features[1], dim=1).T
+        loss = F.cross_entropy(logits, torch.arange(len(logits)))
+    if mistake not in ("no zero_grad", "zero_grad after backward"):
+        optimizer.zero_grad()
+    loss.backward()
+    if mistake == "zero_grad after backward":
+        optimizer.zero_grad()
+    if mistake != "no step":
+        optimizer.step()
+    if mistake != "no clamp":
+        model.clamp_logit_scale()
+    return loss if mistake == "a tensor" else loss.item()

@@ -1,0 +1,247 @@
+# %% [markdown]
+# # 00 · Two towers in a minute
+#
+# **The question.** What does a trained CLIP do? Not how it is built, nor how it learned: what goes in, what comes
+# out, and what one can ask of it.
+#
+# **You need** Python, and to have seen a PyTorch tensor.
+#
+# **Afterwards you can** load a CLIP, compare any pictures with any texts, make a classifier out of words that you
+# type, and say what its answer means and what it does not mean.
+
+# %%
+import textwrap
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+import minclip
+from minclip import data
+
+plt.style.use("lesson.mplstyle")
+model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
+
+# %% [markdown]
+# ## Two towers
+#
+# CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) is two networks that stand side by side, its
+# *towers*. One reads a picture, the other a text. Each ends in a list of numbers of the same length, called
+# *features* (or an embedding). The two towers never look at each other; all that they share is the room in which
+# their features live.
+#
+# This one is small: it learned from emoji and their English names, in minutes on two CPU cores
+# ([how](weights/README.md)). Here is one picture and one text on their way through it.
+
+# %%
+drawing = data.render_emoji("1F415", 144)  # 1F415 is the number of the dog in Unicode
+image = preprocess(drawing)[None]  # (1, 3, R, R): one picture, three colours
+text = tokenizer(["dog", "a horse, of course"])  # (2, T): two texts, as numbers of tokens
+
+with torch.no_grad():  # we only use the model, so PyTorch need not prepare for gradients
+    image_features = model.encode_image(image)  # (1, E)
+    text_features = model.encode_text(text)  # (2, E)
+
+print("picture ", tuple(image.shape), "->", tuple(image_features.shape))
+print("texts   ", tuple(text.shape), "      ->", tuple(text_features.shape))
+print(f"the model has {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+
+# %% [markdown]
+# How alike are two features $x$ and $y$? CLIP looks only at their directions: the *cosine* of the angle between them,
+#
+# $$\cos(x, y) = \frac{\sum_k x_k y_k}{\lvert x \rvert \, \lvert y \rvert}$$
+#
+# in words: divide each by its length, multiply number by number, and add up. It is 1 for the same direction, 0 for a
+# right angle, −1 for the opposite. `F.normalize` does the dividing, and a product of matrices does the rest for all
+# pairs at once.
+
+# %%
+cosine = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T  # (1, 2)
+for label, value in zip(("dog", "a horse, of course"), cosine[0].tolist(), strict=True):
+    print(f"cosine of the drawing of a dog with {label!r}: {value:5.2f}")
+
+# %% [markdown]
+# ## Before and after training
+#
+# Now several pictures and their captions. They come from 400 emoji that were **held back**: the model was never
+# trained on these pictures, nor on these captions. Every *word* of the captions it has met, in other company. The
+# next cell sets them beside one another: the rows are pictures, the columns are texts, and a square is their cosine.
+# On the left the same network *before* training, with random numbers for parameters; on the right the trained one.
+
+# %%
+_, unseen = data.load_emoji(model.config.image_resolution)  # draws every emoji the first time: a few seconds
+CAPTIONS = [
+    *("raised hand", "police officer", "woman fairy", "woman firefighter", "down arrow", "black cat"),
+    *("man surfing light skin tone", "man surfing medium-dark skin tone"),
+]
+chosen = [unseen.captions.index(caption) for caption in CAPTIONS]
+
+
+@torch.no_grad()
+def features(model, images, texts):
+    """Pictures (P, 3, R, R) and N texts -> features (P, E) and (N, E), each of length 1."""
+    image_features = model.encode_image(data.normalize(images))  # (P, E)
+    text_features = model.encode_text(tokenizer(texts, model.config.context_length))  # (N, E)
+    return F.normalize(image_features, dim=-1), F.normalize(text_features, dim=-1)
+
+
+torch.manual_seed(0)
+untrained = minclip.CLIP(model.config).eval()
+matrices = []
+for network in (untrained, model):
+    pictures, texts = features(network, unseen.images[chosen], CAPTIONS)
+    matrices.append(pictures @ texts.T)  # (P, P)
+
+# %%
+figure, both = plt.subplots(1, 2, figsize=(10.5, 5.6))
+for axes, matrix, title in zip(both, matrices, ("before training", "after training"), strict=True):
+    squares = axes.imshow(matrix, vmin=-1, vmax=1)
+    for row, column in [(row, column) for row in range(len(matrix)) for column in range(len(matrix))]:
+        value = matrix[row, column].item()
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color="wk"[value > 0.3])
+    axes.set_xticks(range(len(CAPTIONS)), CAPTIONS, rotation=40, ha="right", fontsize=8)
+    axes.set(title=title, yticks=[], xlabel="text")
+    axes.set_ylabel("picture", labelpad=34)
+    for row, place in enumerate(chosen):
+        thumbnail = axes.inset_axes((-0.115, 1 - (row + 1) / len(matrix), 0.11, 1 / len(matrix)))
+        thumbnail.imshow(data.open_picture(unseen.names[place]))
+        thumbnail.axis("off")
+figure.colorbar(squares, ax=both, label="cosine", shrink=0.7)
+figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+
+for matrix, when in zip(matrices, ("before", "after"), strict=True):
+    wrong = [CAPTIONS[row] for row, nearest in enumerate(matrix.argmax(dim=1).tolist()) if nearest != row]
+    print(
+        f"{when:6} training the nearest text is the right one for {len(matrix) - len(wrong)} of {len(matrix)} pictures"
+    )
+print("after training it is not for:", ", ".join(wrong) or "none")
+
+# %% [markdown]
+# Before, all rows are much the same: the network gives every picture nearly the same features. After, the diagonal
+# stands out, where a picture meets its own text. A bright diagonal is all that CLIP is trained for, and lessons 01 to
+# 04 are about it. Off the diagonal not everything is dark: two men on surfboards *are* alike, and so are their
+# captions. And what is not bright on the diagonal was not learned: a black cat is rather a cat, but this model has
+# met few of them, none of them black.
+#
+# ## A classifier out of words
+#
+# An ordinary classifier has its classes built in. Here a class is a text, so you write the classes down and the text
+# tower does the rest: the nearest text wins. This is called *zero-shot* classification, because the classifier was
+# shown no examples.
+#
+# To turn cosines into shares that add up to 1, CLIP multiplies them by a number that it learned, the *logit scale*
+# $s$, and takes the *softmax*:
+#
+# $$p_j = \frac{e^{s \cos(x, y_j)}}{\sum_k e^{s \cos(x, y_k)}}$$
+#
+# in words: raise $e$ to each scaled cosine, and divide by the sum over all texts that you typed.
+#
+# **Type your own words** into `LABELS` and run the cell again.
+
+# %%
+LABELS = ["cat", "dog", "horse", "other"]
+SHOWN = {"cat": "1F408", "dog": "1F415", "horse": "1F40E", "cat face": "1F431", "horse face": "1F434"}
+SHOWN |= {"fire engine": "1F692", "banana": "1F34C", "grinning face": "1F600"}
+
+drawings = {name: data.render_emoji(codes, 144) for name, codes in SHOWN.items()}
+with torch.no_grad():
+    images = model.encode_image(torch.stack([preprocess(drawing) for drawing in drawings.values()]))  # (P, E)
+    labels = model.encode_text(tokenizer(LABELS))  # (C, E)
+    cosines = F.normalize(images, dim=-1) @ F.normalize(labels, dim=-1).T  # (P, C)
+    shares = (model.logit_scale.exp() * cosines).softmax(dim=-1)  # (P, C)
+
+figure, grid = plt.subplots(2, 8, figsize=(10.5, 0.9 + 0.5 * len(LABELS)), width_ratios=[1, 1.5] * 4)
+for i, name in enumerate(drawings):
+    picture, bars = grid[i // 4][i % 4 * 2 : i % 4 * 2 + 2]
+    picture.imshow(drawings[name])
+    picture.axis("off")
+    picture.set_title(name, fontsize=9)
+    bars.barh(range(len(LABELS)), shares[i], color="0.55")
+    for j in range(len(LABELS)):
+        bars.text(shares[i, j] + 0.03, j, f"{cosines[i, j]:.2f}", va="center", fontsize=8)
+    bars.set_yticks(range(len(LABELS)), LABELS, fontsize=8)
+    bars.set(xlim=(0, 1.35), xticks=[0, 1])
+    bars.invert_yaxis()
+figure.suptitle("bars: share of each label; numbers: cosines", fontsize=10)
+figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+print(f"logit scale of this model: {model.logit_scale.exp():.1f}")
+
+# %% [markdown]
+# Three things to see.
+#
+# - The cat, the dog and the horse are named. (They are from the *training* pictures: this model has met only a
+#   handful of animals. It is not a test.)
+# - It errs, and says so with a large share: look at the face of the horse. A share near 1 is no promise.
+# - The shares always add up to 1, *whatever is in the picture*. A banana has to go somewhere. "other" does not mean
+#   "none of these": it is one more word, and it wins where its cosine happens to be the largest. Lesson 10 measures
+#   how well that works.
+#
+# ## Exercise
+#
+# Write the classifier: for each picture the place of the nearest label. The features come as the towers give them,
+# so they have any length.
+
+
+# %%
+def nearest_label(image_features, label_features):
+    """Features (P, E) of pictures and (C, E) of labels -> for each picture the index of its nearest label, (P,)."""
+    raise NotImplementedError
+
+
+# %%
+nearest_label = check.nearest_label(nearest_label)
+
+# %% [markdown]
+# ## Twenty pictures that it never saw
+#
+# Your classifier, with twenty classes: twenty of the 400 emoji that were held back, drawn at random, and their
+# twenty captions. Whoever guesses gets one of twenty right, on average. Change the seed and run it again.
+
+# %%
+SEED = 1
+drawn = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(SEED))[:20].tolist()
+names, captions = [unseen.names[i] for i in drawn], [unseen.captions[i] for i in drawn]
+nearest = nearest_label(*features(model, unseen.images[drawn], captions)).tolist()
+
+figure, grid = plt.subplots(4, 5, figsize=(10.5, 9))
+for i, axes in enumerate(grid.flat):
+    right = nearest[i] == i
+    axes.imshow(data.open_picture(names[i]))
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():
+        side.set(visible=True, linewidth=1 if right else 3, color="0.6" if right else "black")
+    said = f"{'✓' if right else '✗'} {captions[nearest[i]]}" + ("" if right else f" — is: {captions[i]}")
+    axes.set_title(textwrap.fill(said, 26), fontsize=8, weight="normal" if right else "bold")
+figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+correct = sum(answer == i for i, answer in enumerate(nearest))
+print(f"top-1 among twenty captions: {correct} of 20 right, {100 * correct / 20:.0f} %")
+
+# %% [markdown]
+# Where it errs, look twice: some of these drawings differ by a hair.
+#
+# "Top-1" is the share of pictures whose nearest text is the right one. Twenty pictures are few, and twenty classes
+# make it easy. Here are all that were held back, each against all of their captions:
+
+# %%
+count = check.pick(len(unseen), 100)
+nearest = nearest_label(*features(model, unseen.images[:count], unseen.captions[:count]))  # (400,)
+top1 = (nearest == torch.arange(count)).double().mean()
+print(f"top-1 among {count} captions: {100 * top1:.1f} %, by chance {100 / count:.2f} %")
+
+# %% [markdown]
+# ## What this lesson does not show
+#
+# - That it works on photographs: the model has seen drawings by one hand, and nothing else.
+# - That it understands. It has seen every word of those captions, and compositions of the same kind; lesson 08 looks
+#   at that more closely.
+# - That a share is a probability of being right. It is a share among the texts that you happened to type.
+#
+# ## What you take away
+#
+# - Two towers, one room: pictures and texts become features that can be compared by their cosine.
+# - A class set is a list of texts. Change the list, and you have another classifier, without training.
+# - The softmax compares your texts with each other. It never says "none of these".
+#
+# Stuck? `from solutions.lesson_00 import nearest_label`, or read
+# [solutions/lesson_00.py](solutions/lesson_00.py).
