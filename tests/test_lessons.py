@@ -15,9 +15,16 @@ sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solu
 import build  # noqa: E402
 import check  # noqa: E402
 
+from minclip.tokenizer import CHAR_TO_BYTE, learn_merges  # noqa: E402
+
 SOURCES = build.sources()
 EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
 SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
+
+
+def text(symbols: tuple[str, ...]) -> str:
+    return "".join(symbols).removesuffix("</w>")
+
 
 # Wrong answers that someone would give: each must be refused. Solutions take what the exercise takes.
 MISTAKES = {
@@ -36,6 +43,31 @@ MISTAKES = {
     # --- 03
     # --- 04
     # --- 05
+    "glue": [
+        lambda symbols, pair: tuple("".join(symbols).replace("".join(pair), f" {''.join(pair)} ").split()),
+        lambda symbols, pair: tuple(  # glues without stepping over: a a a -> aa aa a
+            "".join(pair) if symbols[i : i + 2] == pair else symbols[i] for i in range(len(symbols))
+        ),
+    ],
+    "learn_bpe": [
+        lambda words, n: learn_merges({text(word): 1 for word in words}, n),  # every word once
+        lambda words, n: learn_merges({text(word): 2 * count for word, count in words.items()}, n),  # stops too late
+        lambda words, n: learn_merges({text(word): count for word, count in words.items()}, n + 1),
+    ],
+    "symbols_to_text": [
+        lambda symbols: "".join(  # each symbol on its own
+            bytes(CHAR_TO_BYTE[char] for char in symbol.removesuffix("</w>")).decode(errors="replace")
+            + " " * symbol.endswith("</w>")
+            for symbol in symbols
+        ),
+        lambda symbols: "".join(symbols).replace("</w>", " "),  # the printable characters taken for letters
+        lambda symbols: bytes(CHAR_TO_BYTE[c] for c in "".join(symbols).replace("</w>", "")).decode(),  # no blanks
+    ],
+    "fit_to_context": [
+        lambda ids, start, end, length: ([start, *ids, end] + [0] * length)[:length],  # cuts EOT off
+        lambda ids, start, end, length: [start, *ids[: length - 2], end],  # no padding
+        lambda ids, start, end, length: [start, *(ids + [0] * length)[: length - 2], end],  # EOT behind the padding
+    ],
     # --- 06
     # --- 07
     # --- 08
