@@ -1,4 +1,7 @@
-"""A run folder: `model.safetensors`, `config.json` and `merges.txt.gz`, each written beside and renamed."""
+"""A run folder: `model.safetensors`, `config.json` and `merges.txt.gz`, each written beside and renamed.
+
+Or an export: one file with the weights in float16, and what the other two say in its metadata.
+"""
 
 import json
 from collections.abc import Callable
@@ -30,9 +33,33 @@ def save_setup(run: Path, config: CLIPConfig, tokenizer: Tokenizer, training: di
 
 
 def save_weights(run: Path, model: CLIP) -> None:
-    with replacing(run / MODEL) as temporary:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        temporary.write_bytes(save(state, metadata={"config": json.dumps(asdict(model.config))}))
+    _write_weights(run / MODEL, model, torch.float32, {})
+
+
+def export(run: str | Path, path: str | Path) -> None:
+    """Write a run (a folder, or an earlier export) into one new file for `load`, with the weights in float16.
+
+    Raises FileExistsError when `path` is there already, FileNotFoundError when its folder is not, ValueError when a
+    weight is too large for float16; and what `load` raises.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+    model, _, tokenizer = load(run)
+    largest = max(parameter.abs().max().item() for parameter in model.parameters())
+    if largest > torch.finfo(torch.float16).max:
+        raise ValueError(f"{run} has a weight of {largest:.3g}, and float16 ends at {torch.finfo(torch.float16).max:g}")
+    _, training = read_config(run)
+    said = {"training": json.dumps(training, ensure_ascii=False), "merges": tokenizer.to_text()}
+    _write_weights(path, model, torch.float16, said)
+
+
+def _write_weights(path: Path, model: CLIP, dtype: torch.dtype, said: dict[str, str]) -> None:
+    state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, metadata={"config": json.dumps(asdict(model.config)), **said}))
 
 
 def newest_run() -> Path:
@@ -45,43 +72,71 @@ def newest_run() -> Path:
     return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns)
 
 
-def read_config(run: str | Path) -> tuple[CLIPConfig, dict[str, Any]]:
-    """The model's configuration and the options it was trained with. Raises ValueError when config.json is damaged."""
-    path = Path(run) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run folder: it has no {CONFIG}")
+def _file_of(path: Path, name: str) -> Path:
+    """The file `name` of a run folder, or the exported file itself, which has the contents of all of them."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run folder, nor file of `minclip export`")
+    file = path if path.is_file() else path / name
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is not a run folder: it has no {name}")
+    return file
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What an exported file says beside its weights. Raises ValueError when it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not metadata.keys() >= {"config", "training", "merges"}:
+        raise ValueError(f"{path} is not a file of `minclip export`; of a run, name the folder")
+    return metadata
+
+
+def read_config(path: str | Path) -> tuple[CLIPConfig, dict[str, Any]]:
+    """The model's configuration and the options it was trained with, of a run folder or an exported file.
+
+    Raises FileNotFoundError when it is neither, ValueError when it is damaged.
+    """
+    path = Path(path)
+    source = _file_of(path, CONFIG)
+    said = _metadata(path) if path.is_file() else None
+    try:
+        if said:
+            content = {"model": json.loads(said["config"]), "training": json.loads(said["training"])}
+        else:
+            content = json.loads(source.read_text(encoding="utf-8"))
         training = {name: content["training"][name] for name in TRAINED_ON} | content["training"]
         return CLIPConfig(**content["model"]), training
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or of another version of minclip: {error!r}") from error
+        raise ValueError(f"{source} is damaged or of another version of minclip: {error!r}") from error
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[CLIP, Callable[[Image.Image], torch.Tensor], Tokenizer]:
-    """A trained run as `(model, preprocess, tokenizer)`; the model is in evaluation mode, on `device`.
+    """A run folder, or a file of `export`, as `(model, preprocess, tokenizer)`.
 
-    `preprocess(picture)` makes a (3, R, R) float32 tensor of a PIL picture of any mode, as the command line
-    does. Raises FileNotFoundError when a file is missing, ValueError when one is damaged or does not fit the others.
+    The model is in float32 and evaluation mode, on `device`. `preprocess(picture)` makes a (3, R, R) float32 tensor of
+    a PIL picture of any mode, as the command line does. Raises FileNotFoundError when a file is missing, ValueError
+    when one is damaged or does not fit the others.
     """
-    run = Path(path)
-    config, _ = read_config(run)
-    if not (run / MODEL).is_file() or not (run / MERGES).is_file():
-        missing = MERGES if (run / MODEL).is_file() else MODEL
-        raise FileNotFoundError(f"{run} is not a complete run folder: it has no {missing}")
-    tokenizer = Tokenizer.load(run / MERGES)
+    path = Path(path)
+    config, _ = read_config(path)
+    config_name = "its metadata" if path.is_file() else CONFIG
+    weights, merges = _file_of(path, MODEL), _file_of(path, MERGES)
+    tokenizer = Tokenizer.from_text(_metadata(path)["merges"], path) if path.is_file() else Tokenizer.load(merges)
     if tokenizer.vocab_size != config.vocab_size:
-        sizes = f"{tokenizer.vocab_size} tokens, {CONFIG} says {config.vocab_size}"
-        raise ValueError(f"{run / MERGES} is of another run: it makes {sizes}")
+        sizes = f"{tokenizer.vocab_size} tokens, {config_name} says {config.vocab_size}"
+        raise ValueError(f"{merges} is of another run: it makes {sizes}")
     try:
-        with safe_open(run / MODEL, framework="pt") as file:
+        with safe_open(weights, framework="pt") as file:
             if json.loads(file.metadata()["config"]) != asdict(config):
                 raise ValueError("its weights are of another configuration")
             model = CLIP(config)
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{run / MODEL} is damaged, or does not fit {CONFIG}: {reason}") from error
+        raise ValueError(f"{weights} is damaged, or does not fit {config_name}: {reason}") from error
 
     def preprocess(picture: Image.Image) -> torch.Tensor:
         return normalize(to_tensor(to_rgb(picture), config.image_resolution))

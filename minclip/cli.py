@@ -1,4 +1,4 @@
-"""The command line: minclip train | eval | classify | search.
+"""The command line: minclip train | eval | classify | search | export.
 
 Exit codes: 0 done; 1 something in the input was wrong, said on standard error; 2 the command was not understood;
 130 interrupted.
@@ -24,6 +24,7 @@ from minclip.model import CLIP, PRESETS
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOSSES, TrainConfig, check_config, train
 
+RUN_HELP = "a run folder, or a file of `minclip export` (default: the newest under runs/)"
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
 
@@ -173,10 +174,9 @@ def classify_command(arguments: argparse.Namespace) -> int:
             for label, c, p in zip(arguments.labels, cosines, probabilities, strict=True):
                 print(f"  {display_ljust(label, 20)} cos {c:5.2f}  {100 * p:5.1f} %  {'█' * round(40 * p)}")
         if arguments.plot:
-            plots.plot_classes(
-                [os.path.abspath(name) for name in names], arguments.labels, cosine, probability, run / "classify.png"
-            )
-            print(run / "classify.png")
+            plot = picture_of(run, "classify.png")
+            plots.plot_classes([os.path.abspath(name) for name in names], arguments.labels, cosine, probability, plot)
+            print(plot)
     return 0 if len(names) == len(arguments.pictures) else 1
 
 
@@ -204,8 +204,9 @@ def search_command(arguments: argparse.Namespace) -> int:
     for rank, (name, cosine) in enumerate(found[0], start=1):
         print(f"{rank:3}.  cos {cosine:5.2f}  {data.display_name(name)}  {captions.get(name, '')}".rstrip())
     if arguments.plot:
-        plots.plot_retrieval([arguments.query], found, None, run / "search.png")
-        print(run / "search.png")
+        plot = picture_of(run, "search.png")
+        plots.plot_retrieval([arguments.query], found, None, plot)
+        print(plot)
     return 0
 
 
@@ -225,6 +226,18 @@ def load_run(arguments: argparse.Namespace) -> tuple[Path, CLIP, Tokenizer]:
     run = Path(arguments.run) if arguments.run else checkpoint.newest_run()
     model, _, tokenizer = checkpoint.load(run, choose_device(arguments.device))
     return run, model, tokenizer
+
+
+def picture_of(run: Path, name: str) -> Path:
+    """Where a picture of a run goes: into its folder, or beside the exported file."""
+    return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    run = Path(arguments.run) if arguments.run else checkpoint.newest_run()
+    checkpoint.export(run, arguments.file)
+    print(f"{run} -> {arguments.file}: {Path(arguments.file).stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
 def choose_device(name: str) -> str:
@@ -253,11 +266,12 @@ def build_parser() -> argparse.ArgumentParser:
 Each command explains itself: minclip train --help""",
     )
     parser.add_argument("--version", action="version", version=f"minclip {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | eval | classify | search")
+    commands = parser.add_subparsers(required=True, metavar="train | eval | classify | search | export")
     _add_train(commands)
     _add_eval(commands)
     _add_classify(commands)
     _add_search(commands)
+    _add_export(commands)
     return parser
 
 
@@ -309,7 +323,7 @@ Weights, metrics and pictures go to runs/; eval, classify and search take the ne
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--run", metavar="FOLDER", help="the run folder (default: the newest under runs/)")
+    command.add_argument("--run", metavar="PATH", help=RUN_HELP)
     command.add_argument(
         "--templates",
         nargs="+",
@@ -368,6 +382,23 @@ def _add_search(commands) -> None:
     command.add_argument("-k", type=int, default=10, help="how many to show (default: 10)")
     command.add_argument("--plot", action="store_true", help="draw them into search.png in the run folder")
     _add_run(command)
+
+
+def _add_export(commands) -> None:
+    command = commands.add_parser(
+        "export",
+        help="put a model into one small file",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Put a run into one file: weights in float16, tokenizer, and the options it was trained with.
+
+  minclip export cat.safetensors
+  minclip search "red heart" --run cat.safetensors
+
+In Python: minclip.load("cat.safetensors"). For a run on pictures of your own the options name their folder.""",
+    )
+    command.set_defaults(command=export_command)
+    command.add_argument("file", metavar="FILE", help="a new file; nothing is written over")
+    command.add_argument("--run", metavar="PATH", help=RUN_HELP)
 
 
 if __name__ == "__main__":

@@ -179,10 +179,23 @@ class Tokenizer:
         rows = [torch.tensor([self.start_id, *self.encode(text)[:body], self.end_id]) for text in texts]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
+    def to_text(self) -> str:
+        """The merges in OpenAI's format: a version line, then a pair on each line."""
+        return "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self.merges)]) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str, source: str | Path) -> "Tokenizer":
+        """The tokenizer of `to_text`. Raises ValueError that names `source` and line when it is no such text."""
+        header, *lines = text.rstrip("\n").split("\n")
+        if "#version" not in header:
+            raise ValueError(f"{source} is not a merges file: its first line is {header[:60]!r}, not '#version: …'")
+        if OPENAI_HEADER in header:
+            lines = lines[:OPENAI_MERGES]
+        return cls(_parse_merge(line, f"{source}, line {number}") for number, line in enumerate(lines, start=2))
+
     def save(self, path: str | Path) -> None:
-        """Write the merges in OpenAI's format: a version line, then a pair on each line; gzip if `path` ends in .gz."""
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
-        content = ("\n".join(lines) + "\n").encode()
+        """Write `to_text` to a file; gzip if `path` ends in .gz."""
+        content = self.to_text().encode()
         with replacing(path) as temporary:
             temporary.write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
 
@@ -194,15 +207,10 @@ class Tokenizer:
         """
         content = Path(path).read_bytes()
         try:
-            content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-            header, *lines = content.decode().rstrip("\n").split("\n")
+            text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
         except (OSError, EOFError, ValueError) as error:  # damaged gzip, cut gzip, not UTF-8
             raise ValueError(f"{path} is not a merges file: {error}") from error
-        if "#version" not in header:
-            raise ValueError(f"{path} is not a merges file: its first line is {header[:60]!r}, not '#version: …'")
-        if OPENAI_HEADER in header:
-            lines = lines[:OPENAI_MERGES]
-        return cls(_parse_merge(line, f"{path}, line {number}") for number, line in enumerate(lines, start=2))
+        return cls.from_text(text, path)
 
 
 def _parse_merge(line: str, where: str) -> Pair:

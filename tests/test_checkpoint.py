@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import minclip
 from minclip import CLIP, CLIPConfig, Tokenizer, checkpoint, data
@@ -113,6 +115,97 @@ def test_merges_of_another_run_are_refused(run):
     Tokenizer.train(["red heart red heart"], 516).save(run / "merges.txt.gz")
     with pytest.raises(ValueError, match=r"is of another run: it makes 516 tokens, config\.json says 520"):
         minclip.load(run)
+
+
+@pytest.fixture
+def exported(run, tmp_path) -> Path:
+    path = tmp_path / "one.safetensors"
+    checkpoint.export(run, path)
+    return path
+
+
+def test_one_file_holds_what_the_folder_holds_in_half_precision(run, exported):
+    model, preprocess, tokenizer = minclip.load(exported)
+    ours, _, folder_tokenizer = minclip.load(run)
+    half = {name: tensor.half().float() for name, tensor in ours.state_dict().items()}
+    torch.testing.assert_close(model.state_dict(), half, rtol=0, atol=0)
+    assert not model.training
+    assert model.logit_scale.dtype == torch.float32
+    assert tokenizer.merges == folder_tokenizer.merges
+    assert preprocess(Image.new("RGB", (50, 30))).shape == (3, 24, 24)
+    assert checkpoint.read_config(exported) == (CONFIG, TRAINING)
+    assert exported.stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
+
+
+def test_an_export_of_an_export_holds_the_same(exported, tmp_path):
+    checkpoint.export(exported, tmp_path / "two.safetensors")
+    with safe_open(exported, framework="pt") as one, safe_open(tmp_path / "two.safetensors", framework="pt") as two:
+        assert two.metadata() == one.metadata()
+        for name in one.keys():  # noqa: SIM118
+            assert torch.equal(two.get_tensor(name), one.get_tensor(name))
+
+
+def test_an_export_writes_over_nothing_and_makes_no_folder(run, exported, tmp_path):
+    content = exported.read_bytes()
+    for there in (exported, tmp_path):
+        with pytest.raises(FileExistsError, match="is there already"):
+            checkpoint.export(run, there)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        checkpoint.export(run, tmp_path / "nowhere" / "one.safetensors")
+    assert exported.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "runs"]
+
+
+def test_weights_too_large_for_float16_are_refused(run, tmp_path):
+    model, _, _ = minclip.load(run)
+    with torch.no_grad():
+        model.text_projection[0, 0] = 1e5
+    checkpoint.save_weights(run, model)
+    with pytest.raises(ValueError, match=r"has a weight of 1e\+05, and float16 ends at 65504"):
+        checkpoint.export(run, tmp_path / "one.safetensors")
+    assert not (tmp_path / "one.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_a_damaged_export_is_named(exported, damage):
+    content = exported.read_bytes()
+    exported.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": bytes(range(256))}[damage])
+    with pytest.raises(ValueError, match=r"one\.safetensors is damaged"):
+        minclip.load(exported)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": "{}"}, "is damaged or of another version"),
+        ({"training": "{"}, "is damaged or of another version"),
+        ({"training": "{}"}, "is damaged or of another version.*data"),
+        ({"merges": "a b"}, "is not a merges file"),
+        ({"merges": "#version: 0.2\na b\n"}, "is of another run: it makes 515 tokens, its metadata says 520"),
+    ],
+)
+def test_an_export_that_says_something_else_is_refused(exported, change, message):
+    with safe_open(exported, framework="pt") as file:
+        weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(weights, exported, said | change)
+    with pytest.raises(ValueError, match=rf"one\.safetensors.* {message}"):
+        minclip.load(exported)
+
+
+def test_an_export_with_a_weight_missing_is_refused(exported):
+    with safe_open(exported, framework="pt") as file:
+        weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    del weights["ln_final.bias"]
+    save_file(weights, exported, said)
+    with pytest.raises(ValueError, match=r"one\.safetensors is damaged, or does not fit its metadata"):
+        minclip.load(exported)
+
+
+def test_the_weights_of_a_run_alone_are_no_export(run):
+    with pytest.raises(ValueError, match="is not a file of `minclip export`; of a run, name the folder"):
+        minclip.load(run / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"gone: no such run folder, nor file of `minclip export`"):
+        minclip.load(run / "gone")
 
 
 def test_the_newest_run_is_the_one_whose_weights_were_written_last(run, monkeypatch):

@@ -121,6 +121,19 @@ def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
     assert "zero.png" in captured.err
 
 
+def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
+    file = tmp_path / "small.safetensors"
+    assert cli.main(["export", str(file)]) == 0
+    assert capsys.readouterr().out.startswith(f"{checkpoint.newest_run()} -> {file}: 0.")
+    assert cli.main(["eval", "--run", str(file)]) == 0
+    assert "400 pictures, 400 captions" in capsys.readouterr().out
+    assert cli.main(["classify", "cat.png", "--labels", "cat", "dog", "--plot", "--run", str(file)]) == 0
+    assert cli.main(["search", "red heart", "--plot", "--run", str(file)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "small-classify.png", "small-search.png"}
+    assert "is there already" in failure(capsys, "export", str(file))
+    assert "not a run folder" in failure(capsys, "export", str(tmp_path / "two"), "--run", str(tmp_path))
+
+
 def test_own_pictures_are_trained_on_evaluated_and_searched(tmp_path, capsys):
     folder = own_pictures(tmp_path / "own", 30)
     run = str(tmp_path / "run")
@@ -176,6 +189,7 @@ def test_python_m_minclip_is_the_same_command():
         (["eval"], "recall@k: how often"),
         (["classify"], "minclip classify cat.png --labels cat dog horse other"),
         (["search"], 'minclip search "red heart"'),
+        (["export"], "minclip export cat.safetensors"),
     ],
 )
 def test_help_teaches_by_example(command, example, capsys):
@@ -195,7 +209,7 @@ def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
 def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, capsys, workplace):
     monkeypatch.chdir(tmp_path)
     picture = str(workplace / "cat.png")
-    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"]):
+    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"], ["export", "x"]):
         assert "minclip train" in failure(capsys, *arguments)
     assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
