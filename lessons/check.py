@@ -186,9 +186,7 @@ def learn_bpe(attempt, draw):
     expect(attempt({to_symbols("aaabdaaabac"): 1}, 10), by_hand, word="aaabdaaabac")
 
 
-@exercise(
-    "05", "put the bytes of *all* symbols together first and decode once: a character may be spread over several."
-)
+@exercise("05", "join the bytes of *all* symbols before you decode: a character may be spread over several.", cases=25)
 def symbols_to_text(attempt, draw):
     text = draw(st.text(st.sampled_from("ab1 .éß猫🐈"), max_size=6) | st.text(max_size=6))
     symbols = [symbol for word in split_words(text) for symbol in to_symbols(word)]
@@ -213,6 +211,38 @@ def fit_to_context(attempt, draw):
 
 
 # --- 06 Reading a sentence --------------------------------------------------------------------------------------------
+
+
+@exercise("06", "row i is True in columns 0 to i, itself included: the lower triangle (Tensor.tril) of ones.")
+def causal_mask(attempt, draw):
+    length = draw(st.integers(1, 6))
+    wanted = torch.tensor([[column <= row for column in range(length)] for row in range(length)])
+    got = attempt(length)
+    expect(got, wanted, length=length)
+    expect(got.dtype, torch.bool, length=length)
+
+
+@exercise("06", "put −infinity over the future (masked_fill with the upper triangle), then the softmax of every row.")
+def causal_weights(attempt, draw):
+    query, key = pairs_of_features(draw)
+    T, D = query.shape
+    scores = query @ key.T / D**0.5  # (T, T)
+    values = torch.eye(T)  # so that what attention hands over are its weights
+    wanted = F.scaled_dot_product_attention(query[None], key[None], values[None], is_causal=True)[0]
+    expect(attempt(scores.clone()), wanted, scores=scores)
+    expect(attempt(torch.stack([scores, scores - 3])), torch.stack([wanted, wanted]), scores="a batch of two")
+
+
+@exercise(
+    "06", "the place of the first EOT in each row: (tokens == end_id).int().argmax(1); then x[torch.arange(B), place]."
+)
+def pool_at_end(attempt, draw):
+    T, padding, end_id = draw(st.integers(2, 5)), draw(st.sampled_from([0, 9])), 9
+    bodies = draw(st.lists(st.lists(st.integers(0, 7), max_size=T - 2), min_size=1, max_size=3))  # 0 is a real token
+    tokens = torch.tensor([[8, *body, end_id] + [padding] * (T - 2 - len(body)) for body in bodies])  # (B, T)
+    x = draw(features(len(bodies) * T, 2)).view(len(bodies), T, 2)
+    wanted = torch.stack([x[i, 1 + len(body)] for i, body in enumerate(bodies)])
+    expect(attempt(x.clone(), tokens.clone(), end_id), wanted, x=x, tokens=tokens, end_id=end_id)
 
 
 # --- 07 Patches -------------------------------------------------------------------------------------------------------

@@ -69,6 +69,23 @@ MISTAKES = {
         lambda ids, start, end, length: [start, *(ids + [0] * length)[: length - 2], end],  # EOT behind the padding
     ],
     # --- 06
+    "causal_mask": [
+        lambda length: torch.ones(length, length).triu().bool(),  # looks forward
+        lambda length: torch.ones(length, length).tril(-1).bool(),  # does not see itself
+        lambda length: torch.zeros(length, length).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf),
+    ],
+    "causal_weights": [
+        lambda scores: scores.softmax(dim=-1).tril(),  # masked after the softmax
+        lambda scores: scores.tril().softmax(dim=-1),  # a score of zero is a score
+        lambda scores: scores.masked_fill(torch.ones_like(scores).tril(-1).bool(), -torch.inf).softmax(dim=-1),
+        lambda scores: scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(dim=-2),
+    ],
+    "pool_at_end": [
+        lambda x, tokens, end_id: x[:, -1],
+        lambda x, tokens, end_id: x[:, 0],
+        lambda x, tokens, end_id: x[torch.arange(len(x)), (tokens != 0).sum(dim=1) - 1],  # a real 0, or padding by EOT
+        lambda x, tokens, end_id: x[tokens == end_id],
+    ],
     # --- 07
     # --- 08
     # --- 09
