@@ -296,7 +296,7 @@ def fit_to_context(ids, start_id, end_id, length):
 fit_to_context = check.fit_to_context(fit_to_context)
 
 # %%
-caption = "woman firefighter: medium skin tone"
+caption = "woman firefighter medium skin tone"
 for length in (12, 5):
     row = fit_to_context(tokenizer.encode(caption), tokenizer.start_id, tokenizer.end_id, length)
     print(f"{length:2} places:", row)

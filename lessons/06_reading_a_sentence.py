@@ -31,7 +31,7 @@ model, _, tokenizer = minclip.load("weights/emoji.safetensors")  # trained on em
 # Three captions as the model gets them: start, text, end, and zeros up to the longest.
 
 # %%
-captions = ["cat", "red heart", "woman firefighter: medium skin tone"]
+captions = ["cat", "red heart", "woman firefighter medium skin tone"]
 tokens = tokenizer(captions)  # (B, T)
 names = [[tokenizer.symbol_of_id[i].removesuffix("</w>") for i in row] for row in tokens]
 short = {"<|startoftext|>": "SOT", "<|endoftext|>": "EOT"}

@@ -6,6 +6,7 @@ the one from solutions/, so that the lesson always runs to its end.
 """
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -246,6 +247,37 @@ def pool_at_end(attempt, draw):
 
 
 # --- 07 Patches -------------------------------------------------------------------------------------------------------
+
+
+def numbered_pictures(draw: Callable[..., Any], square: bool = False) -> tuple[Tensor, int]:
+    """Pictures (B, 3, H, W) whose values are all different, and a patch size."""
+    size, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    columns = rows if square else draw(st.integers(1, 3))
+    shape = draw(st.integers(1, 2)), 3, rows * size, columns * size
+    return torch.arange(float(math.prod(shape))).view(shape), size
+
+
+@exercise("07", "view as (B, 3, H/size, size, W/size, size), permute to (B, H/size, W/size, 3, size, size), reshape.")
+def patchify(attempt, draw):
+    images, size = numbered_pictures(draw)
+    wanted = F.unfold(images, size, stride=size).transpose(1, 2)
+    expect(attempt(images.clone(), size), wanted, images=images, size=size)
+
+
+@exercise("07", "patchify backwards: view as (B, R/size, R/size, 3, size, size), permute the axes back, reshape.")
+def unpatchify(attempt, draw):
+    images, size = numbered_pictures(draw, square=True)
+    patches = F.unfold(images, size, stride=size).transpose(1, 2)
+    expect(attempt(patches.clone(), size), images, patches=patches, size=size)
+
+
+@exercise("07", "weight.flatten(1) is (D, 3·size·size), in the order of a patch's values; patches @ its transpose.")
+def embed_patches(attempt, draw):
+    images, size = numbered_pictures(draw)
+    width = draw(st.integers(1, 3))
+    weight = draw(features(width, 3 * size**2)).view(width, 3, size, size)
+    wanted = F.conv2d(images, weight, stride=size).flatten(2).transpose(1, 2)
+    expect(attempt(images.clone(), weight.clone()), wanted, images=images, weight=weight)
 
 
 # --- 08 Train it ------------------------------------------------------------------------------------------------------

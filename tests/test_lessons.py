@@ -87,6 +87,31 @@ MISTAKES = {
         lambda x, tokens, end_id: x[tokens == end_id],
     ],
     # --- 07
+    "patchify": [
+        lambda images, size: images.reshape(len(images), -1, 3 * size**2),
+        lambda images, size: F.unfold(images.mT, size, stride=size).transpose(1, 2),  # down the columns
+        lambda images, size: (
+            F.unfold(images, size, stride=size)  # the channel last
+            .transpose(1, 2)
+            .unflatten(2, (3, -1))
+            .transpose(2, 3)
+            .flatten(2)
+        ),
+    ],
+    "unpatchify": [
+        lambda patches, size: patches.reshape(len(patches), 3, round(patches.shape[1] ** 0.5) * size, -1),
+        lambda patches, size: (
+            F.fold(patches.transpose(1, 2), round(patches.shape[1] ** 0.5) * size, size, stride=size).mT
+        ),
+    ],
+    "embed_patches": [
+        lambda images, weight: F.conv2d(images, weight, stride=weight.shape[-1]).flatten(2),  # (B, D, P)
+        lambda images, weight: F.conv2d(images, weight).flatten(2).transpose(1, 2),  # stride 1
+        lambda images, weight: (
+            F.unfold(images, weight.shape[-1], stride=weight.shape[-1]).transpose(1, 2)
+            @ weight.reshape(-1, len(weight))  # not the transpose
+        ),
+    ],
     # --- 08
     # --- 09
     # --- 10
