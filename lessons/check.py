@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minclip.tokenizer import Tokenizer, clean, learn_merges, merge_pair, split_words, to_symbols
+
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 
 
@@ -179,10 +181,117 @@ def logit_gradient(attempt, draw):
 # --- 05 From bytes to tokens ------------------------------------------------------------------------------------------
 
 
+@exercise("05", "walk from the left; where the pair begins, append the glued string and step over both symbols.")
+def glue(attempt, draw):
+    symbols = tuple(draw(st.lists(st.sampled_from("ab"), max_size=8)))
+    pair = draw(st.sampled_from("ab")), draw(st.sampled_from("ab"))
+    expect(attempt(symbols, pair), merge_pair(symbols, pair), symbols=symbols, pair=pair)
+
+
+@exercise(
+    "05", "count neighbours with itertools.pairwise, times the word's count; min(…, key=(-count, pair)); glue all."
+)
+def learn_bpe(attempt, draw):
+    words = draw(st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 3), min_size=1, max_size=3))
+    n_merges = draw(st.integers(0, 6))
+    in_symbols = {to_symbols(word): count for word, count in words.items()}
+    wanted = learn_merges(words, n_merges)
+    expect(attempt(dict(in_symbols), n_merges), wanted, words=in_symbols, n_merges=n_merges)
+    by_hand = [("a", "a"), ("a", "b"), ("aa", "ab")]
+    expect(attempt({to_symbols("aaabdaaabac"): 1}, 10), by_hand, word="aaabdaaabac")
+
+
+@exercise("05", "join the bytes of *all* symbols before you decode: a character may be spread over several.", cases=25)
+def symbols_to_text(attempt, draw):
+    text = draw(st.text(st.sampled_from("ab1 .éß猫🐈"), max_size=6) | st.text(max_size=6))
+    symbols = [symbol for word in split_words(text) for symbol in to_symbols(word)]
+    if draw(st.booleans()):  # some merges, and blanks between words
+        tokenizer = Tokenizer.train([text, text], 514 + 3)
+        symbols = [tokenizer.symbol_of_id[i] for i in tokenizer.encode(text)]
+    got = attempt(list(symbols))
+    if not isinstance(got, str) or "".join(got.split()) != "".join(clean(text).split()):
+        raise Wrong(f"it returned {got!r}, expected {' '.join(split_words(text))!r}, for symbols = {symbols}")
+    if len(got.split()) != len(split_words(text)):
+        raise Wrong(f"it returned {got!r}; expected a blank behind every word, for symbols = {symbols}")
+
+
+@exercise("05", "two places belong to start and end; the text gets the others; zeros fill what is left.")
+def fit_to_context(attempt, draw):
+    tokenizer, text, length = Tokenizer([]), draw(st.text("ab!", max_size=8)), draw(st.integers(2, 10))
+    ids, start_id, end_id = tokenizer.encode(text), tokenizer.start_id, tokenizer.end_id
+    wanted = tokenizer(text, length)[0].tolist()
+    wanted += [0] * (length - len(wanted))
+    got = attempt(list(ids), start_id, end_id, length)
+    expect(got, wanted, ids=ids, start_id=start_id, end_id=end_id, length=length)
+
+
 # --- 06 Reading a sentence --------------------------------------------------------------------------------------------
 
 
+@exercise("06", "row i is True in columns 0 to i, itself included: the lower triangle (Tensor.tril) of ones.")
+def causal_mask(attempt, draw):
+    length = draw(st.integers(1, 6))
+    wanted = torch.tensor([[column <= row for column in range(length)] for row in range(length)])
+    got = attempt(length)
+    expect(got, wanted, length=length)
+    expect(got.dtype, torch.bool, length=length)
+
+
+@exercise("06", "put −infinity over the future (masked_fill with the upper triangle), then the softmax of every row.")
+def causal_weights(attempt, draw):
+    query, key = pairs_of_features(draw)
+    T, D = query.shape
+    scores = query @ key.T / D**0.5  # (T, T)
+    values = torch.eye(T)  # so that what attention hands over are its weights
+    wanted = F.scaled_dot_product_attention(query[None], key[None], values[None], is_causal=True)[0]
+    expect(attempt(scores.clone()), wanted, scores=scores)
+    expect(attempt(torch.stack([scores, scores - 3])), torch.stack([wanted, wanted]), scores="a batch of two")
+
+
+@exercise(
+    "06", "the place of the first EOT in each row: (tokens == end_id).int().argmax(1); then x[torch.arange(B), place]."
+)
+def pool_at_end(attempt, draw):
+    T, padding, end_id = draw(st.integers(2, 5)), draw(st.sampled_from([0, 9])), 9
+    bodies = draw(st.lists(st.lists(st.integers(0, 7), max_size=T - 2), min_size=1, max_size=3))  # 0 is a real token
+    tokens = torch.tensor([[8, *body, end_id] + [padding] * (T - 2 - len(body)) for body in bodies])  # (B, T)
+    x = draw(features(len(bodies) * T, 2)).view(len(bodies), T, 2)
+    wanted = torch.stack([x[i, 1 + len(body)] for i, body in enumerate(bodies)])
+    expect(attempt(x.clone(), tokens.clone(), end_id), wanted, x=x, tokens=tokens, end_id=end_id)
+
+
 # --- 07 Patches -------------------------------------------------------------------------------------------------------
+
+
+def numbered_pictures(draw: Callable[..., Any], square: bool = False) -> tuple[Tensor, int]:
+    """Pictures (B, 3, H, W) whose values are all different, and a patch size."""
+    size, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    columns = rows if square else draw(st.integers(1, 3))
+    shape = draw(st.integers(1, 2)), 3, rows * size, columns * size
+    return torch.arange(float(math.prod(shape))).view(shape), size
+
+
+@exercise("07", "view as (B, 3, H/size, size, W/size, size), permute to (B, H/size, W/size, 3, size, size), reshape.")
+def patchify(attempt, draw):
+    images, size = numbered_pictures(draw)
+    wanted = F.unfold(images, size, stride=size).transpose(1, 2)
+    expect(attempt(images.clone(), size), wanted, images=images, size=size)
+
+
+@exercise("07", "patchify backwards: view as (B, R/size, R/size, 3, size, size), permute the axes back, reshape.")
+def unpatchify(attempt, draw):
+    images, size = numbered_pictures(draw, square=True)
+    patches = F.unfold(images, size, stride=size).transpose(1, 2)
+    expect(attempt(patches.clone(), size), images, patches=patches, size=size)
+
+
+@exercise("07", "weight.flatten(1) is (D, 3·size·size), in the order of a patch's values; patches @ its transpose.")
+def embed_patches(attempt, draw):
+    images, size = numbered_pictures(draw)
+    width = draw(st.integers(1, 3))
+    weight = draw(features(width, 3 * size**2)).view(width, 3, size, size)
+    wanted = F.conv2d(images, weight, stride=size).flatten(2).transpose(1, 2)
+    expect(attempt(images.clone(), weight.clone()), wanted, images=images, weight=weight)
 
 
 # --- 08 Train it ------------------------------------------------------------------------------------------------------

@@ -17,9 +17,16 @@ sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solu
 import build  # noqa: E402
 import check  # noqa: E402
 
+from minclip.tokenizer import CHAR_TO_BYTE, learn_merges  # noqa: E402
+
 SOURCES = build.sources()
 EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
 SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
+
+
+def text(symbols: tuple[str, ...]) -> str:
+    return "".join(symbols).removesuffix("</w>")
+
 
 # Wrong answers that someone would give: each must be refused. Solutions take what the exercise takes.
 MISTAKES = {
@@ -44,8 +51,75 @@ MISTAKES = {
     # --- 03
     # --- 04
     # --- 05
+    "glue": [
+        lambda symbols, pair: tuple("".join(symbols).replace("".join(pair), f" {''.join(pair)} ").split()),
+        lambda symbols, pair: tuple(  # glues without stepping over: a a a -> aa aa a
+            "".join(pair) if symbols[i : i + 2] == pair else symbols[i] for i in range(len(symbols))
+        ),
+    ],
+    "learn_bpe": [
+        lambda words, n: learn_merges({text(word): 1 for word in words}, n),  # every word once
+        lambda words, n: learn_merges({text(word): 2 * count for word, count in words.items()}, n),  # stops too late
+        lambda words, n: learn_merges({text(word): count for word, count in words.items()}, n + 1),
+    ],
+    "symbols_to_text": [
+        lambda symbols: "".join(  # each symbol on its own
+            bytes(CHAR_TO_BYTE[char] for char in symbol.removesuffix("</w>")).decode(errors="replace")
+            + " " * symbol.endswith("</w>")
+            for symbol in symbols
+        ),
+        lambda symbols: "".join(symbols).replace("</w>", " "),  # the printable characters taken for letters
+        lambda symbols: bytes(CHAR_TO_BYTE[c] for c in "".join(symbols).replace("</w>", "")).decode(),  # no blanks
+    ],
+    "fit_to_context": [
+        lambda ids, start, end, length: ([start, *ids, end] + [0] * length)[:length],  # cuts EOT off
+        lambda ids, start, end, length: [start, *ids[: length - 2], end],  # no padding
+        lambda ids, start, end, length: [start, *(ids + [0] * length)[: length - 2], end],  # EOT behind the padding
+    ],
     # --- 06
+    "causal_mask": [
+        lambda length: torch.ones(length, length).triu().bool(),  # looks forward
+        lambda length: torch.ones(length, length).tril(-1).bool(),  # does not see itself
+        lambda length: torch.zeros(length, length).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf),
+    ],
+    "causal_weights": [
+        lambda scores: scores.softmax(dim=-1).tril(),  # masked after the softmax
+        lambda scores: scores.tril().softmax(dim=-1),  # a score of zero is a score
+        lambda scores: scores.masked_fill(torch.ones_like(scores).tril(-1).bool(), -torch.inf).softmax(dim=-1),
+        lambda scores: scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(dim=-2),
+    ],
+    "pool_at_end": [
+        lambda x, tokens, end_id: x[:, -1],
+        lambda x, tokens, end_id: x[:, 0],
+        lambda x, tokens, end_id: x[torch.arange(len(x)), (tokens != 0).sum(dim=1) - 1],  # a real 0, or padding by EOT
+        lambda x, tokens, end_id: x[tokens == end_id],
+    ],
     # --- 07
+    "patchify": [
+        lambda images, size: images.reshape(len(images), -1, 3 * size**2),
+        lambda images, size: F.unfold(images.mT, size, stride=size).transpose(1, 2),  # down the columns
+        lambda images, size: (
+            F.unfold(images, size, stride=size)  # the channel last
+            .transpose(1, 2)
+            .unflatten(2, (3, -1))
+            .transpose(2, 3)
+            .flatten(2)
+        ),
+    ],
+    "unpatchify": [
+        lambda patches, size: patches.reshape(len(patches), 3, round(patches.shape[1] ** 0.5) * size, -1),
+        lambda patches, size: (
+            F.fold(patches.transpose(1, 2), round(patches.shape[1] ** 0.5) * size, size, stride=size).mT
+        ),
+    ],
+    "embed_patches": [
+        lambda images, weight: F.conv2d(images, weight, stride=weight.shape[-1]).flatten(2),  # (B, D, P)
+        lambda images, weight: F.conv2d(images, weight).flatten(2).transpose(1, 2),  # stride 1
+        lambda images, weight: (
+            F.unfold(images, weight.shape[-1], stride=weight.shape[-1]).transpose(1, 2)
+            @ weight.reshape(-1, len(weight))  # not the transpose
+        ),
+    ],
     # --- 08
     "training_step": [
         lambda *case: _step_with("no zero_grad", *case),

@@ -1,0 +1,324 @@
+# %% [markdown]
+# # 05 · From bytes to tokens
+#
+# **The question.** CLIP's text tower does not read letters or words. It reads numbers between 0 and 49,407, and a
+# file called `bpe_simple_vocab_16e6.txt.gz` says what each of them means. How was that vocabulary made, and how do
+# you get one for your own captions? ([openai/CLIP #233](https://github.com/openai/CLIP/issues/233); the answer there
+# is the name of another library. Here is the algorithm.)
+#
+# **You need** Python: strings, tuples, dictionaries. Nothing of the other lessons.
+#
+# **Afterwards you can** train a byte-pair encoding with pencil and paper and with twenty lines of Python, say what a
+# tokenizer keeps of a text and what it throws away, and explain why the same sentence costs more tokens in one
+# language than in another.
+
+# %%
+from itertools import pairwise
+
+import check
+import matplotlib.pyplot as plt
+
+import minclip
+from minclip.data import emoji_captions, unseen_emoji
+from minclip.tokenizer import BYTE_TO_CHAR, CHAR_TO_BYTE, END_OF_WORD, clean, split_words, to_symbols
+
+plt.style.use("lesson.mplstyle")
+
+# %% [markdown]
+# ## A text is bytes
+#
+# A model needs a finite list of things that it can read, its **vocabulary**, and each thing's place in the list is
+# its **id**. If the things are words, some word is always missing. If they are Unicode characters, there are more
+# than a hundred thousand. But every text is stored as **bytes** already, in UTF-8, and there are only 256 of them:
+
+# %%
+for text in ("cat", "né", "猫", "🐈"):
+    print(f"{text:4} {len(text)} characters, {len(text.encode())} bytes: {list(text.encode())}")
+
+# %% [markdown]
+# With 256 ids nothing can ever be unknown: no letter, no language, no emoji. The price is length: "cat" is three ids
+# instead of one, and attention, which compares every id with every other, gets expensive fast.
+#
+# **Byte-pair encoding** (BPE) starts from the bytes and buys back the length. It looks for the pair of neighbours
+# that occurs most often, makes one new **symbol** of the two, puts it in the vocabulary, and begins again. Frequent
+# words end as one symbol; rare ones stay in pieces; nothing is ever unknown. (A compression trick first; used for
+# translation by [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), on bytes in GPT-2, and from there in CLIP:
+# section 2.4 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020).)
+#
+# Before any pair is counted, CLIP does three things to a text. It **cleans** it (lower case, HTML entities, broken
+# Unicode, white space). It cuts it into **words** with a pattern, and no pair ever crosses the edge of a word. And it
+# marks the last byte of every word with `</w>`, so that *art* at the end of *heart* is not the *art* that begins
+# *artist*.
+
+# %%
+print(repr(clean("  A  GRINNING\tCat &amp; a heart\n")))
+print(split_words("a cat's 3 hearts!"))
+print(to_symbols("heart"))
+print(to_symbols("né"), "two bytes for é, each written as a printable character")
+
+# %% [markdown]
+# ## `aaabdaaabac`, with a pencil
+#
+# Take a pencil; this small string is the classic example. (1) Count every pair of neighbours. (2) Glue the most
+# frequent pair, everywhere, from the left. If two pairs are equally frequent, take the one that comes first in sort
+# order. Again, until no pair stands twice.
+#
+# Here are the counts of the first round, to start you off:
+
+# %%
+word = to_symbols("aaabdaaabac")
+print(*word)
+pairs = list(pairwise(word))
+for pair in sorted(set(pairs), key=lambda pair: (-pairs.count(pair), pair)):
+    print(pair, pairs.count(pair))
+
+# %% [markdown]
+# **Exercise 1.** Write step 2. Mind `a a a`: from the left it becomes `aa a`, because the middle one is used up.
+
+
+# %%
+def glue(symbols, pair):
+    """symbols: a tuple of strings; pair: two of them -> the tuple with every occurrence of the pair made one string."""
+    raise NotImplementedError
+
+
+# %%
+glue = check.glue(glue)
+
+# %% [markdown]
+# **Exercise 2.** Now the whole training. A collection of texts is a dictionary: each different word, as a tuple of
+# symbols, with the number of times that it occurs. A pair in a word that occurs 500 times counts 500 times.
+
+
+# %%
+def learn_bpe(words, n_merges):
+    """words: {tuple of symbols: count} -> the list of at most n_merges pairs, in the order in which they were glued.
+
+    The most frequent pair first; of equally frequent ones the first in sort order; stop when no pair stands twice.
+    """
+    raise NotImplementedError
+
+
+# %%
+learn_bpe = check.learn_bpe(learn_bpe)
+
+# %% [markdown]
+# Compare with your paper:
+
+# %%
+symbols = word
+print(f"{'':24}", *symbols)
+for pair in learn_bpe({word: 1}, 10):
+    symbols = glue(symbols, pair)
+    print(f"glue {pair[0]:>4} and {pair[1]:<4} ->", f"{'':4}", *symbols)
+
+# %% [markdown]
+# Each line is a **merge**. The vocabulary is: the bytes, the bytes with `</w>`, one new symbol for each merge in
+# their order, and two special ids for the start and the end of a text. So the list of merges *is* the tokenizer, and
+# OpenAI's file is exactly this: a pair on each line, the most useful first.
+
+# %%
+openai = minclip.PRESETS["ViT-B/32"].vocab_size
+print(f"OpenAI's vocabulary has {openai:,} entries: 2 × {len(BYTE_TO_CHAR)} bytes, start, end,", end=" ")
+print(f"and {openai - 2 * len(BYTE_TO_CHAR) - 2:,} merges")
+
+# %% [markdown]
+# ## A real vocabulary
+#
+# Our texts are the names of all emoji, as Unicode's translators wrote them. We learn from most of them and keep those
+# of the unseen pictures aside (the ones that the models of this course are tested on). `minclip.Tokenizer.train` does
+# what you just wrote; it only recounts the words that a merge has changed, which makes it faster.
+
+# %%
+english, chinese = emoji_captions("en"), emoji_captions("zh")
+learned_from = [codes for codes in english if codes not in unseen_emoji()][:: check.pick(1, 6)]
+kept_aside = [codes for codes in english if codes in unseen_emoji()]
+vocab_size = check.pick(1536, 700)
+tokenizer = minclip.Tokenizer.train((english[codes] for codes in learned_from), vocab_size)
+print(f"{len(learned_from)} captions, {tokenizer.vocab_size} entries, {len(tokenizer.merges)} merges")
+print("the first:", *("".join(pair) for pair in tokenizer.merges[:24]))
+print("the last: ", *("".join(pair) for pair in tokenizer.merges[-12:]))
+
+# %% [markdown]
+# You can read off what emoji are named after. The early merges build a few words that stand in a great many captions:
+# every person is drawn in five skin tones. Had we trained on photographs' captions, "photo" would have come first.
+# The algorithm knows nothing of language; it finds what repeats.
+#
+# ## Merges as a tree
+#
+# To encode a new word, the merges are *replayed* in the order in which they were learned. Drawn, that is a tree: the
+# bytes below, and every merge a fork, with the merge's place in the list. What to look for: where a word ends as a
+# single tree, it is a single token; where it ends as several trees, no merge joins them.
+
+
+# %%
+def draw_trees(axes, word):
+    nodes = [(symbol, place, 0) for place, symbol in enumerate(to_symbols(word))]  # symbol, x, height
+    labels = [(*node, "") for node in nodes]
+    for number, pair in enumerate(tokenizer.merges, start=1):
+        i = 0
+        while i + 1 < len(nodes):
+            (left, left_x, left_y), (right, right_x, right_y) = nodes[i : i + 2]
+            if (left, right) == pair:
+                top = 1 + max(left_y, right_y)
+                axes.plot([left_x, left_x, right_x, right_x], [left_y, top, top, right_y], color="0.6", zorder=1)
+                nodes[i : i + 2] = [(left + right, (left_x + right_x) / 2, top)]
+                labels.append((*nodes[i], f"\n{number}"))
+            i += 1
+    for symbol, x, y, number in labels:
+        box = {"facecolor": "white", "edgecolor": "black" if (symbol, x, y) in nodes else "none", "pad": 2}
+        text = symbol.replace(END_OF_WORD, "·") + number
+        axes.text(x, y, text, ha="center", va="center", fontsize=8.5, linespacing=1.3, bbox=box)
+    title = f"{word}: {len(nodes)} token{'s' * (len(nodes) > 1)}"
+    axes.set(title=title, xticks=[], yticks=range(5), xlim=(-0.7, len(word) - 0.3), ylim=(-0.4, 4.6))
+    axes.spines["bottom"].set_visible(False)
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+left.set_ylabel("merges, one upon another")
+figure.supxlabel(
+    "below: the bytes; a dot: </w>; small numbers: the merge's place in the list; framed: a token", fontsize=9
+)
+for axes, word in ((left, "firefighter"), (right, "photograph")):
+    draw_trees(axes, word)
+
+# %% [markdown]
+# The numbers grow from the bytes upwards: a pair can only be glued when both of its halves exist. The pieces are not
+# syllables and not stems, even where they look like it; they are what repeated in *these* captions. That is the
+# answer to "how do I get the vocabulary for my dataset?": by training it on your dataset.
+#
+# ## The same sentences in two languages
+#
+# The captions exist in many languages, and each says the same in all of them. So we can ask what a sentence costs. We
+# train one tokenizer on English and one on Chinese and encode the captions that were kept aside. One training gives
+# tokenizers of every smaller size, too: a list of merges, cut short, is the smaller vocabulary.
+
+# %%
+tokenizer_zh = minclip.Tokenizer.train((chinese[codes] for codes in learned_from), vocab_size)
+sizes = [514 + round((vocab_size - 514) * part) for part in (0, 0.04, 0.1, 0.2, 0.4, 0.7, 1)]
+
+
+def count_tokens(trained, captions, size):
+    """Tokens that a vocabulary of `size` entries needs for these captions."""
+    smaller = minclip.Tokenizer(trained.merges[: size - 514])
+    return sum(len(smaller.encode(caption)) for caption in captions)
+
+
+texts_en, texts_zh = [english[codes] for codes in kept_aside], [chinese[codes] for codes in kept_aside]
+curves = {
+    "English": (tokenizer, texts_en, "o-"),
+    "Chinese": (tokenizer_zh, texts_zh, "s--"),
+    "Chinese, vocabulary learned from English": (tokenizer, texts_zh, "^:"),
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+last = {}
+for name, (trained, captions, style) in curves.items():
+    counts = [count_tokens(trained, captions, size) for size in sizes]
+    characters = sum(len(clean(caption).replace(" ", "")) for caption in captions)
+    left.plot(sizes, [count / characters for count in counts], style, label=name)
+    right.plot(sizes, [count / len(captions) for count in counts], style, label=name)
+    last[name] = counts[-1] / characters, counts[-1] / len(captions)
+left.set(title="per character", xlabel="entries of the vocabulary", ylabel="tokens per character", ylim=(0, None))
+right.set(title="per caption", xlabel="entries of the vocabulary", ylabel="tokens per caption", ylim=(0, None))
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+for name, (per_character, per_caption) in last.items():
+    print(f"{name:42} {per_character:.2f} tokens per character, {per_caption:5.1f} per caption")
+
+# %% [markdown]
+# At the left edge there are no merges, and a token is a byte: one for nearly every English letter, three for every
+# Chinese character. Then the merges go to work. Three things are worth a second look:
+#
+# - *Per character* Chinese stays the dearer one of the two; *per caption* the order turns round, since a Chinese
+#   character says more. Tokens per character compare alphabets; tokens for the same sentence compare costs.
+# - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
+#   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
+# - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. Every context has an
+#   end, and it comes early for a language that the vocabulary was not learned from:
+
+# %%
+room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
+for name, (per_character, _) in last.items():
+    print(f"{name:42} {room} tokens hold about {room / per_character:.0f} characters")
+
+# %% [markdown]
+# ## And back again
+#
+# Decoding is easy, with one trap. A symbol is a piece of *bytes*, and a character may be spread over several symbols:
+
+# %%
+cat = [tokenizer.symbol_of_id[i] for i in tokenizer.encode("猫 naïve")]
+print(cat)
+for symbol in cat:
+    print(f"{symbol:8} -> bytes {[CHAR_TO_BYTE[char] for char in symbol.removesuffix(END_OF_WORD)]}")
+
+# %% [markdown]
+# **Exercise 3.** Write the way back. The check encodes random Unicode and expects the cleaned text, up to white
+# space: CLIP's pattern skips white space, so a tokenizer can only put one blank behind every word.
+
+
+# %%
+def symbols_to_text(symbols):
+    """A list of symbols -> the text: bytes of all symbols (CHAR_TO_BYTE), a blank for every </w>, decoded as UTF-8."""
+    raise NotImplementedError
+
+
+# %%
+symbols_to_text = check.symbols_to_text(symbols_to_text)
+
+# %%
+for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %"):
+    back = symbols_to_text([tokenizer.symbol_of_id[i] for i in tokenizer.encode(text)])
+    print(f"{text!r:24} -> {len(tokenizer.encode(text)):2} tokens -> {back!r}")
+
+# %% [markdown]
+# What was lost: capital letters, and where the white space was. What was not lost: anything else. A word that nobody
+# has ever seen costs more tokens, and that is all.
+#
+# ## A row of the batch
+#
+# The text tower wants a rectangle: every text as a row of the same length. Each row is the id of **SOT** (start of
+# text), the text's ids, the id of **EOT** (end of text), then zeros (**padding**) up to the length of the longest. A
+# text that is too long for the model's context is cut.
+#
+# Where it is cut matters: the model reads its feature *at the EOT token* (lesson 06). So a text that is cut must lose
+# its last words and keep its EOT. A plain `row[:length]` cuts off the very token that the model looks for.
+#
+# **Exercise 4.** Write a row.
+
+
+# %%
+def fit_to_context(ids, start_id, end_id, length):
+    """ids: a list of token ids -> a list of exactly `length` ids (at least 2): start, text, end, zeros."""
+    raise NotImplementedError
+
+
+# %%
+fit_to_context = check.fit_to_context(fit_to_context)
+
+# %%
+caption = "woman firefighter medium skin tone"
+for length in (12, 5):
+    row = fit_to_context(tokenizer.encode(caption), tokenizer.start_id, tokenizer.end_id, length)
+    print(f"{length:2} places:", row)
+    print("          ", *(tokenizer.symbol_of_id[i].replace(END_OF_WORD, "·") for i in row))
+
+# %% [markdown]
+# (The padding prints as an exclamation mark: id 0 is the first of the printable bytes, in our vocabulary as in
+# OpenAI's. That a padding zero and a real "!" look the same to the model sounds like a bug. Why it is none is the
+# next lesson's question.)
+#
+# ## What this lesson does not show
+#
+# Whether a better vocabulary makes a better CLIP: nothing was trained here but the merges. Nor the other ways to cut
+# words (WordPiece, unigram models), nor how to make the training fast enough for billions of words. The comparison of
+# languages is about short names of emoji, which repeat their words far more than ordinary text does, so that the
+# numbers are flattering; that a foreign vocabulary costs about a token per byte does not depend on it.
+#
+# ## What you take away
+#
+# - BPE: count neighbours, glue the most frequent pair, repeat. The list of merges, in order, is the tokenizer.
+# - It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats is cheap,
+#   and everything else is dear.
+# - Round trip: only capitals and white space are lost. Truncation: words may be lost, EOT never.
+#
+# Stuck? `from solutions.lesson_05 import learn_bpe`, or read [solutions/lesson_05.py](solutions/lesson_05.py).

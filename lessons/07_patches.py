@@ -1,0 +1,325 @@
+# %% [markdown]
+# # 07 · Patches
+#
+# **The question.** A Transformer reads a row of vectors. A picture is no row. What does a Vision Transformer
+# (**ViT**), CLIP's picture tower, really see?
+#
+# **You need** tensors with several axes, and what attention is (lesson 06).
+#
+# **Afterwards you can** cut a picture into patches and put it together again, say why every ViT does that with a
+# convolution, show that without positions a Transformer cannot tell a picture from its jigsaw puzzle, and measure how
+# much a trained model minds.
+
+# %%
+import textwrap
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+import minclip
+from minclip.data import EMOJI_CREDIT, emoji_captions, normalize, render_emoji, to_tensor, unseen_emoji
+
+plt.style.use("lesson.mplstyle")
+torch.set_grad_enabled(False)
+model, _, tokenizer = minclip.load("weights/emoji.safetensors")  # trained on emoji and their names
+patch, resolution = model.config.vision_patch_size, model.config.image_resolution
+
+# %% [markdown]
+# ## The grid
+#
+# The recipe ([Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929), "An image is worth 16×16 words"): cut the
+# picture into equal squares, the **patches**, and read them like a page, row by row. A patch takes the part that a
+# token has in a text. Here is an emoji at the resolution at which our model gets it.
+
+# %%
+woman_firefighter = "1F469-200D-1F692"
+picture = to_tensor(render_emoji(woman_firefighter, resolution), resolution)  # (3, R, R)
+side = resolution // patch
+
+figure = plt.figure(figsize=(10, 4))
+left, right = figure.subfigures(1, 2, width_ratios=[1, 1.5])
+axes = left.subplots()
+axes.imshow(picture.permute(1, 2, 0))
+for edge in range(1, side):
+    axes.axhline(edge * patch - 0.5, color="black", linewidth=1)
+    axes.axvline(edge * patch - 0.5, color="black", linewidth=1)
+axes.set(title="the picture and its grid", xlabel="pixels", ylabel="pixels")
+axes.set(xticks=range(0, resolution + 1, patch), yticks=range(0, resolution + 1, patch))
+for number, axes in enumerate(right.subplots(2, side**2 // 2).flat):
+    row, column = divmod(number, side)
+    axes.imshow(picture[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch].permute(1, 2, 0))
+    axes.set(title=number, xticks=[], yticks=[])
+    axes.spines[["top", "right"]].set_visible(True)
+right.suptitle("what the model reads: patches, numbered in reading order")
+credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+
+# %% [markdown]
+# Each patch becomes one long vector: all its red values row by row, then the green ones, then the blue ones. A bigger
+# picture or a smaller patch makes a longer row, and attention compares every patch with every other:
+
+# %%
+print("model     pixels  patch  patches  values in a patch  comparisons in each head")
+for name in ("emoji", "ViT-B/32", "ViT-B/16", "ViT-L/14"):
+    config = minclip.PRESETS[name]
+    size, patches = config.vision_patch_size, (config.image_resolution // config.vision_patch_size) ** 2
+    print(f"{name:9} {config.image_resolution:6} {size:6} {patches:8} {3 * size**2:18,} {(patches + 1) ** 2:25,}")
+
+# %% [markdown]
+# (Plus one: the class token, below.)
+#
+# **Exercise 1.** Cut a batch of pictures into rows of patches. The danger: `images.reshape(B, P, -1)` has the right
+# shape and is quite wrong, since it cuts the memory into equal stretches, not the picture into squares. First split
+# *both* picture axes in two (which patch, which pixel in it), then bring the axes into order.
+
+
+# %%
+def patchify(images, size):
+    """images (B, 3, H, W) -> (B, P, 3·size·size): the patches in reading order; in each: channel, row, column."""
+    raise NotImplementedError
+
+
+# %%
+patchify = check.patchify(patchify)
+
+# %% [markdown]
+# **Exercise 2.** And back. We shall need it to make jigsaw puzzles.
+
+
+# %%
+def unpatchify(patches, size):
+    """patches (B, P, 3·size·size) of square pictures -> the pictures (B, 3, R, R): undoes patchify."""
+    raise NotImplementedError
+
+
+# %%
+unpatchify = check.unpatchify(unpatchify)
+
+# %%
+rows = patchify(picture[None], patch)  # (1, P, 3·size·size)
+print("patches:", tuple(rows.shape), " and back unharmed:", torch.equal(unpatchify(rows, patch)[0], picture))
+wrong = picture.reshape(side**2, -1).view(1, side**2, -1)
+figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3))
+for axes, title, content in ((left, "patchify", rows), (right, "a plain reshape", wrong)):
+    axes.imshow(content[0, 6].view(3, patch, patch).permute(1, 2, 0))
+    axes.set(title=f"patch 6 by {title}", xticks=[], yticks=[])
+credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+
+# %% [markdown]
+# ## Patchify equals the strided convolution
+#
+# The pixels of a patch are now multiplied with a matrix, the same for every patch, which gives a vector as wide as
+# the Transformer: the patch's **embedding**. In the code of every ViT you find a convolution there instead:
+# `nn.Conv2d(3, width, kernel_size=patch, stride=patch)`. It is the same thing. A convolution slides a small window
+# over the picture and multiplies what it sees with its weights; if it moves by exactly its own size (the **stride**),
+# the windows are the patches.
+#
+# **Exercise 3.** Do what the convolution does, with your `patchify` and one matrix product.
+
+
+# %%
+def embed_patches(images, weight):
+    """images (B, 3, H, W), weight (D, 3, size, size) of the convolution -> the patches' embeddings (B, P, D)."""
+    raise NotImplementedError
+
+
+# %%
+embed_patches = check.embed_patches(embed_patches)
+
+# %%
+image = normalize(picture[None])  # (1, 3, R, R), with the mean and spread that the model was trained with
+ours = embed_patches(image, model.visual.conv1.weight)  # (1, P, D)
+theirs = model.visual.conv1(image).flatten(2).transpose(1, 2)  # (1, D, R/p, R/p) -> (1, P, D)
+print(
+    "embeddings:",
+    tuple(ours.shape),
+    f" largest difference from the model's convolution: {(ours - theirs).abs().max():.0e}",
+)
+
+# %% [markdown]
+# So a ViT sees no picture. It sees a row of vectors, each a blend of one patch's pixels. That two pixels are
+# neighbours is known inside a patch, through the weights; across the edge between two patches nothing says so.
+#
+# ## Without positions: a bag of patches
+#
+# Attention is a weighted mean, and a mean does not know the order of what it is taken over. The other parts of a
+# block work on each position alone. So a Transformer without a mask gives the same result for its inputs in any
+# order. That is why a ViT *adds* a learned vector to each patch, its **positional embedding**: one for place 0, one
+# for place 1, and so on. (One more vector is put in front, the **class token**: it belongs to no patch, and the
+# picture's feature is read there, like a text's at EOT.)
+#
+# We test it. The jigsaw: the same patches in another order. First with all positional embeddings of patches set to
+# zero, then as trained.
+
+
+# %%
+def jigsaw(images, seed):
+    """The same patches, in an order drawn by the seed."""
+    order = torch.randperm(side**2, generator=torch.Generator().manual_seed(seed))
+    return unpatchify(patchify(images, patch)[:, order], patch)
+
+
+def relative_change(model):
+    before, after = model.encode_image(image), model.encode_image(jigsaw(image, seed=0))
+    return ((after - before).norm() / before.norm()).item()
+
+
+blind, *_ = minclip.load("weights/emoji.safetensors")
+blind.visual.positional_embedding[1:] = 0  # place 0 is the class token's
+print(f"without positions, the jigsaw changes the feature by {relative_change(blind):.0e} of its length")
+print(f"with positions, by                                   {relative_change(model):.0e}")
+
+# %% [markdown]
+# Without positions the change is rounding: the model *cannot* see the arrangement. With them it can.
+#
+# ## Does it look at the arrangement?
+#
+# That it can does not mean that it does. Before you run the next cell, guess: our model names a good part of the
+# unseen pictures right. How many of them if every picture comes as a jigsaw?
+
+# %%
+captions = emoji_captions()
+codes = [code for code in captions if code in unseen_emoji()][:: check.pick(1, 4)]
+unseen = normalize(
+    torch.stack([to_tensor(render_emoji(code, resolution), resolution) for code in codes])
+)  # (N, 3, R, R)
+texts = [captions[code] for code in codes]
+text_features = F.normalize(model.encode_text(tokenizer(texts)), dim=1)  # (N, E)
+
+
+def nearest_caption(model, images):
+    return (F.normalize(model.encode_image(images), dim=1) @ text_features.T).argmax(dim=1)  # (N,)
+
+
+def top1(model, images):
+    return (nearest_caption(model, images) == torch.arange(len(images))).float().mean().item()
+
+
+jigsaws = [jigsaw(unseen, seed) for seed in range(check.pick(4, 1))]
+results = {
+    "whole pictures": [top1(model, unseen)],
+    "jigsaws": [top1(model, images) for images in jigsaws],
+    "whole, positions set to zero": [top1(blind, unseen)],
+}
+print(f"the right one of {len(codes)} captions:")
+for name, values in results.items():
+    spread = f"  (from {min(values):.1%} to {max(values):.1%} over {len(values)} orders)" if len(values) > 1 else ""
+    print(f"  {name:29} {sum(values) / len(values):.1%}{spread}")
+lost = results["whole pictures"][0] - sum(results["jigsaws"]) / len(jigsaws)
+print(f"shuffling the patches costs {100 * lost:.1f} points of {100 * results['whole pictures'][0]:.1f}")
+
+# %% [markdown]
+# Look at some of them. On the left, pictures that have the right name as a whole and another one as a jigsaw (three,
+# if there are as many); then pictures that keep theirs.
+
+# %%
+whole, puzzle = nearest_caption(model, unseen), nearest_caption(model, jigsaws[0])  # (N,)
+is_right = whole == torch.arange(len(codes))  # (N,)
+renamed, kept = (is_right & (puzzle != whole)).nonzero()[:, 0], (is_right & (puzzle == whole)).nonzero()[:, 0]
+shown = [*renamed.tolist()[:3], *kept.tolist()][:5]
+pictures = torch.stack([to_tensor(render_emoji(codes[i], resolution), resolution) for i in shown])  # (5, 3, R, R)
+figure, grid = plt.subplots(2, 5, figsize=(10, 5))
+for axes_row, label, images, best in zip(
+    grid, ("whole", "jigsaw"), (pictures, jigsaw(pictures, seed=0)), (whole, puzzle), strict=True
+):
+    axes_row[0].set_ylabel(label)
+    for axes, i, pixels in zip(axes_row, shown, images, strict=True):
+        name = texts[best[i]] + (" ✓" if best[i] == i else " ✗")
+        axes.imshow(pixels.permute(1, 2, 0))
+        axes.set_title(textwrap.fill(name, 24), fontsize=8.5)
+        axes.set(xticks=[], yticks=[])
+figure.suptitle("above each: the nearest of the captions", fontsize=10)
+credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+print(f"of {int(is_right.sum())} with the right name, {len(renamed)} lose it, for example:")
+for i in shown[: min(3, len(renamed))]:
+    print(f"  {texts[i]}  ->  {texts[puzzle[i]]}")
+
+# %% [markdown]
+# If you had expected a collapse: so had we. This model has the means to see the arrangement and makes little use of
+# them. Think of what it was asked for. Every emoji sits in the middle of its picture and is drawn in one style; the
+# name of an emoji says *what* is in it, hardly ever *where*. A patch with an eye, a patch of a red helmet, a patch of
+# some skin tone: the contents nearly suffice to tell the captions apart. (Among those that are lost you will find
+# captions in which the arrangement is the point: which way a finger points, who stands beside whom.) A model learns
+# what its loss asks for.
+#
+# ## Similarity of learned positions
+#
+# In the ViT paper, figure 7 shows for each place how similar its learned vector is to those of all other places (the
+# cosine), and the places had found out their own geometry: near places had near vectors, and whole rows and columns
+# resembled each other. Do ours? The left panel is that picture for
+# our model: small map number *i* shows place *i* against all.
+
+# %%
+trained = model.visual.positional_embedding[1:]  # (P, D), without the class token
+torch.manual_seed(0)
+fresh = minclip.CLIP(model.config).visual.positional_embedding[1:]  # (P, D), as before training
+
+
+def cosines(positions):
+    positions = F.normalize(positions, dim=1)
+    return positions @ positions.T  # (P, P)
+
+
+def draw_maps(panel, positions, title):
+    grid = panel.subplots(side, side)
+    for place, axes in enumerate(grid.flat):
+        image = axes.imshow(cosines(positions)[place].view(side, side), vmin=-0.5, vmax=0.5, cmap="viridis")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(place, fontsize=8, pad=2)
+    panel.suptitle(title, fontsize=11)
+    return grid, image
+
+
+figure = plt.figure(figsize=(10, 4.4))
+left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
+draw_maps(left, trained, "trained: place i against all")
+grid, image = draw_maps(right, fresh, "before training")
+bar = right.colorbar(image, ax=grid, label="cosine", shrink=0.8, extend="both")
+
+# %% [markdown]
+# To judge it by more than the eye: mean cosines of all pairs of neighbours, and, since the maps suggest it, of places
+# on the rim of the picture and places in its middle.
+
+# %%
+places = torch.cartesian_prod(torch.arange(side), torch.arange(side))  # (P, 2)
+distance = torch.cdist(places.float(), places.float())  # (P, P)
+rim = ((places == 0) | (places == side - 1)).any(dim=1)  # (P,)
+groups = {
+    "neighbours": distance == 1,
+    "both on the rim": rim[:, None] & rim & (distance > 0),
+    "both in the middle": ~rim[:, None] & ~rim & (distance > 0),
+    "one on the rim, one in the middle": rim[:, None] & ~rim,
+}
+means = {name: (cosines(trained)[pairs].mean(), cosines(fresh)[pairs].mean()) for name, pairs in groups.items()}
+print(f"{'mean cosine':34} trained  before training")
+for name, (now, at_start) in means.items():
+    print(f"{name:34} {now:7.2f}  {at_start:7.2f}")
+spread = cosines(trained)[distance > 0].std()
+alike, apart = means["both on the rim"][0], means["one on the rim, one in the middle"][0]
+print(f"single pairs spread by ±{spread:.2f}")
+print("are neighbours more alike than that?", "yes" if means["neighbours"][0] > spread else "no")
+print("is the rim told from the middle?    ", "yes" if alike > 0 > apart else "no")
+
+# %% [markdown]
+# Before training every place is like itself and like nothing else. Training did not make neighbours alike here. What
+# the maps show, and the last printed line confirms or denies, is coarser: the rim, where most emoji are white, is set
+# against the middle. That fits the jigsaw. The picture in the ViT paper is true of *that* model, which was trained on
+# very many photographs, with things in all places and many more patches. It is not a law of nature.
+#
+# ## What this lesson does not show
+#
+# That arrangement does not matter to CLIP. This is one small model with few and large patches, trained on drawings
+# that are all centred; the same test on a model trained with photographs, or with captions such as "a cat left of a
+# dog", is an experiment that you can do with these functions. Nor does the jigsaw prove that positions are unused for
+# every single picture. And the reason given above for the small loss, that the captions do not ask for more, is a
+# reading of the result; it was not tested by training on captions that do.
+#
+# ## What you take away
+#
+# - A ViT sees a row of patches. Patchify and one matrix are the strided convolution, to the last digit but rounding.
+# - Without positional embeddings, a picture and its jigsaw are the same thing, up to rounding.
+# - With them a model *can* use the arrangement. Whether it does is a question for an experiment, and ours said:
+#   hardly.
+#
+# Stuck? `from solutions.lesson_07 import patchify`, or read [solutions/lesson_07.py](solutions/lesson_07.py).
