@@ -6,6 +6,7 @@ the one from solutions/, so that the lesson always runs to its end.
 """
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -16,6 +17,10 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import minclip
 
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 
@@ -180,6 +185,50 @@ def logit_gradient(attempt, draw):
 
 
 # --- 12 Never build the matrix ----------------------------------------------------------------------------------------
+
+
+@exercise("12", "hold the largest so far and the sum measured from it, or combine log-sum-exps with torch.logaddexp.")
+def online_logsumexp(attempt, draw):
+    rows = draw(st.integers(1, 3))
+    widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    values = st.integers(-3, 3).map(lambda value: 50.0 * value)  # exp(150) is no float32
+    matrix = torch.tensor([[draw(values) for _ in range(sum(widths))] for _ in range(rows)])
+
+    def parts():
+        for part in matrix.split(widths, dim=1):
+            lent = part.clone()
+            yield lent
+            lent.fill_(torch.nan)  # its memory is used again
+
+    expect(attempt(parts()), matrix.logsumexp(dim=1), parts=list(matrix.split(widths, dim=1)))
+
+
+@exercise(
+    "12", "normalise; a loop over range(0, N, chunk); rows finish at once, columns need torch.logaddexp.", cases=30
+)
+def chunked_loss(attempt, draw):
+    rows, width = draw(st.integers(5, 8)), draw(st.integers(1, 2))
+    image, text = draw(features(rows, width)), draw(features(rows, width))
+    scale, chunk = draw(st.sampled_from([1.0, 3.0, 100.0])), draw(st.integers(1, rows - 1))
+    with LargestTensor() as largest:
+        loss = attempt(image, text, scale, chunk)
+    case = {"image_features": image, "text_features": text, "logit_scale": scale, "chunk": chunk}
+    expect(loss, float(minclip.clip_loss(image, text, scale)), 1e-4, **case)
+    if math.prod(largest.shape) >= rows * rows:
+        raise Wrong(f"it made a tensor of shape {tuple(largest.shape)}, for N = {rows} and chunk = {chunk}")
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the shape of the largest tensor that any operation returns."""
+
+    shape: tuple[int, ...] = ()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.numel() > math.prod(self.shape):
+                self.shape = tensor.shape
+        return result
 
 
 # --- 13 A first Triton kernel -----------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solu
 import build  # noqa: E402
 import check  # noqa: E402
 
+import minclip  # noqa: E402
+
 SOURCES = build.sources()
 EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
 SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
@@ -42,6 +44,32 @@ MISTAKES = {
     # --- 09
     # --- 10
     # --- 12
+    "online_logsumexp": [
+        lambda parts: sum(part.exp().sum(dim=1) for part in parts).log(),  # overflows
+        lambda parts: torch.cat(list(parts), dim=1).logsumexp(dim=1),  # keeps everything
+        lambda parts: torch.stack([part.logsumexp(dim=1) for part in parts]).sum(dim=0),
+        lambda parts: torch.stack([part.amax(dim=1) for part in parts]).amax(dim=0),
+    ],
+    "chunked_loss": [
+        lambda image, text, scale, chunk: minclip.clip_loss(image, text, scale),  # the whole matrix
+        lambda image, text, scale, chunk: torch.cat(  # one direction only
+            [
+                F.cross_entropy(
+                    scale * F.normalize(part) @ F.normalize(text).T,
+                    torch.arange(k * chunk, k * chunk + len(part)),
+                    reduction="none",
+                )
+                for k, part in enumerate(image.split(chunk))
+            ]
+        ).mean(),
+        lambda image, text, scale, chunk: (
+            sum(  # a chunk is no batch
+                minclip.clip_loss(*pieces, scale) * len(pieces[0])
+                for pieces in zip(image.split(chunk), text.split(chunk), strict=True)
+            )
+            / len(image)
+        ),
+    ],
     # --- 13
     # --- 14
 }
