@@ -10,7 +10,8 @@ import math
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -232,6 +233,123 @@ class LargestTensor(TorchDispatchMode):
 
 
 # --- 13 A first Triton kernel -----------------------------------------------------------------------------------------
+
+
+class Touch(NamedTuple):
+    """What one program read or wrote at once."""
+
+    program: tuple[int, ...]
+    verb: str  # "reads" or "writes"
+    name: str  # of the tensor, as the kernel calls it
+    places: Tensor  # (n,) int64: 0 is the first element of the tensor, row after row
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> list[Touch]:
+    """kernel[grid](...) in Triton's interpreter, where every address is looked at before it is used.
+
+    Returns what each program touched. Raises Wrong at an element outside of all tensors.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    named = zip(kernel.arg_names, arguments, strict=False)
+    tensors = {name: argument for name, argument in named if isinstance(argument, Tensor)}
+    touches = []
+
+    def watched(verb: str, place_of_mask: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        def access(builder: Any, pointers: Any, *others: Any, **options: Any) -> Any:
+            chosen = pointers.data[others[place_of_mask].data]
+            touches.append(
+                _touch(builder.grid_idx[: len(grid)], verb, torch.from_numpy(chosen.astype("int64")), tensors)
+            )
+            return original(builder, pointers, *others, **options)
+
+        return access
+
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    with (
+        patch.object(InterpreterBuilder, "create_masked_load", watched("reads", 0, load)),
+        patch.object(InterpreterBuilder, "create_masked_store", watched("writes", 1, store)),
+    ):
+        try:
+            kernel[grid](*arguments, **constants)
+        except Exception as error:  # Triton wraps it, once for each function that it came through
+            inner: BaseException = error
+            while inner.__cause__ is not None:
+                inner = inner.__cause__
+            raise inner from None
+    return touches
+
+
+def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, tensors: dict[str, Tensor]) -> Touch:
+    """Finds the tensor in which all the addresses lie."""
+    distances = {}
+    for name, tensor in tensors.items():
+        places = (addresses - tensor.data_ptr()) // tensor.element_size()
+        outside = (places < 0) | (places >= tensor.numel())
+        if not outside.any():
+            return Touch(program, verb, name, places)
+        distances[name] = (addresses - tensor.data_ptr()).abs().min().item()
+    name = min(distances, key=distances.__getitem__)
+    tensor = tensors[name]
+    places = (addresses - tensor.data_ptr()) // tensor.element_size()
+    place = int(places[(places < 0) | (places >= tensor.numel())][0])
+    index = [place] if tensor.ndim < 2 else list(divmod(place, tensor.shape[1]))
+    number = program[0] if len(program) == 1 else program
+    raise Wrong(f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}")
+
+
+def fenced(tensor: Tensor) -> Tensor:
+    """A copy in the middle of memory that is full of NaN."""
+    fence = 16384
+    memory = torch.full((tensor.numel() + 2 * fence,), torch.nan, dtype=tensor.dtype)
+    memory[fence:-fence] = tensor.flatten()
+    return memory[fence:-fence].view(tensor.shape)
+
+
+def skip_cells_without_triton() -> None:
+    """In a notebook, where Triton cannot be imported: cells that begin with "# needs Triton" only say so."""
+    from IPython.core.getipython import get_ipython
+
+    def skip(lines: list[str]) -> list[str]:
+        if lines and lines[0].strip() == "# needs Triton":
+            return ["print('skipped: this cell needs Triton, which cannot be imported here')\n"]
+        return lines
+
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        shell = get_ipython()
+        if shell is not None:
+            shell.input_transformers_cleanup.append(skip)
+
+
+def numbers(draw: Callable[..., Any], rows: int, width: int) -> Tensor:
+    """Small whole numbers (rows, width), none of them zero, in fenced memory."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    return fenced(torch.randint(1, 5, (rows, width), generator=generator).float())
+
+
+@exercise("13", "rows < N for the rows, columns < D for the columns, both in the mask of the load.", cases=20)
+def squared_lengths_kernel(attempt, draw):
+    rows, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    x, out = numbers(draw, rows, width), fenced(torch.full((rows,), torch.nan))
+    launch(attempt, (-(-rows // 4),), x, out, rows, width, BLOCK_N=4, BLOCK_D=16)
+    expect(out, (x * x).sum(dim=1), N=rows, D=width, BLOCK_N=4, BLOCK_D=16, x=x)
+
+
+@exercise(
+    "13", "four conditions: rows < N, columns < M, and start + tl.arange(0, BLOCK_D) < D in both loads.", cases=15
+)
+def product_kernel(attempt, draw):
+    rows, columns, width = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    x, y, out = (
+        numbers(draw, rows, width),
+        numbers(draw, columns, width),
+        fenced(torch.full((rows, columns), torch.nan)),
+    )
+    blocks = {"BLOCK_N": 4, "BLOCK_M": 8, "BLOCK_D": 4}
+    launch(attempt, (-(-rows // 4), -(-columns // 8)), x, y, out, rows, columns, width, **blocks)
+    expect(out, x @ y.T, N=rows, M=columns, D=width, **blocks, x=x, y=y)
 
 
 # --- 14 The fused loss ------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
 
 import importlib
+import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import minclip  # noqa: E402
 SOURCES = build.sources()
 EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
 SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 # Wrong answers that someone would give: each must be refused. Solutions take what the exercise takes.
 MISTAKES = {
@@ -71,6 +74,22 @@ MISTAKES = {
         ),
     ],
     # --- 13
+    "squared_lengths_kernel": [
+        ("mask=inside", "mask=(rows < N)[:, None]"),  # the next row's columns
+        ("mask=inside", "mask=(columns < D)[None, :]"),  # rows behind the matrix
+        (", axis=1), mask=rows < N)", ", axis=1))"),  # writes behind the vector
+        ("rows[:, None] * D", "rows[:, None] * BLOCK_D"),
+        ("tl.sum(tile * tile", "tl.sum(tile"),
+    ],
+    "product_kernel": [
+        ("mask=(rows < N)[:, None] & (ks < D)[None, :]", "mask=(rows < N)[:, None]"),
+        ("mask=(rows < N)[:, None] & (ks < D)[None, :]", "mask=(ks < D)[None, :]"),
+        ("mask=(columns < M)[None, :] & (ks < D)[:, None]", "mask=(ks < D)[:, None]"),
+        ("inside = (rows < N)[:, None] & (columns < M)[None, :]", "inside = (rows < N)[:, None]"),
+        ("range(0, D, BLOCK_D)", "range(0, BLOCK_D, BLOCK_D)"),  # the first step only
+        ("tile = tl.dot(a, b, tile,", "tile = tl.dot(a, b,"),  # the last step only
+        ("rows[:, None] * M", "rows[:, None] * N"),
+    ],
     # --- 14
 }
 
@@ -79,23 +98,44 @@ def solution(source: Path, name: str):
     return getattr(importlib.import_module(f"solutions.lesson_{source.name[:2]}"), name)
 
 
+def load(text: str, path: Path):
+    """A module of this text; a file, since Triton reads the source of its kernels from there."""
+    path.write_text(text)
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def skip_kernels_that_cannot_be_interpreted(stub: str) -> None:
+    if stub.startswith("# needs Triton") and not (HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"):
+        pytest.skip("needs Triton's interpreter in this process")
+
+
 @pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
-def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys):
-    namespace = {}
-    exec(
-        "import torch\nimport triton\nimport triton.language as tl\n" + build.stubs(build.read(source))[name].source,
-        namespace,
-    )
+def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys, tmp_path):
+    text = build.stubs(build.read(source))[name].source
+    skip_kernels_that_cannot_be_interpreted(text)
+    imports = "import triton\nimport triton.language as tl\n" if HAS_TRITON else ""
+    stub = getattr(load(f"import torch\n{imports}{text}\n", tmp_path / "stub.py"), name)
     judge = getattr(check, name)
-    assert judge(namespace[name]) is solution(source, name), "the lesson goes on with the solution"
+    assert judge(stub) is solution(source, name), "the lesson goes on with the solution"
     assert capsys.readouterr().out.startswith(NOT_YET)
     assert judge(solution(source, name)) is solution(source, name)
     assert capsys.readouterr().out.startswith(SOLVED)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in Triton's interpreter
 @pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
-def test_mistakes_are_refused_with_a_counter_example(source, name, capsys):
-    for mistake in MISTAKES[name]:
+def test_mistakes_are_refused_with_a_counter_example(source, name, capsys, tmp_path):
+    skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
+    for k, mistake in enumerate(MISTAKES[name]):
+        if isinstance(mistake, tuple):  # what to change in the solutions of the lesson, and to what
+            text = (LESSONS / "solutions" / f"lesson_{source.name[:2]}.py").read_text()
+            assert mistake[0] in text
+            mistake = getattr(load(text.replace(*mistake), tmp_path / f"mistake_{k}.py"), name)
         assert getattr(check, name)(mistake) is solution(source, name)
         assert capsys.readouterr().out.startswith(WRONG)
 
