@@ -8,6 +8,7 @@ the one from solutions/, so that the lesson always runs to its end.
 import importlib
 import math
 import os
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 import minclip
 
+LN_2 = math.log(2)
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 
 
@@ -188,7 +190,9 @@ def logit_gradient(attempt, draw):
 # --- 12 Never build the matrix ----------------------------------------------------------------------------------------
 
 
-@exercise("12", "hold the largest so far and the sum measured from it, or combine log-sum-exps with torch.logaddexp.")
+@exercise(
+    "12", "hold the largest so far and the sum measured from it, or combine log-sum-exps with torch.logaddexp.", 25
+)
 def online_logsumexp(attempt, draw):
     rows = draw(st.integers(1, 3))
     widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -208,7 +212,7 @@ def online_logsumexp(attempt, draw):
     "12", "normalise; a loop over range(0, N, chunk); rows finish at once, columns need torch.logaddexp.", cases=30
 )
 def chunked_loss(attempt, draw):
-    rows, width = draw(st.integers(5, 8)), draw(st.integers(1, 2))
+    rows, width = draw(st.integers(5, 6)), draw(st.integers(1, 2))
     image, text = draw(features(rows, width)), draw(features(rows, width))
     scale, chunk = draw(st.sampled_from([1.0, 3.0, 100.0])), draw(st.integers(1, rows - 1))
     with LargestTensor() as largest:
@@ -267,9 +271,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     with (
+        warnings.catch_warnings(),
         patch.object(InterpreterBuilder, "create_masked_load", watched("reads", 0, load)),
         patch.object(InterpreterBuilder, "create_masked_store", watched("writes", 1, store)),
     ):
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, at overflows and log2(0)
         try:
             kernel[grid](*arguments, **constants)
         except Exception as error:  # Triton wraps it, once for each function that it came through
@@ -353,3 +359,77 @@ def product_kernel(attempt, draw):
 
 
 # --- 14 The fused loss ------------------------------------------------------------------------------------------------
+
+
+@exercise("14", "log(1 + exp(t)) is called softplus; torch.nn.functional has one that keeps small results.")
+def loss_from_others(attempt, draw):
+    ahead = draw(st.lists(st.integers(-100, 70), min_size=1, max_size=3))
+    others = torch.tensor([float(draw(st.integers(-100, 100))) for _ in ahead])
+    pairs = others + torch.tensor(ahead)
+    got, wanted = attempt(others, pairs), torch.log1p((others - pairs).double().exp())
+    expect(got, wanted.float(), others=others, pairs=pairs)
+    wrong = ((got.double() - wanted).abs() > 1e-5 * wanted).nonzero()
+    if len(wrong):
+        k = int(wrong[0])
+        case = f"others = {others[k].item():g}, pair = {pairs[k].item():g}"
+        raise Wrong(f"it returned {got[k].item():.6g}, expected {wanted[k].item():.6g}, for {case}")
+
+
+def unit_features(draw: Callable[..., Any]) -> tuple[Tensor, Tensor, float]:
+    """Features (N, D) of length one, in fenced memory, and a scale."""
+    rows, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    x, y = F.normalize(torch.randn(2, rows, width, generator=generator), dim=2)
+    return fenced(x), fenced(y), draw(st.sampled_from([1.0, 20.0, 300.0]))
+
+
+def unwritten(*shape: int) -> Tensor:
+    return fenced(torch.full(shape, torch.nan))
+
+
+@exercise(
+    "14", "tl.where(inside and no pair, logits, -inf); a maximum of -inf must become 0 before it is taken off.", 12
+)
+def sums_kernel(attempt, draw):
+    x, y, scale = unit_features(draw)
+    N, D = x.shape
+    blocks = -(-N // 4)
+    row_lse, column_lse = unwritten(blocks, N), unwritten(blocks, N)
+    launch(attempt, (blocks, blocks), x, y, row_lse, column_lse, scale, N, D, BLOCK=4, BLOCK_D=4)
+    logits = scale * (x @ y.T).double()
+    logits.fill_diagonal_(-torch.inf)
+    tiles = range(0, N, 4)
+    by_row = torch.stack([(logits[:, k : k + 4] * LN_2).logsumexp(dim=1) for k in tiles]) / LN_2
+    by_column = torch.stack([(logits[k : k + 4] * LN_2).logsumexp(dim=0) for k in tiles]) / LN_2
+    for name, got, wanted in (("row_lse", row_lse, by_row), ("column_lse", column_lse, by_column)):
+        _compare(name, got, wanted, {"N": N, "D": D, "BLOCK": 4, "scale": scale})
+
+
+@exercise("14", "rows = first + place in this launch; the pair of a row is the column of the same number.", 12)
+def coefficients_kernel(attempt, draw):
+    x, y, scale = unit_features(draw)
+    N, D = x.shape
+    first = draw(st.integers(0, N - 1))
+    last = draw(st.integers(first + 1, N))
+    cosines = (x @ y.T).double()
+    row_lse, column_lse = ((scale * cosines * LN_2).logsumexp(dim=k) / LN_2 for k in (1, 0))
+    pair = -torch.rand(N, generator=torch.Generator().manual_seed(0))
+    grid = -(-(last - first) // 4), -(-N // 4)
+    out, moments = unwritten(last - first, N), unwritten(*grid)
+    vectors = [fenced(vector.float()) for vector in (row_lse, column_lse, pair)]
+    launch(attempt, grid, x, y, *vectors, out, moments, scale, first, last, N, D, BLOCK=4, BLOCK_D=4)
+    G = (scale * cosines - row_lse[:, None]).exp2() + (scale * cosines - column_lse).exp2()
+    G = torch.where(torch.eye(N, dtype=torch.bool), pair.double()[:, None], G)[first:last]
+    case = {"N": N, "D": D, "BLOCK": 4, "first": first, "last": last, "scale": scale}
+    _compare("out", out, G, case)
+    sums = [tile.sum() for rows in (G * cosines[first:last]).split(4) for tile in rows.split(4, dim=1)]
+    _compare("moments", moments, torch.stack(sums).view(grid), case)
+
+
+def _compare(name: str, got: Tensor, wanted: Tensor, case: dict[str, Any]) -> None:
+    """Raises Wrong with the first element that differs."""
+    wrong = ~torch.isclose(got.double(), wanted, rtol=1e-3, atol=1e-4)
+    if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
+        values = f"{got[index].item():.5g}, expected {wanted[index].item():.5g}"
+        raise Wrong(f"{name}{list(index)} is {values}{_given(case)}")
