@@ -1,0 +1,296 @@
+# %% [markdown]
+# # 12 · Never build the matrix
+#
+# **The question.** A batch of N pairs has N² similarities. The loss is one number, and all that it asks of the matrix
+# is a few sums of exponentials. Can a sum of exponentials be *streamed*: read piece by piece, each piece forgotten
+# before the next one comes?
+#
+# **You need** CLIP's loss as lesson 02 writes it: the log-sum-exp of every row and every column, minus the diagonal.
+#
+# **Afterwards you can** add up exponentials that no float can hold, in pieces of any size; compute the loss of a
+# batch whose matrix would not fit into memory; measure the peak memory of a piece of code; and say why streaming the
+# loss is only half of the work.
+
+# %%
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F  # noqa: F401, for exercise 2
+
+import minclip
+
+generator = torch.Generator().manual_seed(0)
+plt.style.use("lesson.mplstyle")
+
+# %% [markdown]
+# ## What the matrix costs
+#
+# The features of a batch are N·D numbers for the pictures and as many for the texts; the matrix is N². Watch which of
+# the two columns explodes. The last line is the batch of the paper ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020), section 2.5).
+
+# %%
+D = 512
+print("      N   all features   one N×N matrix, float32")
+for N in (256, 2048, 32768):
+    print(f"{N:7,} {2 * N * D * 4 / 2**20:9.0f} MiB {N * N * 4 / 2**20:12,.2f} MiB")
+
+# %% [markdown]
+# And it is never one matrix: logits, softmax, the gradient of the logits are all N×N. How many there really are, we
+# measure at the end.
+#
+# ## A sum that no float can hold
+#
+# Lesson 04 stops the logit scale at 100. A cosine of 0.95 then makes the logit 95. Here is a row of four logits and
+# its log-sum-exp, $\mathrm{LSE}(z) = \ln \sum_j e^{z_j}$, once computed as it is written, and once with the usual
+# trick: take off the largest logit $m$ first and add it back at the end.
+#
+# $$\ln \sum_j e^{z_j} = m + \ln \sum_j e^{z_j - m}$$
+#
+# In words: measured from the largest, every exponential is at most 1, and one of them *is* 1. So nothing overflows,
+# and the sum cannot vanish.
+
+# %%
+row = 100 * torch.tensor([0.95, 0.20, 0.93, -0.10])  # (4,)
+largest = row.max()
+print(f"as written:       {row.exp().sum().log():.4f}")
+print(f"from the maximum: {largest + (row - largest).exp().sum().log():.4f}")
+print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1f})")
+
+# %% [markdown]
+# This is not a rare accident: [DALLE2-pytorch #310](https://github.com/lucidrains/DALLE2-pytorch/issues/310) is one
+# of several reports of a CLIP whose loss falls quickly and then is NaN.
+#
+# ## The maximum is not known yet
+#
+# Now stream the row: logits arrive one by one, and only two numbers may be kept. The trouble is the maximum, which
+# depends on logits that have not come yet. The answer is to use the largest *so far*, and to correct the sum whenever
+# that changes. Say that we hold $m$ and $s = \sum_j e^{z_j - m}$ over what we have seen, and a new logit $z$ comes:
+#
+# $$m' = \max(m, z), \qquad s' = s \cdot e^{m - m'} + e^{z - m'}.$$
+#
+# Each term of $s$ carries the factor $e^{-m}$; the product with $e^{m - m'}$ turns it into $e^{-m'}$. If $m$ did not
+# change, that factor is 1. Milakov and Gimelshein described this for the softmax in 2018
+# ([arXiv:1805.02867](https://arxiv.org/abs/1805.02867)); FlashAttention is built on it ([Dao et al.
+# 2022](https://arxiv.org/abs/2205.14135)).
+#
+# In the picture, look at the steps of the dashed line: at each of them the sum was corrected, and the solid line just
+# goes on.
+
+# %%
+stream = 6 * torch.rand(40, generator=generator) + torch.linspace(0, 4, 40)  # (40,)
+m, s, history = -math.inf, 0.0, []
+for z in stream.tolist():
+    new = max(m, z)
+    s = s * math.exp(m - new) + math.exp(z - new)
+    m = new
+    history.append((m, m + math.log(s)))
+
+figure, axes = plt.subplots(figsize=(7, 3.2))
+places = range(1, len(stream) + 1)
+axes.plot(places, stream, ".", color="0.6", label="logits, as they come")
+axes.plot(places, [m for m, _ in history], "--", color="tab:orange", drawstyle="steps-post", label="largest so far")
+axes.plot(places, [lse for _, lse in history], color="tab:blue", drawstyle="steps-post", label="log-sum-exp so far")
+axes.axhline(stream.logsumexp(dim=0).item(), color="black", linewidth=0.8, linestyle=":", label="of the whole row")
+axes.set(xlabel="logits read", ylabel="value", title="One pass, two numbers in memory")
+axes.legend(loc="lower right", ncols=2)
+print(f"streamed: {history[-1][1]:.6f}   all at once: {stream.logsumexp(dim=0):.6f}")
+
+# %% [markdown]
+# Nothing changes when the pieces are larger than one logit. Two parts of a row, of any sizes, with log-sum-exps $a$
+# and $b$, have together $\ln(e^a + e^b)$: **the log-sum-exp of the log-sum-exps**. `torch.logaddexp(a, b)` computes
+# just this, with the maximum taken off.
+#
+# **Exercise 1.** Write the log-sum-exp of n rows whose logits come in parts. There is one catch, and it is the point:
+# the memory of a part is used again for the next one. Who keeps the parts for later finds nothing in them.
+
+
+# %%
+def online_logsumexp(parts):
+    """parts: yields tensors (n, c), any c ≥ 1, side by side the rows of one matrix -> log-sum-exp of each row, (n,).
+
+    Each part is gone when the next one comes.
+    """
+    raise NotImplementedError
+
+
+# %%
+online_logsumexp = check.online_logsumexp(online_logsumexp)
+
+# %% [markdown]
+# ## Rows and columns in one sweep
+#
+# CLIP needs the log-sum-exp of every row *and* of every column. That does not take two passes over the matrix. Make
+# the logits of a few pictures at a time, all texts: the rows of this strip are complete and can be finished at once.
+# Its columns are not, but each of them has a part here, and parts can be put together. So one running number for each
+# column is enough.
+#
+# **Exercise 2.** Write CLIP's loss so that no more than `chunk` rows of logits exist at any time. The check compares
+# it with the loss of lesson 02, and it looks at the size of every tensor that you make.
+
+
+# %%
+def chunked_loss(image_features, text_features, logit_scale, chunk):
+    """(N, D), (N, D), a number, rows at a time -> CLIP's loss, without any tensor of N×N numbers.
+
+    The features have any length but zero: they still have to be normalised.
+    """
+    raise NotImplementedError
+
+
+# %%
+chunked_loss = check.chunked_loss(chunked_loss)
+
+# %%
+image_features, text_features = torch.randn(2, 1000, 64, generator=generator)  # (N, D) each
+onehot = minclip.clip_loss_onehot(image_features, text_features, 20.0)
+print(f"one-hot, as in lesson 02: {onehot:.6f}")
+for chunk in (1, 64, 999):
+    loss = chunked_loss(image_features, text_features, 20.0, chunk)
+    print(f"{chunk:3} rows at a time:       {loss:.6f}")
+
+# %% [markdown]
+# ## Tiles light up
+#
+# Strips are still N wide. Cut the columns, too, and what is in memory is a *tile*, of a size that we choose and N
+# does not. Below is such a sweep over a matrix of four by four tiles. The dark tile is in memory, grey ones have been
+# seen and forgotten, white ones have never existed so far. The fractions count: how much of its log-sum-exp each
+# block of rows (right) and each block of columns (below) has already.
+
+# %%
+TILES, moments = 4, (1, 2, 4, 7, 12, 16)
+figure, all_axes = plt.subplots(1, len(moments), figsize=(10, 2.3))
+for axes, moment in zip(all_axes, moments, strict=True):
+    seen = torch.arange(TILES * TILES).reshape(TILES, TILES) < moment  # row by row
+    shade = 0.25 * seen  # (TILES, TILES)
+    shade.view(-1)[moment - 1] = 0.9
+    axes.imshow(shade, cmap="Greys", vmin=0, vmax=1)
+    for k in range(TILES):
+        axes.text(TILES - 0.35, k, f"{seen[k].sum()}/{TILES}", va="center", fontsize=8)
+        axes.text(k, TILES - 0.1, f"{seen[:, k].sum()}/{TILES}", ha="center", va="center", fontsize=8)
+        axes.axhline(k - 0.5, color="0.7", linewidth=0.6)
+        axes.axvline(k - 0.5, color="0.7", linewidth=0.6)
+    axes.set(title=f"tile {moment} of {TILES**2}", xticks=[], yticks=[])
+    axes.spines[["top", "right"]].set_visible(True)
+    axes.set(xlabel="texts")
+all_axes[0].set(ylabel="pictures")
+print("the share of its log-sum-exp that a block has: rows right of the matrix, columns below it")
+# %% [markdown]
+# The rows are finished one block after another, the columns all together in the last row of tiles. That is why no
+# *gradient* can be written in this sweep: a gradient needs the finished sums of its row and of its column, and until
+# the last row of tiles no column has one.
+#
+# ## Peak memory, measured
+#
+# How much memory does a loss really take? On Linux, the file `/proc/self/status` has a line `VmHWM`, "high water
+# mark": the most memory that a process ever held. It never falls, so every measurement needs a process of its own.
+# The script below loads torch once and then forks, that is, it makes a copy of its process for each measurement. We
+# note the high water mark with the features in place, and again after the loss.
+#
+# Of the loss in chunks we measure two versions: the loss alone, and the loss with `backward()`. Before you look:
+# which of the curves will be parallel to the N×N matrix?
+
+# %%
+MEASURE = r"""
+import json, os, re, sys
+import torch
+import minclip
+from minclip_kernels import fused_clip_loss
+from solutions.lesson_12 import chunked_loss
+
+def loss_only(image, text, scale):
+    with torch.no_grad():
+        chunked_loss(image, text, scale, 128)
+
+WAYS = {
+    "one-hot": lambda *batch: minclip.clip_loss_onehot(*batch).backward(),
+    "arange": lambda *batch: minclip.clip_loss(*batch).backward(),
+    "in chunks": lambda *batch: chunked_loss(*batch, 128).backward(),
+    "in chunks, loss only": loss_only,
+    "fused": lambda *batch: fused_clip_loss(*batch).backward(),
+}
+
+def high_water():
+    return int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) / 1024
+
+def batch(N):
+    return *(torch.randn(N, 64, requires_grad=True) for _ in range(2)), torch.tensor(20.0)
+
+torch.set_num_threads(1)  # a process with several threads must not be copied
+for name, N in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        WAYS[name](*batch(8))  # load what a first call loads
+        inputs = batch(N)
+        before = high_water()
+        WAYS[name](*inputs)
+        print(json.dumps([name, N, high_water() - before]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+names = ["one-hot", "arange", "in chunks", "in chunks, loss only", "fused"]
+sizes = check.pick([512, 1024, 2048, 4096], [256, 512])
+peaks = {}
+if Path("/proc/self/status").exists():
+    jobs = json.dumps([(name, N) for name in names for N in sizes])
+    done = subprocess.run([sys.executable, "-c", MEASURE, jobs], capture_output=True, text=True, check=True)
+    peaks = {(name, N): MiB for name, N, MiB in map(json.loads, done.stdout.splitlines())}
+else:
+    print("There is no /proc/self/status on this system: the picture below shows arithmetic only.")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 4.2))
+line = torch.tensor([sizes[0], 32768.0])
+axes.plot(line, line**2 * 4 / 2**20, color="0.6", linewidth=5, alpha=0.5, label="one N×N matrix (computed)")
+axes.plot(line, 2 * line * 64 * 4 / 2**20, color="0.6", linestyle=":", label="the features (computed)")
+looks = {"one-hot": "o-", "arange": "s--", "in chunks": "^-.", "in chunks, loss only": "v:", "fused": "D-"}
+for name in names if peaks else []:
+    axes.plot(sizes, [peaks[name, N] for N in sizes], looks[name], label=name)
+axes.set(xlabel="batch size N", ylabel="peak memory above the inputs [MiB]", title="D = 64, float32, one process each")
+axes.set_xscale("log", base=2)
+axes.set_yscale("log")
+axes.set_xticks([2**k for k in range(sizes[0].bit_length() - 1, 16)])
+axes.xaxis.set_major_formatter(lambda N, _: f"{N:,.0f}")
+axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+axes.grid(alpha=0.3)
+# %% [markdown]
+# In numbers: the peak at the largest N, as a multiple of one N×N matrix, and by what it grew when N doubled. A
+# quantity that grows with N² grows fourfold.
+
+# %%
+for name in names if peaks else []:
+    last, one_before = peaks[name, sizes[-1]], peaks[name, sizes[-2]]
+    matrices = last / (sizes[-1] ** 2 * 4 / 2**20)
+    print(f"{name:22} {last:7.1f} MiB = {matrices:5.2f} matrices,  {last / one_before:4.1f} times that of N/2")
+if peaks:
+    matrices = peaks["arange", sizes[-1]] / (sizes[-1] ** 2 * 4 / 2**20)
+    print(f"\narange at N = 32,768 would need about {matrices * 32768**2 * 4 / 2**30:.0f} GiB.")
+
+# %% [markdown]
+# The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows like one. Nobody
+# told autograd to forget. For the backward pass it keeps what every operation will need, here every strip's softmax,
+# and all strips together are the matrix again. **Streaming the loss is half of the work; the gradient has to be
+# streamed, too.** The fused loss does that: it makes each tile a second time, instead of keeping it. How, is lesson
+# 14.
+#
+# ## What this lesson does not show
+#
+# Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 14 counts it.
+# Memory on a GPU: the curves have the same slopes there, but what lies below them (caches of the allocator, the
+# working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory than
+# the loss, until the batch is very large; lesson 11 deals with theirs.
+#
+# ## What you take away
+#
+# - A sum of exponentials can be streamed: keep the largest exponent and the sum measured from it, correct the sum
+#   when the largest changes. Parts of any size are combined by the log-sum-exp of their log-sum-exps.
+# - One sweep over strips or tiles serves the rows and the columns. Memory: O(N) for the sums, plus one tile.
+# - Autograd keeps what it will need. A loss without the matrix needs a gradient without the matrix.
+# - `VmHWM`, in a process of its own, is a peak that you can trust.
+#
+# Stuck? `from solutions.lesson_12 import chunked_loss`, or read [solutions/lesson_12.py](solutions/lesson_12.py).

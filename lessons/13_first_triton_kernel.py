@@ -1,0 +1,344 @@
+# %% [markdown]
+# # 13 · A first Triton kernel
+#
+# **The question.** A GPU runs thousands of copies of the same small program at once. What is such a *program*, what
+# is a *tile*, and why does everything that touches memory carry a *mask*?
+#
+# **You need** a little NumPy or PyTorch indexing. No GPU: the kernels of this lesson run on the CPU, in Triton's
+# interpreter, which executes them with NumPy, one program after another. That is slow, and it makes everything
+# visible.
+#
+# **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of
+# any size into tiles, and find out when a kernel reads memory that is not its own.
+#
+# **Where Triton is not to be had** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
+# skipped, and the rest of the lesson goes on; all of their outputs stand in this notebook as it came.
+
+# %%
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides then
+
+import check
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import Rectangle
+
+generator = torch.Generator().manual_seed(0)
+plt.style.use("lesson.mplstyle")
+check.skip_cells_without_triton()
+# %%
+# needs Triton
+import triton
+import triton.language as tl
+
+# %% [markdown]
+# ## A program, run many times
+#
+# [Triton](https://triton-lang.org) is a language for GPU kernels inside Python ([Tillet, Kung and Cox
+# 2019](https://doi.org/10.1145/3315508.3329973)). A *kernel* is a function under `@triton.jit`. One launch runs it
+# many times; each run is called a **program**, and all that distinguishes the programs is a number,
+# `tl.program_id(0)`. Each program works on a **tile**, a block of elements, all at once.
+#
+# A kernel knows no tensors. Where we pass one, it gets a *pointer*: the address of the first element. Adding a tile
+# of whole numbers to it makes a tile of addresses, which `tl.load` reads and `tl.store` writes.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def double_kernel(x, out, BLOCK: tl.constexpr):
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    values = tl.load(x + places)  # (BLOCK,)
+    tl.store(out + places, 2 * values)
+
+
+x, out = torch.arange(12.0), torch.empty(12)
+double_kernel[(3,)](x, out, BLOCK=4)  # three programs with four elements each
+print(out.tolist())
+
+# %% [markdown]
+# `[(3,)]` is the *grid*: how many programs there are. `BLOCK` is a `tl.constexpr`, a number that is fixed when the
+# kernel is compiled; tiles have sizes known at that time, and these must be powers of two.
+#
+# On a GPU the programs run at the same time and in any order. So none may rely on what another one has done: a kernel
+# is a function of the program's number, and of nothing that changes.
+#
+# ## Ten is not a multiple of four
+#
+# Now ten elements. Three programs are still needed, and the last one reaches for elements 10 and 11, which do not
+# exist. What does it find there? To see it, we put our ten elements in the middle of memory that is full of NaN, "not
+# a number". `check.fenced` makes such a copy.
+
+# %%
+# needs Triton
+x, out = check.fenced(torch.arange(10.0)), torch.empty(12)
+double_kernel[(3,)](x, out, BLOCK=4)
+print(out.tolist())
+
+# %% [markdown]
+# The program took whatever lay behind the tensor. Without the fence this is somebody else's data; on a GPU it may
+# also end the whole process with an *illegal memory access*, at some later time and some other place. Writing there
+# is worse: it changes somebody else's data.
+#
+# In the interpreter every address can be looked at before it is used. `check.launch` does so; it is what judges your
+# kernels below.
+
+# %%
+# needs Triton
+x, out = check.fenced(torch.arange(10.0)), check.fenced(torch.empty(10))
+try:
+    check.launch(double_kernel, (3,), x, out, BLOCK=4)
+except check.Wrong as wrong:
+    print(wrong)
+
+# %% [markdown]
+# ## The mask
+#
+# The remedy is a **mask**: a tile of yes and no, as large as the tile of addresses. Where it says no, nothing is
+# read, the value is `other`; and nothing is written.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def masked_double_kernel(x, out, N, BLOCK: tl.constexpr):
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
+    values = tl.load(x + places, mask=places < N, other=0.0)  # (BLOCK,)
+    tl.store(out + places, 2 * values, mask=places < N)
+
+
+check.launch(masked_double_kernel, (triton.cdiv(10, 4),), x, out, 10, BLOCK=4)
+print(out.tolist())
+
+# %% [markdown]
+# `triton.cdiv(10, 4)` is 10/4 rounded up: enough programs to cover everything, the last one partly idle.
+#
+# ## Two dimensions
+#
+# A matrix lies in memory row after row: element $[i, j]$ of a matrix with $D$ columns is at place $i \cdot D + j$. So
+# a tile of addresses comes from a column of row numbers and a row of column numbers: `rows[:, None] * D +
+# columns[None, :]`, the same trick as in NumPy. The grid may have two dimensions, too.
+#
+# This kernel writes into each element the number of the program that has it.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def who_kernel(out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
+    inside = (rows < N)[:, None] & (columns < D)[None, :]  # (BLOCK_N, BLOCK_D)
+    number = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    tl.store(out + rows[:, None] * D + columns[None, :], number, mask=inside)
+
+
+N, D, BLOCK_N, BLOCK_D = 10, 13, 4, 8
+grid = triton.cdiv(N, BLOCK_N), triton.cdiv(D, BLOCK_D)
+out = torch.full((N, D), -1, dtype=torch.int32)
+who_kernel[grid](out, N, D, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D)
+
+figure, axes = plt.subplots(figsize=(7, 4.2))
+axes.imshow(out, cmap="Pastel1", vmin=0, vmax=8)
+for i in range(N):
+    for j in range(D):
+        axes.text(j, i, int(out[i, j]), ha="center", va="center", fontsize=8)
+beyond = {"facecolor": "0.92", "edgecolor": "0.6", "hatch": "//", "linewidth": 0}
+axes.add_patch(Rectangle((D - 0.5, -0.5), 3, 12, **beyond))
+axes.add_patch(Rectangle((-0.5, N - 0.5), D, 2, **beyond))
+for i in range(grid[0]):
+    for j in range(grid[1]):
+        corner = j * BLOCK_D - 0.5, i * BLOCK_N - 0.5
+        axes.add_patch(Rectangle(corner, BLOCK_D, BLOCK_N, fill=False, linewidth=2))
+axes.text(7.5, 10.5, "no memory of ours: the mask says no", ha="center", va="center", backgroundcolor="white")
+axes.set(xlabel="column", ylabel="row", xlim=(-0.6, 15.6), ylim=(11.6, -0.6))
+axes.set_title(f"{N}×{D} elements, tiles of {BLOCK_N}×{BLOCK_D}: which program writes what")
+print("untouched elements:", int((out == -1).sum()))
+
+# %% [markdown]
+# Every element has one program, and the hatched parts of the tiles at the edges are masked.
+#
+# ## A column too many is the next row
+#
+# There is a trap in two dimensions. A wrong *row* leaves the tensor. A wrong *column* usually does not: behind the
+# last element of row 0 lies the first element of row 1. Such a read is legal, nothing crashes, and the number is
+# wrong. Below a tile reads a small matrix without a mask. Each element holds its own address as *row.column*, so you
+# can see where it was taken from.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def read_kernel(x, out, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    rows, columns = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    tile = tl.load(x + rows[:, None] * D + columns[None, :])  # (BLOCK_N, BLOCK_D), no mask
+    tl.store(out + rows[:, None] * BLOCK_D + columns[None, :], tile)
+
+
+N, D = 5, 5
+x = check.fenced(torch.arange(N)[:, None] + torch.arange(D) / 10)  # (5, 5)
+tile = torch.empty(8, 8)
+read_kernel[(1,)](x, tile, D, BLOCK_N=8, BLOCK_D=8)
+
+kinds = torch.full((8, 8), 1.0)  # 0: right, 1: another row's, 2: behind the matrix
+kinds[:N, :D] = 0
+kinds[tile.isnan()] = 2
+figure, axes = plt.subplots(figsize=(5.2, 4.2))
+axes.imshow(kinds, cmap="Greys", vmin=0, vmax=2.6)
+for i in range(8):
+    for j in range(8):
+        colour = "white" if kinds[i, j] == 2 else "black"
+        axes.text(j, i, f"{tile[i, j]:.1f}", ha="center", va="center", fontsize=9, color=colour)
+axes.add_patch(Rectangle((-0.5, -0.5), D, N, fill=False, linewidth=2))
+axes.set(xlabel="column of the tile", ylabel="row of the tile", title="What was read, as row.column")
+for kind, words in enumerate(("inside the matrix", "silently another row's", "behind the matrix")):
+    print(f"{int((kinds == kind).sum()):2} elements {words}")
+
+# %% [markdown]
+# The grey elements are the dangerous ones. So a mask needs both: `(rows < N)[:, None] & (columns < D)[None, :]`.
+#
+# **Exercise 1.** A kernel that CLIP needs: the squared length of each row of features, before they can be normalised.
+# Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tl.sum(tile, axis=1)` adds up each row of a
+# tile. Neither N nor D need be a multiple of anything. The check watches every address.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def squared_lengths_kernel(x, out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x (N, D) -> out (N,), the sum of the squares of each row. Grid: (cdiv(N, BLOCK_N),)."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
+
+# %% [markdown]
+# ## A product in tiles
+#
+# The matrix of cosines is a product: picture i with text j, over all D features. A program that wants one tile of it
+# needs `BLOCK_N` rows of x and `BLOCK_M` rows of y, in full width. The width may be large, so it is taken in steps:
+#
+# $$\text{tile} = \sum_{\text{steps}} x[\text{rows}, \text{step}] \cdot y[\text{columns}, \text{step}]^\top$$
+#
+# In words: load a narrow piece of each, multiply them with `tl.dot`, add to the tile so far, go on to the right. The
+# tile stays where it is all the time, on a GPU in registers, and is written once.
+#
+# **Exercise 2.** Write it. Useful: `tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)` to begin with, `for start in
+# range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile, with
+# all digits of float32. `b` is (BLOCK_D, BLOCK_M): load it the way you want it to stand. Now N, M and D are ragged.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def product_kernel(x, y, out, N, M, D, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x (N, D), y (M, D) -> out (N, M) = x @ y.T. Grid: (cdiv(N, BLOCK_N), cdiv(M, BLOCK_M))."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+product_kernel = check.product_kernel(product_kernel)
+
+# %% [markdown]
+# `check.launch` returns what it saw. So here is what one program of your kernel reads and writes: dark is what
+# program (1, 2) touches, the lines are the edges of the tiles.
+
+# %%
+# needs Triton
+N, M, D, BLOCK = 40, 56, 24, 16
+x, y = check.fenced(torch.randn(N, D, generator=generator)), check.fenced(torch.randn(M, D, generator=generator))
+out = check.fenced(torch.empty(N, M))
+grid = triton.cdiv(N, BLOCK), triton.cdiv(M, BLOCK)
+touches = check.launch(product_kernel, grid, x, y, out, N, M, D, BLOCK_N=BLOCK, BLOCK_M=BLOCK, BLOCK_D=BLOCK)
+
+figure, all_axes = plt.subplots(1, 3, figsize=(9, 3.6), gridspec_kw={"width_ratios": [D, D, M]})
+for axes, name, matrix, labels in zip(
+    all_axes,
+    ("x", "y", "out"),
+    (x, y, out),
+    (("feature", "picture"), ("feature", "text"), ("text", "picture")),
+    strict=True,
+):
+    counts = torch.zeros(matrix.numel())
+    for touch in touches:
+        if touch.program == (1, 2) and touch.name == name:
+            counts[touch.places] += 1
+    axes.imshow(counts.view(matrix.shape), cmap="Greys", vmin=0, vmax=1.3)
+    for place in range(BLOCK, max(matrix.shape), BLOCK):
+        if place < len(matrix):
+            axes.axhline(place - 0.5, color="0.6", linewidth=0.8)
+        if place < matrix.shape[1]:
+            axes.axvline(place - 0.5, color="0.6", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(True)
+    verb = "writes" if name == "out" else "reads"
+    axes.set(title=f"{name}: {verb} {int((counts > 0).sum())}", xlabel=labels[0], ylabel=labels[1])
+reads = sum(len(touch.places) for touch in touches if touch.verb == "reads")
+print(f"all {grid[0] * grid[1]} programs: {reads:,} elements read, the two matrices have {x.numel() + y.numel():,}")
+print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
+
+# %% [markdown]
+# Each row of x is read once for every tile beside it, each row of y once for every tile below it. Larger tiles mean
+# fewer reads: that is what tiles are for. And the tile of the result is in nobody's memory until it is stored. A
+# kernel may just as well reduce it to a few sums and never store it: lesson 14.
+#
+# ## The interpreter is not a GPU
+#
+# Three things are different, and it is better to have seen them once. `bfloat16` is the 16-bit number that most GPUs
+# train in; it keeps two to three decimal digits.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def to_bfloat16_kernel(x, out, BLOCK: tl.constexpr):
+    places = tl.arange(0, BLOCK)
+    tl.store(out + places, tl.load(x + places).to(tl.bfloat16))
+
+
+numbers = torch.tensor([1.0, 1.003, 1.005, 1.007])
+cut = torch.empty(4, dtype=torch.bfloat16)
+to_bfloat16_kernel[(1,)](numbers, cut, BLOCK=4)
+print("to bfloat16, torch:      ", [f"{v:.4f}" for v in numbers.bfloat16().tolist()])
+print("to bfloat16, interpreter:", [f"{v:.4f}" for v in cut.tolist()])
+same = (
+    "the same" if cut.equal(numbers.bfloat16()) else "not the same: it cuts the digits off where torch and GPUs round"
+)
+print(f"-> {same}\n")
+
+ones, product = torch.ones(16, 16, dtype=torch.bfloat16), torch.empty(16, 16)
+product_kernel[(1, 1)](ones, ones, product, 16, 16, 16, BLOCK_N=16, BLOCK_M=16, BLOCK_D=16)
+print(f"sixteen times 1·1 in bfloat16, interpreter: {product[0, 0]:.6g}")
+same = "right" if product[0, 0] == 16 else "wrong: it multiplies the bit patterns, as if they were whole numbers"
+print(f"-> {same}")
+
+# %% [markdown]
+# Where the lines above say *wrong*, feed the interpreter float32, and study rounding to bfloat16 in torch. The
+# kernels of this project do both. The third difference shows only in extremes: a GPU's fast exponential turns results
+# below about $10^{-38}$ into zero, the interpreter keeps them. And a fourth, not in the numbers: on a GPU `tl.dot`
+# wants tiles of at least 16 by 16.
+#
+# ## What this lesson does not show
+#
+# Speed. The interpreter says nothing about it: what makes a kernel fast (how many programs fit on a chip, what stays
+# in its caches, how loads and products overlap) does not exist here. Nor does it show errors that come from programs
+# running at the same time.
+#
+# ## What you take away
+#
+# - A kernel is run once for each program; a program is a number and works on a tile.
+# - Addresses are pointers plus whole numbers. Row times width plus column: a column too many is the next row's.
+# - Sizes are ragged, tiles are not. Every load and store has a mask, with one condition for each dimension.
+# - A kernel that passes on a full tile has proved nothing: test sizes that are no multiples, with NaN around them.
+#
+# Stuck? `from solutions.lesson_13 import product_kernel`, or read [solutions/lesson_13.py](solutions/lesson_13.py).

@@ -1,0 +1,458 @@
+# %% [markdown]
+# # 14 · The fused loss
+#
+# **The question.** The loss needs sums over the rows *and* the columns of the N×N matrix, its gradient needs every
+# element of it. How do both directions come out of one product, and how do the gradients come back without the
+# matrix?
+#
+# **You need** lesson 12 (sums of exponentials in parts), lesson 13 (programs, tiles, masks) and the gradient from
+# lesson 02: softmax of the rows + softmax of the columns − 2I, over 2N.
+#
+# **Afterwards you can** write CLIP's loss as two kernels of your own that pass the tests of this project, keep the
+# digits of a loss of a millionth, explain why a probability must not be rounded before 1 is taken off it, and count
+# what all this costs.
+#
+# The kernels run in Triton's interpreter on the CPU. **Where Triton is not to be had** (macOS, Windows), the cells
+# that begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.
+
+# %%
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides then
+os.environ["KINETO_LOG_LEVEL"] = "6"  # torch's profiler, below, need not report on itself
+
+import math
+import sys
+import warnings
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from minclip_kernels import fused_clip_loss, reference
+
+import minclip
+
+LN_2 = math.log(2)
+generator = torch.Generator().manual_seed(0)
+plt.style.use("lesson.mplstyle")
+check.skip_cells_without_triton()
+# %%
+# needs Triton
+import triton
+import triton.language as tl
+from solutions.lesson_13 import product_tile  # noqa: F401, the heart of product_kernel, from lesson 13
+
+warnings.filterwarnings("ignore", category=RuntimeWarning)  # the interpreter's, when an exponential is 0 or infinite
+
+# %% [markdown]
+# ## One product, both directions
+#
+# Take a tile of the logits, some pictures with some texts. What does the loss want from it? For each of its rows, a
+# log-sum-exp; for each of its columns, another one. These few numbers are all, and the tile can be forgotten. Below
+# is a matrix in four tiles; what is kept of each tile is put together as in lesson 12.
+
+# %%
+N, HALF = 6, 3
+logits = 5 * torch.randn(N, N, generator=generator)  # (N, N), to compare with
+row_parts, column_parts = torch.empty(2, N), torch.empty(2, N)  # [tile beside tile, row], [tile below tile, column]
+for i in range(2):
+    for j in range(2):
+        rows, columns = slice(HALF * i, HALF * (i + 1)), slice(HALF * j, HALF * (j + 1))
+        tile = logits[rows, columns]  # in a kernel: made here, never stored
+        row_parts[j, rows] = tile.logsumexp(dim=1)
+        column_parts[i, columns] = tile.logsumexp(dim=0)
+print("rows:   ", row_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=1)))
+print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)))
+
+# %% [markdown]
+# What follows the product in a kernel, on the tile that is still in registers, is called its **epilogue**. This one
+# turns a tile of B×B numbers into 2B.
+#
+# ## A loss of a millionth
+#
+# With sums over whole rows, the loss of picture i is $\mathrm{LSE}_j z_{ij} - z_{ii}$. Late in training, most pairs
+# are far ahead of all others; then both numbers are nearly equal, and about as large as the logit scale. A float32
+# near 100 has a step of about a hundred-thousandth. A loss smaller than that is not in it.
+#
+# The remedy: never let the pair into the sum. Let $o_i$ be the log-sum-exp over the **others** in row i. Then
+#
+# $$\mathrm{LSE}_j z_{ij} - z_{ii} = \ln\left(e^{o_i} + e^{z_{ii}}\right) - z_{ii}
+# = \ln\left(1 + e^{o_i - z_{ii}}\right) = \mathrm{softplus}(o_i - z_{ii}).$$
+#
+# In words: the loss depends only on how far the pair is ahead of the others. Nothing large is subtracted from
+# something large any more; when the pair is far ahead, the loss is about $e^{o_i - z_{ii}}$ and has all its digits.
+#
+# **Exercise 1.** Write it. Every loss must be right in its first five digits, a loss of $10^{-30}$ no less than one
+# of 100. PyTorch has what you need.
+
+
+# %%
+def loss_from_others(others, pairs):
+    """log-sum-exp over the other logits of a row (N,), the pairs' own logits (N,) -> the loss of each row (N,)."""
+    raise NotImplementedError
+
+
+# %%
+loss_from_others = check.loss_from_others(loss_from_others)
+
+# %%
+others = torch.full((4,), 80.0)
+pairs = others + torch.tensor([0.0, 5.0, 11.0, 17.0])
+print("  ahead    float64         from the others   LSE − logit")
+for o, z in zip(others, pairs, strict=True):
+    true = torch.log1p((o - z).double().exp())
+    kept, usual = loss_from_others(o[None], z[None]).item(), (torch.logaddexp(o, z) - z).item()
+    print(f"{z - o:7.0f}    {true.item():.6e}    {kept:.6e}      {usual:.6e}")
+
+# %% [markdown]
+# ## The first kernel
+#
+# So the epilogue leaves the diagonal out: where the number of the row is that of the column, the logit becomes
+# $-\infty$, as it does beyond the edges, and $e^{-\infty} = 0$ adds nothing. One thing can go wrong: in a tile at the
+# corner, *nothing* may be left of a row. Its maximum is $-\infty$, and $-\infty - (-\infty)$ is not a number.
+
+# %%
+nothing = torch.full((2,), -torch.inf)
+largest = nothing.max()
+print("taken off carelessly:", (nothing - largest).exp2().sum().log2().item())
+largest = torch.where(largest == -torch.inf, 0.0, largest)
+print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
+
+# %% [markdown]
+# Another detail: a GPU has an instruction for $2^x$ but none for $e^x$. As $e^z = 2^{z / \ln 2}$, we divide the scale
+# by $\ln 2$ once, and then use `tl.exp2` and `tl.log2` everywhere. All the log-sum-exps are then "in units of $\ln
+# 2$".
+#
+# **Exercise 2.** Write the first kernel. The product is done: `product_tile(x, y, rows, columns, N, N, D, BLOCK_D)`
+# gives the tile `x[rows] @ y[columns].T`, with zeros beyond the edge. Yours is the epilogue: scale, mask, and one
+# log-sum-exp for each row and each column of the tile. Program (i, j) has rows `i * BLOCK …` and columns `j * BLOCK
+# …`; it writes to line j of `row_lse` and line i of `column_lse`, so that no two programs write to the same place.
+# You will want `tl.max(tile, axis)`, `tl.sum(tile, axis)`, `tl.where`.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def sums_kernel(x, y, row_lse, column_lse, scale, N, D, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x, y (N, D) -> row_lse, column_lse (blocks, N): log2 Σ 2^(scale · x·y) over the rows and columns of each tile,
+
+    without the pairs (row = column). Grid: (blocks, blocks) with blocks = cdiv(N, BLOCK).
+    """
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+sums_kernel = check.sums_kernel(sums_kernel)
+
+# %% [markdown]
+# The rest of the forward pass is a few lines of PyTorch on vectors: put the parts together, and use exercise 1.
+
+# %%
+# needs Triton
+BLOCK = 16
+
+
+def sums_over_others(x, y, scale):
+    """x, y (N, D) of length one, float32 -> log2 Σ 2^logit over the others, by row and by column, (2, N)."""
+    blocks = triton.cdiv(len(x), BLOCK)
+    parts = torch.empty(2, blocks, len(x))
+    sums_kernel[blocks, blocks](x, y, parts[0], parts[1], scale / LN_2, *x.shape, BLOCK=BLOCK, BLOCK_D=BLOCK)
+    return (parts * LN_2).logsumexp(dim=1) / LN_2  # (2, N)
+
+
+x, y = F.normalize(torch.randn(2, 40, 24, generator=generator), dim=2)  # (N, D) each
+others = sums_over_others(x, y, 20.0) * LN_2  # (2, N)
+pairs = 20.0 * (x * y).sum(dim=1)  # (N,)
+print(f"from your kernel: {loss_from_others(others, pairs.expand(2, -1)).mean():.6f}")
+print(f"minclip:          {minclip.clip_loss(x, y, 20.0):.6f}")
+
+# %% [markdown]
+# ## The gradient, and where not to round
+#
+# Lesson 02: with $P^\mathrm{row}$ and $P^\mathrm{col}$ the softmax over the rows and over the columns,
+#
+# $$G = P^\mathrm{row} + P^\mathrm{col} - 2I, \qquad \frac{\partial L}{\partial z} = \frac{G}{2N}.$$
+#
+# A probability of a row is $p_{ij} = e^{z_{ij} - \mathrm{LSE}_i}$: one logit, and one number of the row. So once the
+# log-sum-exps are known, **any tile of G can be made from that tile of the logits alone**. That is why the matrix
+# need not be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
+#
+# On the diagonal stands $p_{ii} - 1$, small when the pair is well aligned: another difference of two nearly equal
+# numbers. With the sums over the others it is none:
+#
+# $$p_{ii} - 1 = -\frac{e^{o_i}}{e^{o_i} + e^{z_{ii}}} = -\sigma(o_i - z_{ii}).$$
+#
+# In words: the pull on a pair is the share that the others have. Why this matters is seen best in 16 bits, the form
+# in which a GPU wants the factors of its products. Round the probabilities first and subtract 1 then, or the other
+# way round: the picture shows the error of the result.
+
+# %%
+centers = torch.logspace(-0.3, -4, 38, dtype=torch.float64)  # 1 - p
+missing = centers[:, None] * torch.linspace(0.88, 1.12, 201, dtype=torch.float64)  # (38, 201), the neighbours of each
+figure, axes = plt.subplots(figsize=(7, 3.6))
+looks = {torch.bfloat16: ("tab:orange", "o"), torch.float16: ("tab:blue", "s")}
+for dtype, (colour, marker) in looks.items():
+    name = str(dtype).removeprefix("torch.")
+    first = (1 - missing).to(dtype).double() - 1
+    last = (-missing).to(dtype).double()
+    for result, line, words in ((first, "-", "rounded, then 1 taken off"), (last, ":", "1 taken off, then rounded")):
+        error = ((result + missing) / missing).abs().amax(dim=1)  # (38,), the largest nearby
+        axes.loglog(centers, error, line, color=colour, marker=marker, markevery=4, label=f"{name}: {words}")
+axes.axhline(1, color="black", linewidth=0.8)
+axes.invert_xaxis()
+axes.set(xlabel="1 − p of the pair  (well aligned: to the right)", ylabel="largest relative error of p − 1")
+axes.set_ylim(3e-5, 200)
+axes.legend(fontsize=8, loc="upper left", ncols=2)
+p = torch.tensor(0.987, dtype=torch.float64)
+print(f"p = 0.987: bfloat16 makes p − 1 = {(p.bfloat16() - 1).item():.5f} instead of {p - 1:.5f}")
+
+# %% [markdown]
+# At the black line the error is as large as the number itself: p was rounded to 1, and the pair feels no pull at all
+# any more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
+# is near one half, the two orders are about equally good.)
+#
+# ## The second kernel
+#
+# It writes rows of G, as many as we want to have in memory at once, for the two products that make the gradients of
+# features of length one:
+#
+# $$\frac{\partial L}{\partial x_i} = \frac{s}{2N} \sum_j G_{ij}\, y_j, \qquad
+# \frac{\partial L}{\partial y_j} = \frac{s}{2N} \sum_i G_{ij}\, x_i.$$
+#
+# And the scale s? As $z_{ij} = s \cos_{ij}$, its gradient is $\sum_{ij} G_{ij} \cos_{ij} / 2N$. Both factors are in
+# the registers of the kernel when it makes its tile: one more sum, **for free**. (All of G sums to zero, so that
+# taking any constant off the cosines changes nothing but the rounding. The kernels of the project take off the mean
+# cosine of the pairs.)
+#
+# **Exercise 3.** Write it. The rows of this launch are `first … last − 1`; `out` and `moments` belong to them alone.
+# `row_lse` and `column_lse` are the log-sum-exps over *everything*, pairs included, in units of $\ln 2$, and `pair`
+# holds what belongs on the diagonal of G; all three have N elements. Which column is the pair of row `first`?
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def coefficients_kernel(
+    x, y, row_lse, column_lse, pair, out, moments, scale, first, last, N, D, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """out (last − first, N) = 2^(z − row_lse) + 2^(z − column_lse), `pair` on the diagonal, with z = scale · x·y;
+
+    moments (programs,): Σ out · x·y over the tile of program (i, j), at place i * number of column blocks + j.
+    Grid: (cdiv(last − first, BLOCK), cdiv(N, BLOCK)).
+    """
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+coefficients_kernel = check.coefficients_kernel(coefficients_kernel)
+
+# %% [markdown]
+# ## Put together
+#
+# `torch.autograd.Function` is how PyTorch takes a loss whose gradient we know ourselves. Forward is what you have
+# seen. Backward goes over the rows in chunks: a launch, two products, and the chunk's memory is used again. Follow
+# the shapes: nothing is N×N. Normalising is left to PyTorch, which knows its derivative.
+
+# %%
+# needs Triton
+
+
+class OwnLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y, scale):
+        others = sums_over_others(x, y, scale.item())  # (2, N)
+        pairs = (x * y).sum(dim=1) * scale / LN_2  # (N,)
+        ahead = (others - pairs) * LN_2  # (2, N)
+        everything = torch.logaddexp2(others, pairs.expand(2, -1))  # (2, N)
+        ctx.save_for_backward(x, y, scale, everything, -torch.sigmoid(ahead).sum(dim=0))
+        return loss_from_others(others * LN_2, (pairs * LN_2).expand(2, -1)).mean()
+
+    @staticmethod
+    def backward(ctx, loss_gradient, chunk=32):
+        x, y, scale, (row_lse, column_lse), pair = ctx.saved_tensors
+        N, D = x.shape
+        x_gradient, y_gradient, scale_gradient = torch.empty_like(x), torch.zeros_like(y), torch.zeros(())
+        memory = torch.empty(min(chunk, N), N)
+        for first in range(0, N, chunk):
+            last = min(first + chunk, N)
+            grid = triton.cdiv(last - first, BLOCK), triton.cdiv(N, BLOCK)
+            G, moments = memory[: last - first], torch.empty(grid)  # (chunk, N)
+            numbers = scale.item() / LN_2, first, last, N, D
+            coefficients_kernel[grid](x, y, row_lse, column_lse, pair, G, moments, *numbers, BLOCK=BLOCK, BLOCK_D=BLOCK)
+            x_gradient[first:last] = G @ y  # (chunk, D)
+            y_gradient += G.T @ x[first:last]  # (N, D)
+            scale_gradient += moments.sum()
+        factor = loss_gradient / (2 * N)
+        return factor * scale * x_gradient, factor * scale * y_gradient, factor * scale_gradient
+
+
+def own_clip_loss(image_features, text_features, logit_scale, normalize=True):
+    x, y = image_features.float(), text_features.float()
+    if normalize:
+        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    return OwnLoss.apply(x.contiguous(), y.contiguous(), torch.as_tensor(logit_scale).float())
+
+
+# %%
+# needs Triton
+image_features, text_features = torch.randn(2, 40, 24, generator=generator)  # (N, D) each
+results = {}
+for name, loss_function in (("your kernels", own_clip_loss), ("minclip.clip_loss", minclip.clip_loss)):
+    inputs = [t.clone().requires_grad_() for t in (image_features, text_features, torch.tensor(20.0))]
+    loss = loss_function(*inputs)
+    results[name] = loss.detach(), *torch.autograd.grad(loss, inputs)
+for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the scale"), *results.values(), strict=True):
+    print(f"{what:14} largest difference {(mine - theirs).abs().max():.0e}, largest value {theirs.abs().max():.0e}")
+
+# %% [markdown]
+# ## The tests of the project, on your kernels
+#
+# Ordinary features are the easy case. The project's tests (`tests/loss_checks.py`) compare a loss and all its
+# gradients with formulas in float64, on features that are nearly parallel, in opposite cones, duplicated, perfectly
+# aligned, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any shape; at the
+# highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row. Here your loss
+# takes the place of the project's.
+
+# %%
+# needs Triton
+sys.path.append("../tests")
+import loss_checks  # needs pytest, and the package minclip installed from its repository
+
+loss_checks.fused_clip_loss = own_clip_loss  # what its function `check` examines
+count = 0
+for kind in loss_checks.KINDS:
+    for N, D in check.pick([(1, 3), (16, 16), (17, 5), (33, 40), (40, 33)], [(17, 20)]):
+        for scale, spread in ((1.0, 0.0), (100.0, 4.0)):
+            loss_checks.check(*loss_checks.make_features(kind, N, D, seed=count, spread=spread), scale)
+            count += 1
+for dtype in (torch.bfloat16, torch.float16):
+    loss_checks.check(*loss_checks.make_features("random", 33, 20, spread=1.0, dtype=dtype), 20.0)
+    count += 1
+print(f"your kernels passed {count} comparisons with float64")
+
+# %% [markdown]
+# That is what the kernels of this project are, with names that you know now: `log_sum_exp_kernel` and
+# `coefficients_kernel` in `kernels/minclip_kernels/tiles_triton.py`. They differ in what makes them fast on a GPU:
+# raw 16-bit features go into the product and their lengths are multiplied to the float32 result; G is written in 16
+# bits; tiles are larger, and ordered for the cache.
+#
+# ## The error, by dtype
+#
+# The plain formula and the fused loss, both against float64 with the very same (already rounded) features. From left
+# to right the pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken, as
+# is usual with float16, which knows nothing between zero and $6 \cdot 10^{-8}$.)
+
+# %%
+common, own, noise = (F.normalize(torch.randn(n, 64, generator=generator), dim=1) for n in (1, 64, 64))
+image_features = 2 * common + own  # (N, D), in a cone, as CLIP's features are (lesson 10)
+GROWN, scale, levels = 4096, 100.0, torch.linspace(4, 0.25, check.pick(14, 5)).tolist()
+losses = []
+errors = {(name, dtype): [] for name in ("plain", "fused") for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+for level in levels:
+    for (name, dtype), row in errors.items():
+        image = image_features.to(dtype, copy=True).requires_grad_()  # (N, D)
+        text = (image_features + level * noise).to(dtype)  # (N, D)
+        loss = minclip.clip_loss(image, text, scale) if name == "plain" else fused_clip_loss(image, text, scale)
+        (gradient,) = torch.autograd.grad(GROWN * loss, image)
+        exact = image.detach().double().requires_grad_()
+        (wanted,) = torch.autograd.grad(reference.clip_loss(exact, text, scale), exact)
+        row.append(((gradient.double() / GROWN - wanted).norm() / wanted.norm()).item())
+    losses.append(reference.clip_loss(image_features, image_features + level * noise, scale).item())
+
+figure, axes = plt.subplots(figsize=(7, 4))
+colours = {torch.bfloat16: ("tab:orange", "o"), torch.float16: ("tab:blue", "s"), torch.float32: ("black", "^")}
+for (name, dtype), row in errors.items():
+    colour, marker = colours[dtype]
+    label = f"{name}, {str(dtype).removeprefix('torch.')}"
+    axes.loglog(losses, row, "-" if name == "fused" else "--", color=colour, marker=marker, label=label)
+axes.invert_xaxis()
+axes.set(xlabel="the loss (float64)", ylabel="relative error of the gradient", title=f"N = 64, scale {scale:.0f}")
+axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+print(f"at the smallest loss, {losses[-1]:.0e}:")
+for (name, dtype), row in errors.items():
+    print(f"  {name} {dtype}: {row[-1]:.0e}")
+
+# %% [markdown]
+# Three pairs of lines. In 16 bits the plain formula is far off, since its *logits* are rounded to 16 bits, at a scale
+# of 100; the fused loss rounds only the finished gradient, and its error stays at the level of that one rounding. In
+# float32 the plain formula is good until the loss gets small; there exercise 1 makes the difference.
+#
+# ## What does it cost?
+#
+# A product of two N×D matrices to N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
+# each element and feature. Gradients of a product cost two more of them. So let us count, with torch's profiler, the
+# products that really run, forward and backward. *Two products* is the way of [open_clip's
+# loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the pictures by one
+# product, those of the texts by a second one. *minclip* transposes the first.
+
+# %%
+
+
+def two_products(image_features, text_features, logit_scale):
+    image, text = F.normalize(image_features, dim=1), F.normalize(text_features, dim=1)
+    labels = torch.arange(len(image))
+    per_image, per_text = logit_scale * image @ text.T, logit_scale * text @ image.T  # (N, N) twice
+    return (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
+
+
+def count_operations(loss_function, N, D):
+    """Operations of all matrix products, forward and backward, in units of N²D."""
+    inputs = [torch.randn(N, D, requires_grad=True) for _ in range(2)] + [torch.tensor(20.0, requires_grad=True)]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        loss_function(*inputs).backward()
+    total = 0
+    for event in profile.events():
+        if event.name in ("aten::mm", "aten::addmm_"):
+            left, right = [shape for shape in event.input_shapes if shape][event.name == "aten::addmm_" :][:2]
+            total += 2 * left[0] * left[1] * right[1]
+    return total / (N * N * D)
+
+
+ways = {
+    "plain, two products": two_products,
+    "plain, one product": minclip.clip_loss,
+    "fused": lambda *inputs: fused_clip_loss(*inputs, chunk_size=100),
+}
+operations = {name: count_operations(way, 400, 32) for name, way in ways.items()}
+for name, number in operations.items():
+    print(f"{name:20} {number:5.1f} N²D")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 2.4))
+bars = axes.barh(list(operations), list(operations.values()), color=["0.75", "0.75", "tab:blue"], edgecolor="black")
+axes.bar_label(
+    bars,
+    [f"{number:.0f} N²D, memory {'O(N)' if name == 'fused' else 'N²'}" for name, number in operations.items()],
+    padding=4,
+)
+axes.set(xlabel="floating-point operations of all products / (N²D)", xlim=(0, 17))
+axes.invert_yaxis()
+
+# %% [markdown]
+# Four products is the least for this loss without an N×N matrix: no element of G is known before a whole pass has
+# been made over its column. With the matrix, three are enough; that fourth product is the price of the memory. A
+# batch so small that it fits into one tile may have its product kept, and be served with three.
+#
+# ## What this lesson does not show
+#
+# Time on a GPU. Counting operations says what must be done, not how fast it is; lesson 15 predicts that, and the
+# README of the kernels says what was measured on which machine. The interpreter shows that the kernels are right, not
+# that they are quick, and it adds up in another order than a GPU would. And 16-bit G, the vendor's products and
+# grouped tiles are in the project's kernels, not in yours.
+#
+# ## What you take away
+#
+# - One product serves both directions: its epilogue turns each tile into one log-sum-exp for each row and column.
+# - Leave the pair out of its own sum: the loss is softplus(others − pair) and keeps its digits, and the pull on the
+#   pair is −σ(others − pair), a number without a subtraction.
+# - Subtract first, round last.
+# - The second pass makes each tile of G again, from the logits and two vectors; two products make the gradients, and
+#   the gradient of the scale is one more sum.
+# - 8 N²D operations and O(N) memory, between 6 with the matrix and 12 as it is often written.
+#
+# Stuck? `from solutions.lesson_14 import sums_kernel`, or read [solutions/lesson_14.py](solutions/lesson_14.py).
