@@ -176,6 +176,41 @@ def logit_gradient(attempt, draw):
 # --- 09 Do you need 4096? ---------------------------------------------------------------------------------------------
 
 
+@exercise("09", "take the score of each seed at both sizes, subtract, then statistics.mean and statistics.stdev / √n.")
+def gain(attempt, draw):
+    seeds = draw(st.integers(2, 4))
+    points = st.integers(0, 100)
+    rows = [
+        (kind, batch, seed, float(draw(points)))
+        for kind in ("equal samples", "equal steps")
+        for batch in (16, 64, 256)
+        for seed in range(seeds)
+    ]
+    rows = draw(st.permutations(rows))
+    small, large = draw(st.sampled_from([(16, 64), (16, 256), (64, 256)]))
+    kind = draw(st.sampled_from(["equal samples", "equal steps"]))
+    table = {row[:3]: row[3] for row in rows}
+    differences = torch.tensor([table[kind, large, seed] - table[kind, small, seed] for seed in range(seeds)])
+    wanted = differences.mean().item(), (differences.var() / seeds).sqrt().item()
+    case = {"kind": kind, "small": small, "large": large, "rows": sorted(row for row in rows if row[0] == kind)}
+    got = attempt(rows, kind, small, large)
+    if not isinstance(got, tuple) or len(got) != 2:
+        raise Wrong(f"it returned {got!r}, expected a mean and a standard error")
+    for part, value, expected in zip(("mean", "standard error"), got, wanted, strict=True):
+        if abs(value - expected) > 1e-4 * (1 + abs(expected)):
+            raise Wrong(f"its {part} is {value:.5g}, expected {expected:.5g}{_given(case)}")
+
+
+@exercise("09", "compare abs(mean) with STUDENT[seeds] * error first; only then ask for the sign.")
+def verdict(attempt, draw):
+    # two-sided 95 % of Student's distribution with 1, 2, 3 and 4 degrees of freedom
+    seeds, factor = draw(st.sampled_from([(3, 4.30), (2, 12.71), (4, 3.18), (5, 2.78)]))
+    error, ratio = draw(st.integers(1, 8)) / 2, draw(st.sampled_from([2.5, 0.5, 1.5, 0.75]))
+    mean = draw(st.sampled_from([1, -1])) * ratio * factor * error
+    wanted = "cannot say" if ratio < 1 else "better" if mean > 0 else "worse"
+    expect(attempt(mean, error, seeds), wanted, mean=mean, error=error, seeds=seeds)
+
+
 # --- 10 Zero-shot, search, "other" ------------------------------------------------------------------------------------
 
 

@@ -40,11 +40,34 @@ MISTAKES = {
     # --- 07
     # --- 08
     # --- 09
+    "gain": [
+        lambda *case: ((d := differences(*case)).mean().item(), d.std().item()),  # spread of one run, not of the mean
+        lambda *case: ((d := differences(*case)).mean().item(), d.std(correction=0).item() / len(d) ** 0.5),
+        lambda *case: ((d := -differences(*case)).mean().item(), d.std().item() / len(d) ** 0.5),
+        lambda *case: ((d := differences(*case, sort=False)).mean().item(), d.std().item() / len(d) ** 0.5),
+        lambda rows, kind, *sizes: (
+            (d := differences([(kind, *row[1:]) for row in rows], kind, *sizes)).mean().item(),  # of any kind
+            d.std().item() / len(d) ** 0.5,
+        ),
+    ],
+    "verdict": [
+        lambda mean, error, seeds: "better" if mean > 0 else "worse",
+        lambda mean, error, seeds: "cannot say" if abs(mean) < 2 * error else "better" if mean > 0 else "worse",
+        lambda mean, error, seeds: (
+            "better" if mean > {2: 12.71, 3: 4.3, 4: 3.18, 5: 2.78}[seeds] * error else "cannot say"
+        ),
+    ],
     # --- 10
     # --- 12
     # --- 13
     # --- 14
 }
+
+
+def differences(rows, kind, small, large, sort=True):
+    """Of lesson 09: the scores of `large` minus those of `small`, seed by seed, or in the order of the table."""
+    rows = [row for row in (sorted(rows) if sort else rows) if row[0] == kind]
+    return torch.tensor([[row[3] for row in rows if row[1] == size] for size in (large, small)]).diff(dim=0)[0].neg()
 
 
 def solution(source: Path, name: str):
