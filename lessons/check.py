@@ -6,7 +6,10 @@ the one from solutions/, so that the lesson always runs to its end.
 """
 
 import importlib
+import itertools
+import math
 import os
+import statistics
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -16,6 +19,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+import minclip
 
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 
@@ -129,6 +134,30 @@ def pairs_of_features(draw: Callable[..., Any], largest: int = 6) -> tuple[Tenso
 # --- 01 Pull and push -------------------------------------------------------------------------------------------------
 
 
+@exercise("01", "give every row of both length 1 (F.normalize with dim=1), then one matrix product with .T.")
+def cosine_matrix(attempt, draw):
+    width = draw(st.integers(1, 6))
+    image, text = draw(features(width=width)), draw(features(width=width))
+    got = attempt(image, text)
+    by_hand = torch.tensor([[float(x @ y / ((x @ x) * (y @ y)).sqrt()) for y in text] for x in image])
+    if isinstance(got, Tensor) and got.shape == by_hand.shape:
+        if got.abs().max() > 1 + 1e-4:
+            raise Wrong(f"{_show(got)} leaves [−1, 1]{_given({'image_features': image, 'text_features': text})}")
+        expect(attempt(image, image).diagonal(), torch.ones(len(image)), image_features=image, text_features=image)
+        longer = draw(st.sampled_from([2.0, 10.0, 0.1]))
+        if not torch.allclose(attempt(longer * image, text), got, atol=1e-4):
+            case = _given({"image_features": image, "text_features": text})
+            raise Wrong(f"it changes when the image features become {longer:g} times as long{case}")
+    expect(got, by_hand, image_features=image, text_features=text)
+
+
+@exercise("01", "subtract the diagonal from every row, exp, set the diagonal to 0, sum the row, log(1 + …), mean.")
+def n_pair_loss(attempt, draw):
+    image, text = pairs_of_features(draw)
+    logits = 3 * F.normalize(image) @ F.normalize(text).T
+    expect(attempt(logits), F.cross_entropy(logits, torch.arange(len(logits))), logits=logits)
+
+
 # --- 02 arange or identity? -------------------------------------------------------------------------------------------
 
 
@@ -156,6 +185,27 @@ def logit_gradient(attempt, draw):
 
 
 # --- 03 Is my loss stuck? ---------------------------------------------------------------------------------------------
+
+
+@exercise("03", "count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B.")
+def batch_floor(attempt, draw):
+    captions = draw(st.lists(st.sampled_from(["cat", "dog", "horse"]), min_size=1, max_size=8))
+    # the loss itself, of a model that gives each caption an own direction and is very sure
+    alphabet = sorted(set(captions))
+    image = F.one_hot(torch.tensor([alphabet.index(caption) for caption in captions]), len(alphabet)).double()
+    expect(attempt(captions), minclip.clip_loss(image, image, 1e4).item(), captions=captions)
+
+
+@exercise("03", "sum over k = 0 … B−1 of math.comb(B−1, k) · p^k · (1−p)^(B−1−k) · math.log(1 + k), with p = 1/C.")
+def expected_floor(attempt, draw):
+    batch_size, n_captions = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    if draw(st.booleans()):
+        batch_size, n_captions = draw(st.sampled_from([(64, 16), (128, 1), (32, 1000)]))
+        wanted = minclip.loss_floor(batch_size, n_captions)
+    else:  # every batch that there is
+        others = itertools.product(range(n_captions), repeat=batch_size - 1)
+        wanted = statistics.mean(math.log(1 + other.count(0)) for other in others)
+    expect(attempt(batch_size, n_captions), wanted, batch_size=batch_size, n_captions=n_captions)
 
 
 # --- 04 Temperature ---------------------------------------------------------------------------------------------------

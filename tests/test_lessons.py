@@ -1,6 +1,7 @@
 """Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
 
 import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -23,6 +24,17 @@ SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
 MISTAKES = {
     # --- 00
     # --- 01
+    "cosine_matrix": [
+        lambda image, text: image @ text.T,
+        lambda image, text: F.normalize(image, dim=0) @ F.normalize(text, dim=0).T,  # along the wrong dimension
+        lambda image, text: F.normalize(image) @ text.T,  # one side only
+        lambda image, text: F.normalize(text) @ F.normalize(image).T,  # rows and columns exchanged
+    ],
+    "n_pair_loss": [
+        lambda z: (z - z.diagonal()[:, None]).exp().sum(dim=1).log1p().mean(),  # the right one counted twice
+        lambda z: F.softplus(z - z.diagonal()[:, None]).fill_diagonal_(0).sum(dim=1).mean(),  # a sum of logarithms
+        lambda z: F.cross_entropy(z.T, torch.arange(len(z))),
+    ],
     # --- 02
     "onehot_loss": [
         lambda logits: -(torch.eye(len(logits)) * logits.log_softmax(dim=0)).sum(dim=1).mean(),  # columns
@@ -34,6 +46,17 @@ MISTAKES = {
         lambda z: (z.softmax(dim=1) - torch.eye(len(z))) / len(z),  # one direction only
     ],
     # --- 03
+    "batch_floor": [
+        lambda captions: math.log(len(captions) / len(set(captions))),
+        lambda captions: math.log(max(captions.count(caption) for caption in captions)),
+        # over the different captions instead of the pairs
+        lambda captions: sum(math.log(captions.count(c)) for c in set(captions)) / len(set(captions)),
+    ],
+    "expected_floor": [
+        lambda B, C: max(0.0, math.log(B / C)),
+        lambda B, C: math.log(1 + (B - 1) / C),  # the logarithm of the mean
+        lambda B, C: sum(math.comb(B, k) * C**-k * (1 - 1 / C) ** (B - k) * math.log(1 + k) for k in range(B + 1)),
+    ],
     # --- 04
     # --- 05
     # --- 06
