@@ -6,8 +6,10 @@ the one from solutions/, so that the lesson always runs to its end.
 """
 
 import importlib
+import itertools
 import math
 import os
+import statistics
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -26,6 +28,7 @@ import minclip
 from minclip.tokenizer import Tokenizer, clean, learn_merges, merge_pair, split_words, to_symbols
 
 LN_2 = math.log(2)
+
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 
 
@@ -152,6 +155,30 @@ def nearest_label(attempt, draw):
 # --- 01 Pull and push -------------------------------------------------------------------------------------------------
 
 
+@exercise("01", "give every row of both length 1 (F.normalize with dim=1), then one matrix product with .T.")
+def cosine_matrix(attempt, draw):
+    width = draw(st.integers(1, 6))
+    image, text = draw(features(width=width)), draw(features(width=width))
+    got = attempt(image, text)
+    by_hand = torch.tensor([[float(x @ y / ((x @ x) * (y @ y)).sqrt()) for y in text] for x in image])
+    if isinstance(got, Tensor) and got.shape == by_hand.shape:
+        if got.abs().max() > 1 + 1e-4:
+            raise Wrong(f"{_show(got)} leaves [−1, 1]{_given({'image_features': image, 'text_features': text})}")
+        expect(attempt(image, image).diagonal(), torch.ones(len(image)), image_features=image, text_features=image)
+        longer = draw(st.sampled_from([2.0, 10.0, 0.1]))
+        if not torch.allclose(attempt(longer * image, text), got, atol=1e-4):
+            case = _given({"image_features": image, "text_features": text})
+            raise Wrong(f"it changes when the image features become {longer:g} times as long{case}")
+    expect(got, by_hand, image_features=image, text_features=text)
+
+
+@exercise("01", "subtract the diagonal from every row, exp, set the diagonal to 0, sum the row, log(1 + …), mean.")
+def n_pair_loss(attempt, draw):
+    image, text = pairs_of_features(draw)
+    logits = 3 * F.normalize(image) @ F.normalize(text).T
+    expect(attempt(logits), F.cross_entropy(logits, torch.arange(len(logits))), logits=logits)
+
+
 # --- 02 arange or identity? -------------------------------------------------------------------------------------------
 
 
@@ -179,6 +206,29 @@ def logit_gradient(attempt, draw):
 
 
 # --- 03 Is my loss stuck? ---------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "03", "count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B."
+)
+def batch_floor(attempt, draw):
+    captions = draw(st.lists(st.sampled_from(["cat", "dog", "horse"]), min_size=1, max_size=8))
+    # the loss itself, of a model that gives each caption an own direction and is very sure
+    alphabet = sorted(set(captions))
+    image = F.one_hot(torch.tensor([alphabet.index(caption) for caption in captions]), len(alphabet)).double()
+    expect(attempt(captions), minclip.clip_loss(image, image, 1e4).item(), captions=captions)
+
+
+@exercise("03", "sum over k = 0 … B−1 of math.comb(B−1, k) · p^k · (1−p)^(B−1−k) · math.log(1 + k), with p = 1/C.")
+def expected_floor(attempt, draw):
+    batch_size, n_captions = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    if draw(st.booleans()):
+        batch_size, n_captions = draw(st.sampled_from([(64, 16), (128, 1), (32, 1000)]))
+        wanted = minclip.loss_floor(batch_size, n_captions)
+    else:  # every batch that there is
+        others = itertools.product(range(n_captions), repeat=batch_size - 1)
+        wanted = statistics.mean(math.log(1 + other.count(0)) for other in others)
+    expect(attempt(batch_size, n_captions), wanted, batch_size=batch_size, n_captions=n_captions)
 
 
 # --- 04 Temperature ---------------------------------------------------------------------------------------------------
@@ -347,6 +397,41 @@ def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> 
 
 
 # --- 09 Do you need 4096? ---------------------------------------------------------------------------------------------
+
+
+@exercise("09", "take the score of each seed at both sizes, subtract, then statistics.mean and statistics.stdev / √n.")
+def gain(attempt, draw):
+    seeds = draw(st.integers(2, 4))
+    points = st.integers(0, 100)
+    rows = [
+        (kind, batch, seed, float(draw(points)))
+        for kind in ("equal samples", "equal steps")
+        for batch in (16, 64, 256)
+        for seed in range(seeds)
+    ]
+    rows = draw(st.permutations(rows))
+    small, large = draw(st.sampled_from([(16, 64), (16, 256), (64, 256)]))
+    kind = draw(st.sampled_from(["equal samples", "equal steps"]))
+    table = {row[:3]: row[3] for row in rows}
+    differences = torch.tensor([table[kind, large, seed] - table[kind, small, seed] for seed in range(seeds)])
+    wanted = differences.mean().item(), (differences.var() / seeds).sqrt().item()
+    case = {"kind": kind, "small": small, "large": large, "rows": sorted(row for row in rows if row[0] == kind)}
+    got = attempt(rows, kind, small, large)
+    if not isinstance(got, tuple) or len(got) != 2:
+        raise Wrong(f"it returned {got!r}, expected a mean and a standard error")
+    for part, value, expected in zip(("mean", "standard error"), got, wanted, strict=True):
+        if abs(value - expected) > 1e-4 * (1 + abs(expected)):
+            raise Wrong(f"its {part} is {value:.5g}, expected {expected:.5g}{_given(case)}")
+
+
+@exercise("09", "compare abs(mean) with STUDENT[seeds] * error first; only then ask for the sign.")
+def verdict(attempt, draw):
+    # two-sided 95 % of Student's distribution with 1, 2, 3 and 4 degrees of freedom
+    seeds, factor = draw(st.sampled_from([(3, 4.30), (2, 12.71), (4, 3.18), (5, 2.78)]))
+    error, ratio = draw(st.integers(1, 8)) / 2, draw(st.sampled_from([2.5, 0.5, 1.5, 0.75]))
+    mean = draw(st.sampled_from([1, -1])) * ratio * factor * error
+    wanted = "cannot say" if ratio < 1 else "better" if mean > 0 else "worse"
+    expect(attempt(mean, error, seeds), wanted, mean=mean, error=error, seeds=seeds)
 
 
 # --- 10 Zero-shot, search, "other" ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,17 @@ MISTAKES = {
         lambda images, labels: torch.cdist(images, labels).argmin(dim=1),
     ],
     # --- 01
+    "cosine_matrix": [
+        lambda image, text: image @ text.T,
+        lambda image, text: F.normalize(image, dim=0) @ F.normalize(text, dim=0).T,  # along the wrong dimension
+        lambda image, text: F.normalize(image) @ text.T,  # one side only
+        lambda image, text: F.normalize(text) @ F.normalize(image).T,  # rows and columns exchanged
+    ],
+    "n_pair_loss": [
+        lambda z: (z - z.diagonal()[:, None]).exp().sum(dim=1).log1p().mean(),  # the right one counted twice
+        lambda z: F.softplus(z - z.diagonal()[:, None]).fill_diagonal_(0).sum(dim=1).mean(),  # a sum of logarithms
+        lambda z: F.cross_entropy(z.T, torch.arange(len(z))),
+    ],
     # --- 02
     "onehot_loss": [
         lambda logits: -(torch.eye(len(logits)) * logits.log_softmax(dim=0)).sum(dim=1).mean(),  # columns
@@ -52,6 +64,17 @@ MISTAKES = {
         lambda z: (z.softmax(dim=1) - torch.eye(len(z))) / len(z),  # one direction only
     ],
     # --- 03
+    "batch_floor": [
+        lambda captions: math.log(len(captions) / len(set(captions))),
+        lambda captions: math.log(max(captions.count(caption) for caption in captions)),
+        # over the different captions instead of the pairs
+        lambda captions: sum(math.log(captions.count(c)) for c in set(captions)) / len(set(captions)),
+    ],
+    "expected_floor": [
+        lambda B, C: max(0.0, math.log(B / C)),
+        lambda B, C: math.log(1 + (B - 1) / C),  # the logarithm of the mean
+        lambda B, C: sum(math.comb(B, k) * C**-k * (1 - 1 / C) ** (B - k) * math.log(1 + k) for k in range(B + 1)),
+    ],
     # --- 04
     # --- 05
     "glue": [
@@ -134,6 +157,23 @@ MISTAKES = {
         lambda *case: _step_with("a tensor", *case),
     ],
     # --- 09
+    "gain": [
+        lambda *case: ((d := differences(*case)).mean().item(), d.std().item()),  # spread of one run, not of the mean
+        lambda *case: ((d := differences(*case)).mean().item(), d.std(correction=0).item() / len(d) ** 0.5),
+        lambda *case: ((d := -differences(*case)).mean().item(), d.std().item() / len(d) ** 0.5),
+        lambda *case: ((d := differences(*case, sort=False)).mean().item(), d.std().item() / len(d) ** 0.5),
+        lambda rows, kind, *sizes: (
+            (d := differences([(kind, *row[1:]) for row in rows], kind, *sizes)).mean().item(),  # of any kind
+            d.std().item() / len(d) ** 0.5,
+        ),
+    ],
+    "verdict": [
+        lambda mean, error, seeds: "better" if mean > 0 else "worse",
+        lambda mean, error, seeds: "cannot say" if abs(mean) < 2 * error else "better" if mean > 0 else "worse",
+        lambda mean, error, seeds: (
+            "better" if mean > {2: 12.71, 3: 4.3, 4: 3.18, 5: 2.78}[seeds] * error else "cannot say"
+        ),
+    ],
     # --- 10
     "prompt_ensemble": [
         lambda prompts: F.normalize(prompts.mean(dim=1), dim=-1),  # long prompts count more
@@ -221,6 +261,12 @@ MISTAKES = {
         ("mask=rows < last, other=0.0)  # (BLOCK,)", "other=0.0)  # (BLOCK,)"),
     ],
 }
+
+
+def differences(rows, kind, small, large, sort=True):
+    """Of lesson 09: the scores of `large` minus those of `small`, seed by seed, or in the order of the table."""
+    rows = [row for row in (sorted(rows) if sort else rows) if row[0] == kind]
+    return torch.tensor([[row[3] for row in rows if row[1] == size] for size in (large, small)]).diff(dim=0)[0].neg()
 
 
 def solution(source: Path, name: str):

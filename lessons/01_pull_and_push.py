@@ -1,0 +1,305 @@
+# %% [markdown]
+# # 01 · Pull and push
+#
+# **The question.** CLIP learns by *pulling* each picture to its own text and *pushing* it away from other texts. Why
+# does it measure nearness by the cosine? And why push from all N − 1 other texts of the batch at once, and not just
+# from one?
+#
+# **You need** vectors, their dot product, and what a gradient is.
+#
+# **Afterwards you can** compute a matrix of cosines, follow the loss through its history (triplet → N-pair → InfoNCE
+# → CLIP), and say which negative pushes how hard.
+
+# %%
+import math
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+import minclip
+
+plt.style.use("lesson.mplstyle")
+# %% [markdown]
+# ## Why the cosine
+#
+# A tower turns a picture or a text into a *feature*: a list of numbers, that is, an arrow in space. Here are three
+# arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions; then at what
+# the dot product says.
+
+# %%
+picture = torch.tensor([2.0, 1.0])  # (D,), a cat
+texts = {"a cat": torch.tensor([1.0, 0.6]), "a dog": torch.tensor([0.5, 3.0])}
+
+figure, axes = plt.subplots(figsize=(4.6, 3.6))
+for name, arrow, style, (right, up) in (
+    ("picture of a cat", picture, "-", (0.08, 0.05)),
+    ("a cat", texts["a cat"], "--", (-0.45, 0.12)),
+    ("a dog", texts["a dog"], "--", (0.1, 0.05)),
+):
+    axes.annotate("", xytext=(0, 0), xy=arrow.tolist(), arrowprops={"arrowstyle": "->", "linestyle": style, "lw": 1.8})
+    axes.text(arrow[0] + right, arrow[1] + up, name)
+axes.set(xlim=(-0.1, 3.6), ylim=(-0.1, 3.3), aspect="equal", xlabel="feature 0", ylabel="feature 1")
+for name, text in texts.items():
+    print(f"{name}: dot product {picture @ text:.2f}, cosine {F.cosine_similarity(picture, text, dim=0):.2f}")
+
+# %% [markdown]
+# The dot product prefers the dog, only because its arrow is *long*. With dot products a text could win everywhere by
+# growing, and the training could lower its loss by making everything longer instead of turning anything. The cosine
+# divides the lengths out, and leaves the angle:
+#
+# $$\cos(x, y) = \frac{x \cdot y}{|x|\,|y|}$$
+#
+# It is 1 for the same direction, 0 for a right angle, −1 for opposite directions. With every arrow cut to length 1,
+# all features live on a sphere (here: on a circle), and the cosine is just the dot product.
+#
+# **Exercise 1.** All cosines of a batch at once. The check knows no solution; it knows what must hold: no length
+# matters, nothing leaves [−1, 1], everything has cosine 1 with itself.
+
+
+# %%
+def cosine_matrix(image_features, text_features):
+    """image_features (N, D), text_features (M, D), of any length but zero -> cosines (N, M), row = picture."""
+    raise NotImplementedError
+
+
+# %%
+cosine_matrix = check.cosine_matrix(cosine_matrix)
+
+# %% [markdown]
+# ## Pulling alone
+#
+# Six pictures (circles) and six texts (squares) on the circle; a thin line joins each picture with its own text.
+# First idea: make every pair's cosine 1, so $L = \frac1N \sum_i (1 - \cos(x_i, y_i))$. The arrows are the *forces*:
+# minus the gradient of the loss, the direction in which each point wants to go.
+
+# %%
+N = 6
+angles = torch.tensor([[5.0, 62, 33, 100, 150, 335], [81, 19, 125, 47, 200, 290]]).deg2rad()  # (2, N): pictures, texts
+
+
+def points(angles):
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)  # (..., N, 2)
+
+
+def forces(loss, angles):
+    """Minus the gradient for pictures and texts, (2, N, 2)."""
+    features = points(angles).requires_grad_()
+    loss(*features).backward()
+    return -features.grad
+
+
+def only_pull(image_features, text_features):
+    return (1 - cosine_matrix(image_features, text_features).diagonal()).mean()
+
+
+def show(axes, angles, title, loss=None, size=12):
+    """The circle; with the forces of a loss, the longest drawn 0.5 long."""
+    images, texts = points(angles)
+    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
+    for i, (x, y) in enumerate(zip(images.tolist(), texts.tolist(), strict=True)):
+        axes.plot(*zip(x, y, strict=True), color="0.75", linewidth=0.8, zorder=0)
+        axes.plot(*x, "o", color="lightskyblue", markersize=size + 3, markeredgecolor="black", markeredgewidth=0.6)
+        axes.plot(*y, "s", color="orange", markersize=size - 3, markeredgecolor="black", markeredgewidth=0.6)
+        for place in (x, y):
+            axes.text(*place, str(i), ha="center", va="center_baseline", fontsize=size - 3, zorder=4)
+    if loss is not None:
+        arrows = forces(loss, angles).view(-1, 2)
+        arrows = 0.5 * arrows / arrows.norm(dim=1).max()
+        both = torch.cat([1.18 * images, 0.82 * texts])  # beside the points, not over them
+        axes.quiver(*both.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.011, color="crimson", zorder=3)
+    axes.set(title=title, xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
+    axes.set_axis_off()
+
+
+figure, axes = plt.subplots(figsize=(4, 3.9))
+show(axes, angles, "only pull", only_pull)
+
+# %% [markdown]
+# *Circles: pictures, their forces drawn outside; squares: texts, their forces inside. Equal numbers belong together.*
+#
+# Every arrow runs along the circle, never outwards: since lengths are divided out, no force can change them. That is
+# the second good thing about the cosine, and it can be checked: force and arrow are at right angles.
+
+# %%
+outward = (forces(only_pull, angles) * points(angles)).sum(dim=-1)
+print(f"largest outward part of a force: {outward.abs().max():.0e}")
+
+# %% [markdown]
+# Does pulling suffice? There is a lazy way to satisfy it: give *everything* the same feature. A tower that ignores
+# its input does that. The loss is perfect and the model is worthless. This is called *collapse*, and it is not only a
+# theory: a popular small CLIP had a loss of which a user found that it reaches zero when all vectors are alike
+# ([moein-shariatnia/OpenAI-CLIP #27](https://github.com/moein-shariatnia/OpenAI-CLIP/issues/27)).
+
+# %%
+same = torch.ones(N, 2)
+print("loss with everything at one point:", end=" ")
+print(f"only pull {only_pull(same, same):.3f}, CLIP {minclip.clip_loss(same, same, 5.0):.3f}")
+
+# %% [markdown]
+# ## One push: the triplet
+#
+# So something must push. The *triplet loss* ([Schroff et al. 2015](https://arxiv.org/abs/1503.03832), FaceNet,
+# equation 2, there with distances) takes three things: an *anchor*, here a picture; its *positive*, its own text; and
+# one *negative*, any other text. It demands that the positive is nearer by a margin $m$:
+#
+# $$L = \max(0,\; m + \cos(\mathrm{anchor}, \mathrm{negative}) - \cos(\mathrm{anchor}, \mathrm{positive}))$$
+#
+# Once the margin is kept, the loss is 0 and so is the force. Below, each picture gets the next text as its negative.
+
+
+# %%
+def triplet(image_features, text_features, margin=0.3):
+    cosines = cosine_matrix(image_features, text_features)  # (N, N)
+    positive, negative = cosines.diagonal(), cosines.roll(-1, dims=1).diagonal()  # (N,) each
+    return F.relu(margin + negative - positive).mean()
+
+
+# %% [markdown]
+# ## All pushes: the N-pair loss
+#
+# The batch holds more: for each picture, N − 1 texts that belong to others. They are encoded already, so using them
+# as negatives costs one matrix product. [Sohn 2016](https://papers.nips.cc/paper/6200) puts them all into one smooth
+# expression, the *N-pair loss*. With similarities $z_{ij}$ (row = picture) the share of picture *i* is
+#
+# $$L_i = \ln\Bigl(1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}}\Bigr)$$
+#
+# In words: each wrong text contributes the more, the nearer it comes to the right one or passes it; if all of them
+# are far behind, the sum is near 0 and $\ln 1 = 0$.
+#
+# **Exercise 2.** Write it, as the mean over the rows.
+
+
+# %%
+def n_pair_loss(logits):
+    """logits (N, N), row = picture, its own text on the diagonal -> the mean of L_i over the rows, a scalar."""
+    raise NotImplementedError
+
+
+# %%
+n_pair_loss = check.n_pair_loss(n_pair_loss)
+
+# %% [markdown]
+# Multiply inside the logarithm with $e^{z_{ii}}$ above and below, and it turns into something that you know: $L_i =
+# -\ln \frac{e^{z_{ii}}}{\sum_j e^{z_{ij}}}$, the cross-entropy of a softmax over the row, where the right class is
+# *i*. [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4). CLIP takes it
+# with cosines times a learned scale $s$, once over rows and once over columns (pictures choose texts, texts choose
+# pictures), as [ConVIRT](https://arxiv.org/abs/2010.00747) had done. The lineage is told in section 2.3 of the [CLIP
+# paper](https://arxiv.org/abs/2103.00020).
+
+# %%
+scale = 5.0
+logits = scale * cosine_matrix(*points(angles))  # (N, N)
+print(f"N-pair:                {n_pair_loss(logits):.6f}")
+print(f"cross-entropy:         {F.cross_entropy(logits, torch.arange(N)):.6f}")
+print(f"rows and columns, / 2: {(n_pair_loss(logits) + n_pair_loss(logits.T)) / 2:.6f}")
+print(f"minclip.clip_loss:     {minclip.clip_loss(*points(angles), scale):.6f}")
+
+# %% [markdown]
+# Now compare the forces on the same twelve points. Which points does the triplet leave alone?
+
+
+# %%
+def clip(image_features, text_features):
+    return minclip.clip_loss(image_features, text_features, scale)
+
+
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.6))
+for axes, title, loss in zip(
+    panels, ("only pull", "triplet: one negative", "CLIP: all negatives"), (only_pull, triplet, clip), strict=True
+):
+    show(axes, angles, title, loss)
+still = [int((forces(loss, angles).norm(dim=-1) < 1e-6).sum()) for loss in (only_pull, triplet, clip)]
+print(f"points without any force: only pull {still[0]}, triplet {still[1]}, CLIP {still[2]}")
+
+# %% [markdown]
+# Let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
+
+# %%
+STOPS = (0, 10, 60, 600)
+
+
+def walk(loss, angles, rate):
+    """The angles after 0, 10, 60 and 600 steps of gradient descent."""
+    angles, stops = angles.clone().requires_grad_(), []
+    for step in range(max(STOPS) + 1):
+        if step in STOPS:
+            stops.append(angles.detach().clone())
+        (slope,) = torch.autograd.grad(loss(*points(angles)), angles)
+        angles = (angles - rate * slope).detach().requires_grad_()
+    return stops
+
+
+walks = {"only pull": walk(only_pull, angles, 0.5), "CLIP": walk(clip, angles, 0.1)}
+figure, grid = plt.subplots(2, len(STOPS), figsize=(10, 5.2))
+for row, (name, stops) in zip(grid, walks.items(), strict=True):
+    for axes, step, here in zip(row, STOPS, stops, strict=True):
+        show(axes, here, f"{name}, step {step}", size=11)
+
+# %% [markdown]
+# Pulling alone joins each pair wherever its two points happen to meet, and different pairs may end up side by side.
+# With all negatives the pairs also spread out over the circle: they can be told apart.
+
+# %%
+for name, stops in walks.items():
+    cosines = cosine_matrix(*points(stops[-1]))  # (N, N)
+    others = cosines.masked_fill(torch.eye(N, dtype=torch.bool), -1).amax()
+    pairs, rivals = (math.degrees(math.acos(min(1.0, c))) for c in (cosines.diagonal().min(), others))
+    print(f"{name:9}: widest pair {pairs:5.1f}°, nearest stranger {rivals:5.1f}°   (evenly spread: {360 / N:.0f}°)")
+
+# %% [markdown]
+# ## Why N − 1
+#
+# How hard does each negative push? The derivative of $L_i$ with respect to $z_{ij}$ is the softmax probability
+# $p_{ij}$: *the share of the probability that it takes from the right text*. Take a picture of a cat in a batch of
+# 64. Most of the other texts have nothing to do with it; one is "a tiger".
+
+# %%
+batch = 64
+generator = torch.Generator().manual_seed(0)
+others = 0.15 * torch.randn(batch - 2, generator=generator)
+cosines = torch.cat([torch.tensor([0.70, 0.50]), others])  # (64,): cat, tiger, everything else
+push = (cosines / 0.07).softmax(dim=0)[1:]  # (63,): of every negative; 1 / 0.07 is the scale at which CLIP starts
+push, order = (push / push.sum()).sort(descending=True)
+figure, axes = plt.subplots(figsize=(7, 3))
+axes.bar(range(1, batch), 100 * push, color=["crimson" if i == 0 else "tab:gray" for i in order.tolist()])
+axes.set(xlabel="negatives, the hardest first", ylabel="share of all the push (%)")
+tiger = order.tolist().index(0)
+axes.annotate("a tiger", (tiger + 1, 100 * push[tiger]), xytext=(20, -10), textcoords="offset points",
+              arrowprops={"arrowstyle": "->"})  # fmt: skip
+print(f'"a tiger" alone does {100 * push[tiger]:.0f} % of the pushing,')
+print(f"and is met in {100 / (batch - 1):.1f} % of the triplets with a random negative")
+
+# %% [markdown]
+# There is the reason for many negatives. Nearly all that can be learned from this batch is cat against tiger, and the
+# softmax finds it *by itself*, with no rule for choosing. A triplet with a random negative almost always draws one
+# that is far away already, and learns nothing from it; that is why FaceNet had to search for hard triplets
+# ("mining").
+#
+# And it is nearly free. N pairs cost 2N runs of a tower, which is the expensive part, and give N² cosines:
+
+# %%
+print("pairs   runs of a tower   negatives, both ways")
+for pairs in (2, 64, 32768):
+    print(f"{pairs:5} {2 * pairs:17,} {2 * pairs * (pairs - 1):22,}")
+
+# %% [markdown]
+# The last row is the batch of the CLIP paper. Does one need so many? Lesson 09 tries it out.
+#
+# ## What this lesson does not show
+#
+# Any learning of towers: these points were free to go where they liked, while a tower must find *one* function for
+# all pictures. Nor whether a plane tells about hundreds of dimensions: there is far more room there, two random
+# arrows are nearly at right angles, and thousands of pairs fit beside one another. And what the scale does, here
+# simply chosen, is the question of lesson 04.
+#
+# ## What you take away
+#
+# - The cosine looks at directions only: no text wins by being long, and no force changes a length.
+# - Pulling alone allows collapse. A triplet pushes from one negative and stops at its margin. N-pair, InfoNCE and
+#   each half of CLIP's loss are one formula: cross-entropy of a softmax over all N.
+# - Each negative pushes by its share of the softmax, so the hardest ones push most, without being searched for. In a
+#   batch they come nearly free.
+#
+# Stuck? `from solutions.lesson_01 import cosine_matrix`, or read [solutions/lesson_01.py](solutions/lesson_01.py).

@@ -1,0 +1,444 @@
+# %% [markdown]
+# # 09 · Do you need 4096?
+#
+# **The question.** CLIP was trained with batches of 32,768 pairs ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020), section 2.5), on hundreds of GPUs. An introduction to CLIP that has been
+# copied all over the Chinese web draws the conclusion that many draw: take 4096 or more, and *if the batch is
+# smaller, CLIP does not even converge, however long you train*. That would rule out your laptop. Is it so? And what
+# does a bigger batch buy?
+#
+# **You need** the loss (lessons 01 and 02), what the loss of an untrained model is (lesson 03), and a training step
+# (lesson 08).
+#
+# **Afterwards you can** tell apart the three things that change when the batch grows, set up a comparison that is
+# fair in a stated sense, and say in numbers, with their spread, what a bigger batch bought — and what you do not
+# know.
+
+# %%
+import itertools
+import math
+import statistics
+
+import check
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from minclip_kernels import fused_clip_loss
+from torch import nn
+
+import minclip
+from minclip.data import hold_out, load_emoji, normalize
+from minclip.evaluate import ranks
+from minclip.train import TrainConfig, learning_rate, make_optimizer
+
+plt.style.use("lesson.mplstyle")
+# %% [markdown]
+# ## One knob, three changes
+#
+# Turn the batch size B up, and three things happen at once:
+#
+# 1. **more negatives**: each picture is told apart from B − 1 wrong texts instead of a few;
+# 2. **a steadier gradient**: it is a mean over more pairs, so it jumps about less from step to step;
+# 3. **fewer steps** for the same number of pairs.
+#
+# The first two sound good and the third bad. So "is a bigger batch better?" has no answer before you say what is kept
+# equal:
+#
+# | kept equal | a batch 4 times as big gets | who asks so |
+# |---|---|---|
+# | **samples**: pairs looked at | a quarter of the steps | who pays for arithmetic: the bill is the same |
+# | **steps**: updates of the weights | 4 times the samples | who has more GPUs: the waiting time is the same |
+#
+# We do both, and then turn the first of the three alone.
+#
+# ## The smallest CLIP
+#
+# The comparison needs a hundred trainings, so one training may take a few seconds. The task is that of lesson 08:
+# learn from emoji and their names, then find the right one of 400 captions for each of 400 *unseen* combinations
+# (chance: one in 400). The pictures shrink to 12 × 12 pixels:
+
+# %%
+everything, unseen = load_emoji(24)
+train, aside = hold_out(everything)  # a tenth of the training pictures, to choose learning rates by
+tokenizer = minclip.Tokenizer.train(train.captions, 2048)
+CONTEXT = 20
+
+
+def tensors(pairs):
+    """The pictures (P, 3, 12, 12) and the tokens (P, T) of pairs; emoji have one caption each."""
+    return F.avg_pool2d(normalize(pairs.images), 2), tokenizer(pairs.captions, CONTEXT)
+
+
+data, aside_data, unseen_data = tensors(train), tensors(aside), tensors(unseen)
+print(f"{len(train)} pairs to train on, {len(aside)} aside, {len(unseen)} unseen")
+
+# %% [markdown]
+# The towers are the simplest that can work. Pictures: two layers on the 432 numbers of a picture. Texts: the *mean*
+# of the vectors of the tokens (PyTorch calls this `EmbeddingBag`), then two layers. No attention, no order of words.
+# The rest is as ever: two features, their cosines, a learned temperature, the loss of lesson 02.
+
+
+# %%
+class TwoTowers(nn.Module):
+    def __init__(self, width=128, embed_dim=64):
+        super().__init__()
+        self.encode_image = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * 12 * 12, width), nn.GELU(), nn.Linear(width, embed_dim)
+        )  # (B, 3, 12, 12) -> (B, 432) -> (B, E)
+        token_embedding = nn.EmbeddingBag(2048, width, mode="mean", padding_idx=0)  # (B, T) -> (B, D), padding ignored
+        self.encode_text = nn.Sequential(
+            token_embedding, nn.Linear(width, width), nn.GELU(), nn.Linear(width, embed_dim)
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+def top1(model, pairs):
+    """Percent of the pictures whose own caption is nearest among the captions of all."""
+    with torch.no_grad():
+        images = F.normalize(model.encode_image(pairs[0]), dim=1)  # (P, E)
+        texts = F.normalize(model.encode_text(pairs[1]), dim=1)  # (P, E)
+    found = ranks(images @ texts.T, torch.eye(len(images), dtype=torch.bool)) < 1
+    return 100 * found.float().mean().item()
+
+
+# %% [markdown]
+# And one training: optimizer, warm-up and cosine schedule are minclip's own. Two arguments deserve a word. `batch` is
+# how many pairs a step sees. `group` is how many of them compete in one softmax: all of them, except in the last
+# experiment. (A big batch goes to the fused loss of lesson 14. It is the same number, sooner.)
+
+# %%
+THREADS = torch.get_num_threads()
+
+
+def fit(model, batch, steps, lr, seed, group=None):
+    """Trains a model in place; returns its losses."""
+    torch.set_num_threads(1 if batch < 512 else THREADS)  # small matrices are faster without helpers
+    shuffle = torch.Generator().manual_seed(seed)
+    config = TrainConfig(lr=lr)
+    optimizer = make_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config))
+    images, tokens = data
+    losses = []
+    for step in range(steps):
+        place = step % (len(tokens) // batch) * batch
+        if place == 0:  # a new epoch: every pair once, in a new order
+            order = torch.randperm(len(tokens), generator=shuffle)
+        chosen = order[place : place + batch]
+        x, y = model.encode_image(images[chosen]), model.encode_text(tokens[chosen])  # (B, E) each
+        scale = model.logit_scale.exp()
+        if group:  # the batch in groups, each with a loss of its own
+            x, y = x.view(-1, group, x.shape[1]), y.view(-1, group, y.shape[1])  # (B / group, group, E)
+            loss = torch.vmap(minclip.clip_loss, in_dims=(0, 0, None))(x, y, scale).mean()
+        else:
+            loss = (minclip.clip_loss if batch < 512 else fused_clip_loss)(x, y, scale)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        losses.append(loss.item())
+    return losses
+
+
+def new_model(seed):
+    torch.manual_seed(seed)
+    return TwoTowers()
+
+
+# %% [markdown]
+# ## The plan
+#
+# Five batch sizes, up to the largest that there can be: all pairs at once. The middle one belongs to both
+# comparisons; the others get its number of samples, or its number of steps.
+
+# %%
+everyone = len(train)
+SIZES = check.pick((16, 64, 256, 1024, everyone), (16, 256, 1024))
+MIDDLE = 256
+EPOCHS = check.pick(20, 1)  # of the middle one
+STEPS = round(EPOCHS * everyone / MIDDLE)
+SAMPLES, UPDATES, NEGATIVES = "equal samples", "equal steps", "only the negatives"
+
+plan = {}  # (what is kept equal, size) -> steps
+for size in SIZES:
+    plan[SAMPLES, size] = round(STEPS * MIDDLE / size)
+    plan[UPDATES, size] = STEPS
+print("batch       equal samples             equal steps")
+for size in SIZES:
+    cells = [
+        f"{plan[kind, size]:5} steps, {plan[kind, size] * size / everyone:5.1f} epochs" for kind in (SAMPLES, UPDATES)
+    ]
+    print(f"{size:5}  {cells[0]}   {cells[1]}")
+
+# %% [markdown]
+# ## The learning rate, or how to cheat without noticing
+#
+# Fix one learning rate for all, and you compare batch sizes *at a learning rate that suits one of them*. Most
+# surprising results about batch sizes are made this way. There are rules of thumb (multiply it by k, or by √k, when
+# the batch grows k times), and a rule of thumb may be wrong here. So every cell of the plan gets its own: three
+# learning rates are tried with a seed that is then never used again, and the best one *on the pictures that were put
+# aside* is taken. The unseen ones are not looked at.
+
+# %%
+RATES = check.pick((1e-3, 3e-3, 1e-2), (3e-3, 1e-2))
+
+
+def tune(batch, steps, group=None):
+    """The learning rate that does best on the pictures aside."""
+    scores = {}
+    for lr in RATES:
+        model = new_model(seed=1000)
+        fit(model, batch, steps, lr, seed=1000, group=group)
+        scores[lr] = top1(model, aside_data)
+    return max(scores, key=scores.get)
+
+
+best_rate = {}
+for (kind, size), steps in plan.items():
+    middle_again = kind == UPDATES and size == MIDDLE
+    best_rate[kind, size] = best_rate[SAMPLES, size] if middle_again else tune(size, steps)
+for kind in (SAMPLES, UPDATES):
+    print(f"{kind:14}", "   ".join(f"batch {size}: {best_rate[kind, size]:g}" for size in SIZES))
+at_the_edge = sum(rate in (min(RATES), max(RATES)) for rate in best_rate.values())
+print(f"{at_the_edge} of {len(best_rate)} are at an end of what was tried, so a still better one may lie beyond")
+
+# %% [markdown]
+# ## The runs
+#
+# Now the real thing: every cell with fresh seeds. A seed decides the initial weights and the order of the pairs. One
+# seed is an anecdote; with three we can at least see how far luck reaches.
+
+# %%
+SEEDS = check.pick((0, 1, 2), (0, 1))
+rows = []  # the table: (what is kept equal, batch, seed, unseen top-1 in percent)
+small_batch_losses = []
+for (kind, size), steps in plan.items():
+    if kind == UPDATES and size == MIDDLE:  # the same runs again
+        rows += [(UPDATES, size, seed, score) for k, s, seed, score in rows if (k, s) == (SAMPLES, size)]
+        continue
+    for seed in SEEDS:
+        model = new_model(seed)
+        losses = fit(model, size, steps, best_rate[kind, size], seed)
+        rows.append((kind, size, seed, top1(model, unseen_data)))
+        if kind == SAMPLES and size == min(SIZES):
+            small_batch_losses.append(losses)
+
+
+# %%
+def scores(rows, kind, size):
+    return [score for k, s, _, score in rows if (k, s) == (kind, size)]
+
+
+def draw(axes, kind, sizes, marker, xlabel):
+    for size in sizes:
+        axes.plot([size] * len(SEEDS), scores(rows, kind, size), marker, color="black", fillstyle="none", alpha=0.7)
+    means = [statistics.mean(scores(rows, kind, size)) for size in sizes]
+    axes.plot(sizes, means, color="tab:blue")
+    for size, mean in zip(sizes, means, strict=True):
+        axes.annotate(f"{mean:.0f}", (size, mean), xytext=(0, 9), textcoords="offset points", ha="center")
+    axes.axhline(100 / len(unseen), color="gray", linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylim=(-3, 100), title=kind)
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+draw(left, SAMPLES, SIZES, "o", "batch size (pairs)")
+draw(right, UPDATES, SIZES, "s", "batch size (pairs)")
+left.set_ylabel("unseen top-1 (%)")
+left.annotate("chance", (SIZES[0], 100 / len(unseen)), xytext=(0, 4), textcoords="offset points", color="gray")
+
+# %% [markdown]
+# *Open marks: one training each. Line and numbers: the mean over the seeds. Dotted: guessing.*
+#
+# The two pictures give opposite advice, from the same code. What does each say, in words?
+
+# %%
+for kind in (SAMPLES, UPDATES):
+    means = {size: statistics.mean(scores(rows, kind, size)) for size in SIZES}
+    best, worst = max(means, key=means.get), min(means, key=means.get)
+    print(f"{kind}: best with batch {best} ({means[best]:.1f} %), worst with batch {worst} ({means[worst]:.1f} %)")
+
+# %% [markdown]
+# At equal samples a big batch has few steps left, and runs out of them before it has learned much. At equal steps it
+# has seen many more pairs, which would help by itself.
+#
+# ## A gain, and how sure we are
+#
+# "Better" should be a number with a spread. The fair way to compare two batch sizes is *by pairs*: for every seed,
+# the score of the larger batch minus that of the smaller one with the same seed (they started from the same weights,
+# so luck that both share cancels). With the differences $d_1 \dots d_n$:
+#
+# $$\bar d = \frac{1}{n} \sum_i d_i \qquad
+#   e = \frac{1}{\sqrt{n}} \sqrt{\frac{\sum_i (d_i - \bar d)^2}{n - 1}}$$
+#
+# In words: the mean difference, and its *standard error*, which is how far that mean would wander if the whole
+# experiment were repeated with other seeds.
+#
+# **Exercise 1.** Compute both from the table.
+
+
+# %%
+def gain(rows, kind, small, large):
+    """rows: list of (kind, batch, seed, score), in any order -> (mean, standard error) of large minus small, by seed.
+
+    Only the rows of this kind count. The same seeds stand there for both batch sizes, at least two of them.
+    """
+    raise NotImplementedError
+
+
+# %%
+gain = check.gain(gain)
+
+# %% [markdown]
+# How many standard errors make a difference believable? With hundreds of runs, about two. With three runs the
+# standard error itself is a guess, and Student's table asks for more: chance alone stays inside this many of them, 19
+# times of 20.
+
+# %%
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # number of seeds -> standard errors (two-sided, 95 %)
+
+# %% [markdown]
+# **Exercise 2.** State the conclusion that the numbers allow.
+
+
+# %%
+def verdict(mean, error, seeds):
+    """ "better" or "worse" when the mean is more than STUDENT[seeds] standard errors from zero, else "cannot say"."""
+    raise NotImplementedError
+
+
+# %%
+verdict = check.verdict(verdict)
+
+# %% [markdown]
+# ## The table
+#
+# This is the answer to the question, for this task, from this run:
+
+# %%
+print("unseen top-1 in percent: mean over the seeds, and the lowest and highest\n")
+print(f"{'batch':>6}   {'equal samples':24}{'equal steps':24}")
+for size in SIZES:
+    cells = [scores(rows, kind, size) for kind in (SAMPLES, UPDATES)]
+    texts = [f"{statistics.mean(cell):5.1f}  ({min(cell):4.1f} to {max(cell):4.1f})" for cell in cells]
+    print(f"{size:6}   {texts[0]:24}{texts[1]:24}")
+
+print("\nwhat the bigger batch bought, in points: mean ± standard error\n")
+for kind in (SAMPLES, UPDATES):
+    for small, large in itertools.pairwise(SIZES):
+        mean, error = gain(rows, kind, small, large)
+        words = verdict(mean, error, len(SEEDS))
+        print(f"{kind:14} {small:5} → {large:5}: {mean:+6.1f} ± {error:3.1f}   {words}")
+
+# %% [markdown]
+# ## Only the negatives
+#
+# Steps and samples cannot both be kept equal while B changes. But there is a third experiment, and it asks what the
+# argument for big batches is really about: *does it help to be told apart from more at once?* Keep the batch of the
+# middle size, and its number of steps. Change only who competes: cut the batch into groups, and let each picture
+# choose among the texts of its own group. Same pairs, same number of updates; only the number of negatives differs
+# (and with it the gradient). A group of two has a single negative, like the triplet of lesson 01.
+
+# %%
+GROUPS = check.pick((2, 4, 16, 64), (2, 16))
+for group in GROUPS:
+    rate = tune(MIDDLE, STEPS, group)
+    for seed in SEEDS:
+        model = new_model(seed)
+        fit(model, MIDDLE, STEPS, rate, seed, group)
+        rows.append((NEGATIVES, group, seed, top1(model, unseen_data)))
+rows += [(NEGATIVES, size, seed, score) for kind, size, seed, score in rows if (kind, size) == (SAMPLES, MIDDLE)]
+
+figure, axes = plt.subplots(figsize=(5.6, 3.6))
+draw(axes, NEGATIVES, (*GROUPS, MIDDLE), "^", f"pairs that compete in one softmax (of {MIDDLE} in a step)")
+axes.set_ylabel("unseen top-1 (%)")
+for small, large in itertools.pairwise((*GROUPS, MIDDLE)):
+    mean, error = gain(rows, NEGATIVES, small, large)
+    print(f"{small:3} → {large:3} in a softmax: {mean:+6.1f} ± {error:3.1f}   {verdict(mean, error, len(SEEDS))}")
+
+# %% [markdown]
+# So the argument has a true core: more competitors teach more, from the same pairs in the same steps. And the same
+# picture shows its limit: nothing breaks where there are few of them, and every doubling is worth less than the one
+# before.
+
+# %%
+few, many = (statistics.mean(scores(rows, NEGATIVES, size)) for size in (GROUPS[0], MIDDLE))
+first = gain(rows, NEGATIVES, GROUPS[0], GROUPS[1])[0] / math.log2(GROUPS[1] / GROUPS[0])
+last = gain(rows, NEGATIVES, GROUPS[-1], MIDDLE)[0] / math.log2(MIDDLE / GROUPS[-1])
+print(f"from {GROUPS[0] - 1} negative to {MIDDLE - 1}: {few:.1f} % to {many:.1f} %")
+print(f"points for each doubling: {first:.1f} at the start, {last:.1f} at the end")
+
+# %% [markdown]
+# ## "Below 4096 it does not converge"
+#
+# Every batch here was below 4096. Take the smallest one, and ask the claim's own question: does the loss go down, and
+# does the model learn anything?
+
+# %%
+smallest = min(SIZES)
+curves = torch.tensor(small_batch_losses)  # (seeds, steps)
+width = max(1, curves.shape[1] // 60)
+smooth = curves[:, : curves.shape[1] // width * width].view(len(SEEDS), -1, width).mean(dim=2)  # (seeds, about 60)
+figure, axes = plt.subplots(figsize=(6.4, 3.4))
+for seed, curve, style in zip(SEEDS, smooth, ("-", "--", ":"), strict=False):
+    axes.plot(torch.arange(len(curve)) * width * smallest / everyone, curve, style, label=f"seed {seed}")
+axes.axhline(math.log(smallest), color="gray", linewidth=1)
+axes.annotate(f"untrained: ln {smallest}", (0.98, math.log(smallest)), xycoords=("axes fraction", "data"),
+              xytext=(0, -12), textcoords="offset points", ha="right", color="gray")  # fmt: skip
+axes.set(xlabel="epochs", ylabel="loss", ylim=(0, None), title=f"batch {smallest}")
+axes.legend(loc="center right")
+
+chance = 100 / len(unseen)
+score = statistics.mean(scores(rows, SAMPLES, smallest))
+begin, end = smooth[:, 0].mean(), smooth[:, -1].mean()
+print(f"batch {smallest}, {plan[SAMPLES, smallest]} steps: loss from {begin:.2f} to {end:.2f}")
+print(f"unseen top-1 {score:.1f} %: {score / chance:.0f} times chance")
+
+# %% [markdown]
+# You may object that these towers are toys. So here is a real `minclip.CLIP`, with a Transformer in each tower, on
+# the same pictures with the same small batch, once:
+
+# %%
+config = minclip.CLIPConfig(64, 12, 1, 64, 2, 4, CONTEXT, 2048, 64, 2, 1, quick_gelu=False)
+torch.manual_seed(0)
+model = minclip.CLIP(config)
+losses = fit(model, smallest, check.pick(10 * everyone // smallest, 50), lr=1e-3, seed=0)
+with_attention = top1(model, unseen_data)
+print(f"CLIP with attention, batch {smallest}, {len(losses)} steps: unseen top-1 {with_attention:.1f} %,", end=" ")
+print(f"{with_attention / chance:.0f} times chance")
+converged = min(score, with_attention) > 10 * chance
+print(
+    "The claim is", "refuted here: both learned, with far fewer than 4096." if converged else "not refuted by this run."
+)
+
+# %% [markdown]
+# ## What this experiment cannot say
+#
+# - **It is small.** A batch of 16 out of a few thousand pairs is a larger share than 4096 out of the 400 million of
+#   the paper. What matters is how often a batch holds something *hard to tell apart*, and in a small collection that
+#   happens sooner. A result at a scale like that of the paper: [Zhai et al. 2023](https://arxiv.org/abs/2303.15343)
+#   (SigLIP) went to a batch of one million, and found that the gain fades and that 32 thousand are enough.
+# - **Equal steps means more epochs here.** With few pairs, a bigger batch at equal steps sees the same pairs again
+#   and again. In web-scale training it would see new ones, and might gain more.
+# - **Three learning rates are a coarse grid.** Where the best one is at its end (the count is printed above), that
+#   cell may be underrated. Warm-up, weight decay and the optimizer's averages were not tuned for each size either.
+# - **Three seeds are few.** They vary the start and the order of the pairs, not the choice of the 400 test pictures;
+#   all the runs share those. Where the table says "cannot say", it means that.
+# - **It counts samples and steps, not minutes.** On a GPU a batch of 16 leaves most of the machine idle, so in
+#   minutes a bigger batch looks better than at equal samples. That is the honest reason for big batches on big
+#   machines.
+#
+# ## What you take away
+#
+# - "Does a bigger batch help?" is not a question until you say what is kept equal. At equal samples there is a best
+#   size; beyond it, too few steps are left. At equal steps bigger was better, by less each time.
+# - More negatives help by themselves, with smaller and smaller returns. Nothing fails to converge for want of them.
+# - Tune the learning rate for each size, on data that you do not report; repeat with other seeds; compare by pairs.
+# - If you want the effect of a big batch in a small memory: lesson 11 (gradient caching) and lesson 12 (the loss
+#   without the matrix).
+#
+# Stuck? `from solutions.lesson_09 import gain`, or read [solutions/lesson_09.py](solutions/lesson_09.py).
