@@ -315,6 +315,16 @@ def test_mistakes_are_refused_with_a_counter_example(source, name, capsys, tmp_p
         assert capsys.readouterr().out.startswith(WRONG)
 
 
+def test_the_table_names_every_lesson_and_its_time():
+    rows = [
+        line.split("|") for line in (LESSONS / "README.md").read_text().splitlines() if line[:4].strip("| ").isdigit()
+    ]
+    table = {row[1].strip(): (row[2].partition("(")[2].rstrip(") "), row[5].strip()) for row in rows}
+    assert table == {
+        source.name[:2]: (source.with_suffix(".ipynb").name, str(build.BUDGET[source.name[:2]])) for source in SOURCES
+    }
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_the_notebook_has_the_cells_of_the_source(source):
     notebook, written = nbformat.read(source.with_suffix(".ipynb"), as_version=4), build.read(source)
