@@ -18,6 +18,7 @@ from minclip_kernels.bench.records import TIMES, Row, environment, version_of
 from minclip_kernels.bench.worker import OUT_OF_MEMORY, Remote, Worker
 
 MOST_ROUNDS = 15
+SHORT_ROUND = 0.5  # seconds: all of these are made, whatever their share of the time
 NEEDS_NO_WARMING = 1000  # ms: where every first turn takes longer than this, it counts
 
 
@@ -106,7 +107,7 @@ def measure(
     setting: Setting, contenders: list[Contender], crew: Crew, gates: dict[Contender, str], seconds: float,
     keep: Callable[[list[Row]], None],
 ) -> int:  # fmt: skip
-    """Measures all contenders in about `seconds` (at least one turn each); returns how many rounds were made.
+    """Measures all contenders in about `seconds` (at least one turn each, and all turns where they are short); returns how many rounds were made.
 
     Hands the rows to `keep`, also where the user interrupts: then those that have had a turn.
     """
@@ -127,7 +128,9 @@ def measure(
                 turns[contender].append(answers[contender])
         last = sum(answers[contender]["both"] for contender in running) / 1e3  # seconds of a round
         with progress(str(setting), MOST_ROUNDS * len(running)) as bar:
-            while done < MOST_ROUNDS and (not any(turns.values()) or time.monotonic() - start + last < seconds):
+            while done < MOST_ROUNDS and (
+                not any(turns.values()) or last < SHORT_ROUND or time.monotonic() - start + last < seconds
+            ):
                 began, done = time.monotonic(), done + 1
                 for contender in list(running):
                     bar.set_postfix_str(f"{contender.name}: round {done}")
