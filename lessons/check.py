@@ -59,7 +59,7 @@ def exercise(lesson: str, hint: str, cases: int = 50) -> Callable[[Body], Callab
             if problem is None:
                 print(f"✓ {name}: solved")
                 return attempt
-            print(f"… {name}: not yet. {hint}" if problem == "" else f"✗ {name}: {problem}\n  Hint: {hint}")
+            print(f"✗ {name}: {problem}\n  Hint: {hint}" if problem else f"… {name}: not yet; the lesson goes on with ours")
             return getattr(importlib.import_module(f"solutions.lesson_{lesson}"), name)
 
         return check

@@ -107,7 +107,7 @@ def measure(
     setting: Setting, contenders: list[Contender], crew: Crew, gates: dict[Contender, str], seconds: float,
     keep: Callable[[list[Row]], None],
 ) -> int:  # fmt: skip
-    """Measures all contenders in about `seconds` (at least one turn each, and all turns where they are short); returns how many rounds were made.
+    """Measures all contenders in about `seconds`, at least once and more often where that is short; returns the rounds.
 
     Hands the rows to `keep`, also where the user interrupts: then those that have had a turn.
     """
