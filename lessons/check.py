@@ -59,7 +59,8 @@ def exercise(lesson: str, hint: str, cases: int = 50) -> Callable[[Body], Callab
             if problem is None:
                 print(f"✓ {name}: solved")
                 return attempt
-            print(f"✗ {name}: {problem}\n  Hint: {hint}" if problem else f"… {name}: not yet; the lesson goes on with ours")
+            not_yet = f"… {name}: not yet; the lesson goes on with our solution"
+            print(f"✗ {name}: {problem}\n  Hint: {hint}" if problem else not_yet)
             return getattr(importlib.import_module(f"solutions.lesson_{lesson}"), name)
 
         return check
