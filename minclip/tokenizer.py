@@ -30,7 +30,7 @@ END_OF_WORD = "</w>"
 WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
-# OpenAI's file lists more merges than its model uses: 49,152 − 2 × 256 of them, and never says so.
+# OpenAI's file lists more merges than its model uses: 49,152 − 256 − 2 of them, and never says so.
 OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
 
 Pair = tuple[str, str]
