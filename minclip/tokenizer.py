@@ -35,7 +35,7 @@ WORD = regex.compile(
 ASCII_WORD = re.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.ASCII
 )
-# OpenAI's file lists more merges than its model uses: 49,152 − 2 × 256 of them, and never says so.
+# OpenAI's file lists more merges than its model uses: 49,152 − 256 − 2 of them, and never says so.
 OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
 
 Pair = tuple[str, str]
