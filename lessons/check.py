@@ -235,6 +235,30 @@ def expected_floor(attempt, draw):
 # --- 04 Temperature ---------------------------------------------------------------------------------------------------
 
 
+@exercise(
+    "04", "for every row: Σ p · cosine, minus the cosine on the diagonal; the same for columns; half of both means."
+)
+def scale_gradient(attempt, draw):
+    image, text = (F.normalize(tower.double(), dim=1) for tower in pairs_of_features(draw))
+    cosines, scale = image @ text.T, float(draw(st.integers(1, 100)))
+    parameter = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    minclip.clip_loss(image, text, parameter).backward()
+    assert parameter.grad is not None
+    expect(attempt(cosines, scale), parameter.grad, cosines=cosines, scale=scale)
+
+
+@exercise("04", "the chain rule first (dL/dt = s · dL/ds), then the step, and the clamp last.")
+def step_log_scale(attempt, draw):
+    scale, gradient = float(draw(st.integers(1, 100))), draw(st.integers(-20, 20)) / 10
+    rate = draw(st.sampled_from([0.01, 0.1]))
+    parameter = torch.tensor(math.log(scale), dtype=torch.float64, requires_grad=True)
+    (gradient * parameter.exp()).backward()  # a loss whose derivative for the scale is `gradient`
+    torch.optim.SGD([parameter], lr=rate).step()
+    wanted = parameter.clamp(max=math.log(100)).item()
+    case = {"log_scale": math.log(scale), "gradient_of_scale": gradient, "learning_rate": rate}
+    expect(attempt(**case), wanted, **case)
+
+
 # --- 05 From bytes to tokens ------------------------------------------------------------------------------------------
 
 
