@@ -66,8 +66,8 @@ for axes in (left, middle):  # the ones of the target, laid over
 # ## What one picture pays
 #
 # Cross-entropy compares a target distribution $t$ with the model's $p$: $-\sum_j t_j \ln p_j$. In row *i* of the
-# identity everything is zero but $t_i = 1$, so the sum has one term: $-\ln p_i$. Multiplying with a one-hot vector
-# *selects* a number.
+# identity everything is zero but $t_i = 1$, so the sum has one term: $-\ln p_i$. Multiplying with such a
+# row, a *one-hot* vector, *selects* a number.
 #
 # **Exercise 1.** Write the loss of the pictures as a beginner would. Multiply, *entry by entry*, the identity with
 # the logarithm of the softmax of every row; add up each row; change the sign; take the mean over the rows. (Take

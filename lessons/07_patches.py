@@ -55,7 +55,7 @@ for number, axes in enumerate(right.subplots(side, side).flat):
     axes.set(xticks=[], yticks=[])
     axes.set_title(number, fontsize=9, pad=2)
     axes.spines[["top", "right"]].set_visible(True)
-right.suptitle("what the model reads: patches, numbered in reading order")
+right.suptitle("its patches, numbered in reading order")
 credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
 
 # %% [markdown]
@@ -223,8 +223,8 @@ lost = results["whole pictures"][0] - sum(results["jigsaws"]) / len(jigsaws)
 print(f"shuffling the patches costs {100 * lost:.1f} points of {100 * results['whole pictures'][0]:.1f}")
 
 # %% [markdown]
-# And without any positions at all, as the last line says, the model is hardly worse. (That this costs a little more
-# than the jigsaw is no contradiction: it was trained with something added to every patch, and now nothing is.)
+# And without any positions at all, as the last of the three rows says, the model is hardly worse. (Where that costs
+# more than the jigsaw, a likely reason: it was trained with something added to every patch, and now nothing is.)
 #
 # Look at some of the jigsaws. On the left, pictures that have the right name as a whole and another one as a jigsaw
 # (three, if there are as many); then pictures that keep theirs.
