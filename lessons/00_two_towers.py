@@ -32,9 +32,9 @@ model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
 # their features live.
 #
 # This one is small: it learned from emoji and their English names, in minutes on two CPU cores
-# ([how](weights/README.md)). Here are a picture and two texts on their way through it. `preprocess` brings the picture
-# to R × R pixels and shifts its colours; a text becomes a row of whole numbers, one for each *token* (a word or a piece
-# of one: lesson 05), with zeros behind the shorter text.
+# ([how](weights/README.md)). Here are a picture and two texts on their way through it. `preprocess` brings the
+# picture to R × R pixels and shifts its colours; a text becomes a row of whole numbers, one for each *token* (a word
+# or a piece of one: lesson 05), with zeros behind the shorter text.
 
 # %%
 drawing = data.render_emoji("1F415", 144)  # 1F415 is the number of the dog in Unicode
@@ -50,8 +50,8 @@ print("texts   ", tuple(text.shape), "      ->", tuple(text_features.shape))
 print(f"the model has {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 # %% [markdown]
-# *Letters in comments like `(1, 3, R, R)` are the sizes of the tensor's axes: R the side of a picture in pixels, T the
-# places of a text, E the numbers in a feature; later P pictures, N texts, C classes.*
+# *Letters in comments like `(1, 3, R, R)` are the sizes of the tensor's axes: R the side of a picture in pixels, T
+# the places of a text, E the numbers in a feature; later P pictures, N texts, C classes.*
 #
 # How alike are two features $x$ and $y$? CLIP looks only at their directions: the *cosine* of the angle between them,
 #
@@ -146,10 +146,10 @@ for caption, nearest in wrong.items():
 #
 # in words: raise $e$ to each scaled cosine, and divide by the sum over all texts that you typed.
 #
-# **Type your own words** into `LABELS` and run the cell again. Three to begin with: will the banana be called "fruit",
-# if you put that in the place of "other"? What does it take to get a share above 0.9 for the banana? And this model
-# knows the words of emoji names, and nothing else: type "submarine", which is in none, and see how sure the answers
-# look.
+# **Type your own words** into `LABELS` and run the cell again. Three to begin with: will the banana be called
+# "fruit", if you put that in the place of "other"? What does it take to get a share above 0.9 for the banana? And
+# this model knows the words of emoji names, and nothing else: type "submarine", which is in none, and see how sure
+# the answers look.
 
 # %%
 LABELS = ["cat", "dog", "horse", "other"]
@@ -193,8 +193,8 @@ print(f"logit scale of this model: {model.logit_scale.exp():.1f}")
 #
 # ## Exercise
 #
-# Write the classifier: for each picture the place of the nearest label, the one with the largest *cosine*. The features
-# come as the towers give them, so they have any length.
+# Write the classifier: for each picture the place of the nearest label, the one with the largest *cosine*. The
+# features come as the towers give them, so they have any length.
 
 
 # %%

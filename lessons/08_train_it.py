@@ -27,8 +27,8 @@ plt.style.use("lesson.mplstyle")
 # ## The data: every emoji, and two sets put aside
 #
 # Each emoji is a pair of a picture and its English name. 400 of them are *unseen*: they are never trained on. **Every
-# word** of an unseen caption stands in at least eight training captions, but no training caption has just these words.
-# How new is that?
+# word** of an unseen caption stands in at least eight training captions, but no training caption has just these
+# words. How new is that?
 
 # %%
 RESOLUTION = 48
@@ -48,9 +48,9 @@ for ignored, how in (((), "in all their words"), (TONE_WORDS, "in all their word
     print(f"{twins:3} of the {len(unseen)} unseen captions agree with a training caption {how}")
 
 # %% [markdown]
-# So nearly all of them ask one thing: can it put a known drawing and a known skin tone together? For a harder question
-# we put a second set aside. Many captions have three parts: *who* (man or woman), *what* (firefighter), and the
-# *tone*. We take every second *what* of the alphabet, and remove all its women from the training, or all its men,
+# So nearly all of them ask one thing: can it put a known drawing and a known skin tone together? For a harder
+# question we put a second set aside. Many captions have three parts: *who* (man or woman), *what* (firefighter), and
+# the *tone*. We take every second *what* of the alphabet, and remove all its women from the training, or all its men,
 # whatever the tone. Women stay in the training, and so do firefighters, but these *drawings* become new.
 
 
@@ -82,9 +82,9 @@ for name, test in TESTS.items():
 # ## What would count as a yes?
 #
 # The usual figure is the *unseen top-1*: the share of the 400 unseen pictures whose own caption is the nearest of all
-# 400. Chance is one in 400, but much more than chance is no proof. Think of a model that knows everything, except that
-# it is *blind* to some words. It guesses among the captions that look alike to it, and is right once in each such
-# group:
+# 400. Chance is one in 400, but much more than chance is no proof. Think of a model that knows everything, except
+#      that it is *blind* to some words. It guesses among the captions that look alike to it, and is right once in
+#      each such group:
 
 # %%
 BLIND = {"tone": TONE_WORDS, "gender": GENDER_WORDS, "both": TONE_WORDS | GENDER_WORDS}
@@ -187,10 +187,10 @@ def look(step):
 # %% [markdown]
 # ## The loop
 #
-# This takes a minute or two. Every step draws a batch of pairs that has not been used in this epoch. `augment` shifts,
-# turns and brightens the pictures a little, so that the model does not learn single pixels by heart. The captions of
-# a batch are cut at the longest of them (lesson 06 says why that changes nothing). And it is *your* step that trains,
-# if you have solved the exercise.
+# This takes a minute or two. Every step draws a batch of pairs that has not been used in this epoch. `augment`
+# shifts, turns and brightens the pictures a little, so that the model does not learn single pixels by heart. The
+# captions of a batch are cut at the longest of them (lesson 06 says why that changes nothing). And it is *your* step
+# that trains, if you have solved the exercise.
 
 # %%
 generator = torch.Generator().manual_seed(config.seed)
@@ -234,9 +234,9 @@ for seen in (looks[0], looks[-1]):
 # %% [markdown]
 # ## Does it learn?
 #
-# On the left the loss on the training batches. It starts a little above $\ln B$, the loss of a model that tells nothing
-# apart (lesson 03): its guesses are not equal, but wrong. On the right the unseen top-1, and what the blind could
-# reach.
+# On the left the loss on the training batches. It starts a little above $\ln B$, the loss of a model that tells
+# nothing apart (lesson 03): its guesses are not equal, but wrong. On the right the unseen top-1, and what the blind
+# could reach.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
@@ -287,8 +287,8 @@ for axes, (name, test) in zip(both, TESTS.items(), strict=True):
     for k, (part, score) in enumerate(scores.items()):
         axes.hlines(100 * GUESS[part], k - 0.4, k + 0.4, color="black")
         axes.hlines(100 * BARS[name][part], k - 0.4, k + 0.4, color="black", linestyle="--")
-        axes.text(k, 100 * score + 1.5, f"{100 * score:.0f}", ha="center", fontsize=9)
-    axes.set(title=f"{name} ({len(test)} pictures)", xlabel="part that was exchanged", ylim=(0, 112))
+    axes.set_xticks(range(len(scores)), [f"{part}\n{100 * score:.0f} %" for part, score in scores.items()])
+    axes.set(title=f"{name} ({len(test)} pictures)", xlabel="part that was exchanged", ylim=(0, 103))
     passed = [part for part in GUESS if scores[part] > BARS[name][part]]
     print(f"{name + ':':12} above the bar: {', '.join(passed) or 'none'} ({len(passed)} of 3){short}")
 both[0].set_ylabel("right one ahead (%)")
@@ -356,8 +356,8 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 #
 # - The step: two towers forward, one loss, `zero_grad`, `backward`, `step`, clamp. Leave one out and it may still
 #   seem to work, which is why a check compares the parameters.
-# - Falling loss is not the aim. Measure on pairs that were held back, against what a model could reach that does *not*
-#   have the ability in question.
+# - Falling loss is not the aim. Measure on pairs that were held back, against what a model could reach that does
+#   *not* have the ability in question.
 # - From whole captions the model learns parts, and finds them again in new company, some better than others.
 #
 # Stuck? `from solutions.lesson_08 import training_step`, or read

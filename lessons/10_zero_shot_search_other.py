@@ -38,7 +38,8 @@ print(f"{len(unseen)} pictures that were never trained on, and their captions; l
 #
 # First the three numbers of the question. OpenAI's models multiply cosines by 100 before the softmax (the scale is
 # clipped at 100, section 2.5 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020); the released models stand at
-# it). Small differences become large ratios: a difference $d$ between two cosines is a factor of $e^{100 d}$ between two shares.
+# it). Small differences become large ratios: a difference $d$ between two cosines is a factor of $e^{100 d}$ between
+# two shares.
 
 # %%
 asked = torch.tensor([0.25, 0.22, 0.19])
@@ -74,8 +75,8 @@ for name, pairs in (("right", cosine[own]), ("wrong", cosine[~own])):
 #
 # $$c' = \frac{c - a^2}{1 + a^2}$$
 #
-# in words: all cosines are squeezed and moved down *alike*. Their order stays. With a scale that is $1 + a^2$ times as
-# large, every logit is moved by the same amount, and a softmax does not notice that.
+# in words: all cosines are squeezed and moved down *alike*. Their order stays. With a scale that is $1 + a^2$ times
+# as large, every logit is moved by the same amount, and a softmax does not notice that.
 
 
 # %%
@@ -97,8 +98,9 @@ for a in (0.0, low / 2, low, 1.0):
 
 # %% [markdown]
 # Same answers, same loss, and right pairs at a level that we chose, 0.25 and below (as long as there is room for the
-# scale below its clamp at 100). Training has no reason to bring them to 1. (That pairs should be "as near to 1 as possible, and everything else near 0" is a common way to tell the story
-# of CLIP. The loss asks for less: that the right one is *ahead*.)
+# scale below its clamp at 100). Training has no reason to bring them to 1. (That pairs should be "as near to 1 as
+# possible, and everything else near 0" is a common way to tell the story of CLIP. The loss asks for less: that the
+# right one is *ahead*.)
 #
 # ## The gap between pictures and texts
 #
@@ -131,9 +133,9 @@ print(f"an average right pair is {(pictures - captions).norm(dim=1).mean():.2f} 
 
 # %% [markdown]
 # Before training there is a wide gap, as the paper says. The pictures lie in a very narrow cone, the texts in a much
-# wider one. In this small model training has all but closed the gap, and its right pairs are near to 1. So the gap is common, but it is no law: large models keep one,
-# this one does not. *Why* it closes here (the lower scale, or the many passes over few pairs) this lesson does not
-# test.
+# wider one. In this small model training has all but closed the gap, and its right pairs are near to 1. So the gap is
+# common, but it is no law: large models keep one, this one does not. *Why* it closes here (the lower scale, or the
+# many passes over few pairs) this lesson does not test.
 #
 # ## Prompts
 #
@@ -191,11 +193,11 @@ print(f"the bare caption against the five together:               {bare - five:+
 print(f"all six against the bare caption:                         {six - bare:+.1f} points")
 
 # %% [markdown]
-# Two findings, and the second one is the opposite of the famous one. The ensemble stands well above its average member,
-# though bad members pull it down: the bare caption loses by their company. And *no prompt at all* is best here. Nothing
-# is wrong with prompts: probably a prompt helps when it makes a label look like the texts of the training. OpenAI's
-# were sentences from the web, and ImageNet's labels are single, often ambiguous words; ours are bare names, and "a
-# photo of a" was never among them.
+# Two findings, and the second one is the opposite of the famous one. The ensemble stands well above its average
+# member, though bad members pull it down: the bare caption loses by their company. And *no prompt at all* is best
+# here. Nothing is wrong with prompts: probably a prompt helps when it makes a label look like the texts of the
+# training. OpenAI's were sentences from the web, and ImageNet's labels are single, often ambiguous words; ours are
+# bare names, and "a photo of a" was never among them.
 #
 # ## Search
 #
@@ -223,7 +225,7 @@ print(f"words of the last query that the training captions have: {met.intersecti
 # %% [markdown]
 # A caption that it knows, "red heart", comes first; then colour and shape decide, and wine is a heart. "woman with
 # red hair" is *not* a caption (CLDR says "woman red hair"), and the right woman is not the first. And the last query
-# has no word that the model ever met, yet it gets its pictures, with cosines that are no small ones. A search, too,
+# has no word that the model ever met, yet it gets its pictures, with cosines well above most of a wrong pair. A search, too,
 # always answers.
 #
 # ## Recall@k
@@ -262,7 +264,7 @@ curves = {
     f"{len(words)} single words → picture": (word_features @ pictures.T, has_word, "^:"),
 }
 KS = [1, 2, 3, 5, 10, 20, 50]
-figure, axes = plt.subplots(figsize=(7, 3.6))
+figure, axes = plt.subplots(figsize=(9, 3.4))
 for name, (similarity, is_right, style) in curves.items():
     recalls = [100 * recall_at(similarity, is_right, k) for k in KS]
     axes.plot(KS, recalls, style, label=name)
@@ -274,7 +276,7 @@ axes.plot(KS, guesses, "k:", linewidth=1.2, label="guessing, single words")
 axes.set(xlabel="k (logarithmic)", ylabel="recall@k (%)", xscale="log", ylim=(0, 103))
 axes.set_xticks(KS, KS)
 axes.minorticks_off()
-axes.legend(loc="center right", fontsize=9)
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 theirs = evaluate.recall_of_pairs(model, tokenizer, unseen, ["{}"])["image_to_text"]
 print("minclip.evaluate says the same:", all(abs(theirs[k] - recall_at(cosine, own, k)) < 1e-9 for k in theirs))
 
@@ -381,11 +383,11 @@ print(f'"other" has the largest share for {caught:.1f} % of the outsiders, and f
 # %% [markdown]
 # Left to decide by itself, "other" catches almost no outsider. As a number to rank by it is the weakest of the four.
 # The cosine does much better. Not for the level of the whole matrix, which the loss cannot see, but for that of one
-# picture *compared with other pictures*. The softmax over twenty texts divides it away, and it tells a good match from
-# the best of bad ones. Training has made it mean something: the loss asks every caption, too, for its picture among
-# all pictures. A softmax over *many* other texts does as well, since among thousands of rivals there is probably one
-# near to any outsider (the tenths of a point between the two mean nothing: all draws are from the same pictures). But
-# it needs a good list of others, where the cosine needs only a threshold.
+# picture *compared with other pictures*. The softmax over twenty texts divides it away, and it tells a good match
+# from the best of bad ones. Training has made it mean something: the loss asks every caption, too, for its picture
+# among all pictures. A softmax over *many* other texts does as well, since among thousands of rivals there is
+# probably one near to any outsider (the tenths of a point between the two mean nothing: all draws are from the same
+# pictures). But it needs a good list of others, where the cosine needs only a threshold.
 #
 # That threshold must come from measured pairs of the same model. Take one from half of the pictures, so that it keeps
 # nine of ten right pairs, and try it on the other half. What does it turn away?
@@ -414,8 +416,8 @@ print(f"they keep {kept:.0f} % of the insiders, as they were made to, and turn {
 #
 # ## What you take away
 #
-# - A cosine of 0.25 is neither good nor bad by itself. Only comparisons between cosines of one model count: a shift of
-#   all of them is invisible to the loss.
+# - A cosine of 0.25 is neither good nor bad by itself. Only comparisons between cosines of one model count: a shift
+#   of all of them is invisible to the loss.
 # - Shares say which of *your* texts is ahead. "other" is one more text. For "none of these" compare the cosine with a
 #   threshold that was measured on this model; it means nothing for another.
 # - A prompt ensemble: to length 1, mean, to length 1. Recall@k: is a right one among the first k?
