@@ -314,10 +314,10 @@ for name, counts in faults.items():
 eight = [unseen.captions.index(caption) for caption in ("woman firefighter", "black heart", "black cat")] + sixteen[:5]
 cosine = looks[-1]["cosine"]
 best, captions = cosine[eight].topk(3, dim=1)  # (8, 3) each
-figure, grid = plt.subplots(4, 4, figsize=(10.5, 5.6), width_ratios=[1, 3, 1, 3])
+figure, places = plt.subplots(4, 4, figsize=(10.5, 5.6), width_ratios=[1, 3, 1, 3])
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
 for i, picture in enumerate(eight):
-    drawing, answers = grid[i // 2][i % 2 * 2 : i % 2 * 2 + 2]
+    drawing, answers = places[i // 2][i % 2 * 2 : i % 2 * 2 + 2]
     drawing.imshow(data.open_picture(unseen.names[picture]))
     for axes in (drawing, answers):
         axes.axis("off")
@@ -345,11 +345,10 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 # ## What this lesson does not show
 #
 # - That it would name *any* combination. The unseen captions are of the same kind as the training captions (a person,
-#   an activity, a skin tone); nothing here asks for a word order or a
-#   relation, such as "a cat on a dog".
+#   an activity, a skin tone); nothing here asks for a word order or a relation, such as "a cat on a dog".
 # - How good it could get: the same model, trained longer, is in [weights](weights/README.md).
-# - How sure the figure is. With 400 pictures, chance alone moves it by two or three points, and another seed gives
-#   another model. The sizes and the augmentation of the project were chosen by looking at these same 400, so they
+# - How sure the figures are. With 400 pictures, chance alone moves the top-1 by two or three points, and more, since
+#   many are variants of one drawing; another seed gives another model. The sizes and the augmentation of the project were chosen by looking at these same 400, so they
 #   flatter it a little.
 #
 # ## What you take away

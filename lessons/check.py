@@ -356,7 +356,7 @@ def embed_patches(attempt, draw):
 # --- 08 Train it ------------------------------------------------------------------------------------------------------
 
 
-@exercise("08", "keep the order of the list; the loss wants the scale itself, not its logarithm.", 6)
+@exercise("08", "all six, in their order, zero_grad too; the loss wants the scale itself, not its logarithm.", 6)
 def training_step(attempt, draw):
     from minclip.train import TrainConfig, train_step
 
