@@ -284,7 +284,7 @@ for axes, (name, test) in zip(both, TESTS.items(), strict=True):
         for answer, names in zip(answers, named, strict=True)
     )
     axes.bar(list(scores), [100 * score for score in scores.values()], width=0.6, color="0.8")
-    for k, (part, score) in enumerate(scores.items()):
+    for k, part in enumerate(scores):
         axes.hlines(100 * GUESS[part], k - 0.4, k + 0.4, color="black")
         axes.hlines(100 * BARS[name][part], k - 0.4, k + 0.4, color="black", linestyle="--")
     axes.set_xticks(range(len(scores)), [f"{part}\n{100 * score:.0f} %" for part, score in scores.items()])
@@ -348,8 +348,8 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 #   an activity, a skin tone); nothing here asks for a word order or a relation, such as "a cat on a dog".
 # - How good it could get: the same model, trained longer, is in [weights](weights/README.md).
 # - How sure the figures are. With 400 pictures, chance alone moves the top-1 by two or three points, and more, since
-#   many are variants of one drawing; another seed gives another model. The sizes and the augmentation of the project were chosen by looking at these same 400, so they
-#   flatter it a little.
+#   many are variants of one drawing; another seed gives another model. The sizes and the augmentation of the project
+#   were chosen by looking at these same 400, so they flatter it a little.
 #
 # ## What you take away
 #
