@@ -10,7 +10,6 @@
 # knows with pictures that it was never trained on, and say what such a figure shows.
 
 # %%
-import time
 from collections import Counter
 
 import check
@@ -187,14 +186,14 @@ def look(step):
 # %% [markdown]
 # ## The loop
 #
-# This takes a minute or two. Every step draws a batch of pairs that has not been used in this epoch. `augment`
-# shifts, turns and brightens the pictures a little, so that the model does not learn single pixels by heart. The
-# captions of a batch are cut at the longest of them (lesson 06 says why that changes nothing). And it is *your* step
-# that trains, if you have solved the exercise.
+# On two free cores this takes about a minute. Every step draws a batch of pairs that has not been used in this epoch.
+# `augment` shifts, turns and brightens the pictures a little, so that the model does not learn single pixels by
+# heart. The captions of a batch are cut at the longest of them (lesson 06 says why that changes nothing). And it is
+# *your* step that trains, if you have solved the exercise.
 
 # %%
 generator = torch.Generator().manual_seed(config.seed)
-start, losses, looks = time.perf_counter(), [], [look(0)]
+losses, looks = [], [look(0)]
 for step in range(1, steps + 1):
     place = (step - 1) * config.batch_size % (len(pairs) // config.batch_size * config.batch_size)
     if place == 0:
@@ -206,9 +205,7 @@ for step in range(1, steps + 1):
     schedule.step()
     if step in LOOKS:
         looks.append(look(step))
-seconds = time.perf_counter() - start
 print(f"{steps} steps of {config.batch_size} pairs; loss {losses[0]:.2f} at the start, {losses[-1]:.2f} at the end")
-print(f"it took {seconds:.0f} seconds")
 
 # %% [markdown]
 # ## The matrix turns diagonal

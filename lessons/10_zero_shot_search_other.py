@@ -225,8 +225,8 @@ print(f"words of the last query that the training captions have: {met.intersecti
 # %% [markdown]
 # A caption that it knows, "red heart", comes first; then colour and shape decide, and wine is a heart. "woman with
 # red hair" is *not* a caption (CLDR says "woman red hair"), and the right woman is not the first. And the last query
-# has no word that the model ever met, yet it gets its pictures, with cosines well above most of a wrong pair. A search, too,
-# always answers.
+# has no word that the model ever met, yet it gets its pictures, with cosines well above most of a wrong pair. A
+# search, too, always answers.
 #
 # ## Recall@k
 #
