@@ -291,8 +291,9 @@ for axes, (name, test) in zip(both, TESTS.items(), strict=True):
 both[0].set_ylabel("right one ahead (%)")
 
 # %% [markdown]
-# That says that the model looks at each part, not that it gets all three right at once. For that it must choose among
-# all the captions of three parts. Which part is wrong?
+# A bar that is passed says that the model looks at that part, in combinations that it never saw. It does not say that
+# it gets all three parts right at once. For that it must choose among all the captions of three parts. Which of them
+# is wrong?
 
 # %%
 for name, counts in faults.items():
@@ -305,7 +306,8 @@ for name, counts in faults.items():
 # ## What it answers
 #
 # Eight unseen pictures, and for each the three nearest of the 400 captions, with their cosines; the right one is
-# marked.
+# marked. The woman firefighter is one of the new drawings, and the black heart and the black cat have no twin of
+# another tone.
 
 # %%
 eight = [unseen.captions.index(caption) for caption in ("woman firefighter", "black heart", "black cat")] + sixteen[:5]
@@ -335,9 +337,10 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
     print(f"is: {right:45} said: {said}")
 
 # %% [markdown]
-# Nobody told the model which part of a picture is the man and which the board. The words came to it as separate
-# tokens, and the batches hold captions that share most of their words; that seems to be enough. That the shared words
-# are the *reason* is not tested here.
+# Nobody told the model which part of a picture shows which word. The words came to it as tokens, a whole caption at a
+# time, and what it knows of the parts it found by itself. Perhaps it did since the captions of a batch share so many
+# of their words; that is not tested here. And the answer depends on how new the combination is: a known drawing in
+# another tone, or a drawing of its own. A top-1 over all 400 does not tell you that.
 #
 # ## What this lesson does not show
 #
@@ -354,7 +357,8 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 #   seem to work, which is why a check compares the parameters.
 # - Falling loss is not the aim. Measure on pairs that were held back, against what a model could reach that does
 #   *not* have the ability in question.
-# - From whole captions the model learns parts, and finds them again in new company, some better than others.
+# - From whole captions a model can learn parts, and find them again in new company: how well depends on which part,
+#   and on how new the company is.
 #
 # Stuck? `from solutions.lesson_08 import training_step`, or read
 # [solutions/lesson_08.py](solutions/lesson_08.py).
