@@ -212,7 +212,7 @@ print(f"{steps} steps of {config.batch_size} pairs; loss {losses[0]:.2f} at the 
 #
 # The cosines of the sixteen unseen pairs (rows: pictures, columns: captions), from before the first step to after the
 # last. Bright squares on the diagonal are right; bright ones elsewhere are pairs that the model confuses, or that are
-# alike.
+# alike. On the way everything grows a little lighter, before the wrong pairs fall away.
 
 # %%
 shown = [looks[i] for i in (0, 2, 3, 4, 5, -1)] if len(looks) > 6 else looks
@@ -291,7 +291,8 @@ for axes, (name, test) in zip(both, TESTS.items(), strict=True):
 both[0].set_ylabel("right one ahead (%)")
 
 # %% [markdown]
-# A bar that is passed says that the model looks at that part, in combinations that it never saw. It does not say that
+# A bar that is passed says that the model looks at that part, in combinations that it never saw. (Where it was a near
+# thing, another seed may decide otherwise: this is one training.) It does not say that
 # it gets all three parts right at once. For that it must choose among all the captions of three parts. Which of them
 # is wrong?
 
