@@ -32,12 +32,14 @@ model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
 # their features live.
 #
 # This one is small: it learned from emoji and their English names, in minutes on two CPU cores
-# ([how](weights/README.md)). Here is one picture and one text on their way through it.
+# ([how](weights/README.md)). Here are a picture and two texts on their way through it. `preprocess` brings the
+# picture to R × R pixels and shifts its colours; a text becomes a row of whole numbers, one for each *token* (a word
+# or a piece of one: lesson 05), with zeros behind the shorter text.
 
 # %%
 drawing = data.render_emoji("1F415", 144)  # 1F415 is the number of the dog in Unicode
 image = preprocess(drawing)[None]  # (1, 3, R, R): one picture, three colours
-text = tokenizer(["dog", "a horse, of course"])  # (2, T): two texts, as numbers of tokens
+text = tokenizer(["dog", "a horse, of course"])  # (2, T): two texts, one number for each token
 
 with torch.no_grad():  # we only use the model, so PyTorch need not prepare for gradients
     image_features = model.encode_image(image)  # (1, E)
@@ -48,9 +50,12 @@ print("texts   ", tuple(text.shape), "      ->", tuple(text_features.shape))
 print(f"the model has {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 # %% [markdown]
+# *Letters in comments like `(1, 3, R, R)` are the sizes of the tensor's axes: R the side of a picture in pixels, T
+# the places of a text, E the numbers in a feature; later P pictures, N texts, C classes.*
+#
 # How alike are two features $x$ and $y$? CLIP looks only at their directions: the *cosine* of the angle between them,
 #
-# $$\cos(x, y) = \frac{\sum_k x_k y_k}{\lvert x \rvert \, \lvert y \rvert}$$
+# $$\cos(x, y) = \frac{\sum_d x_d y_d}{\lvert x \rvert \, \lvert y \rvert}$$
 #
 # in words: divide each by its length, multiply number by number, and add up. It is 1 for the same direction, 0 for a
 # right angle, −1 for the opposite. `F.normalize` does the dividing, and a product of matrices does the rest for all
@@ -66,11 +71,14 @@ for label, value in zip(("dog", "a horse, of course"), cosine[0].tolist(), stric
 #
 # Now several pictures and their captions. They come from 400 emoji that were **held back**: the model was never
 # trained on these pictures, nor on these captions. Every *word* of the captions it has met, in other company. The
-# next cell sets them beside one another: the rows are pictures, the columns are texts, and a square is their cosine.
-# On the left the same network *before* training, with random numbers for parameters; on the right the trained one.
+# next two cells compute the cosines of all pairs and draw them: the rows are pictures, the columns are texts, and a
+# square is their cosine. On the left the same network *before* training, with random numbers for parameters; on the
+# right the trained one.
 
 # %%
-_, unseen = data.load_emoji(model.config.image_resolution)  # draws every emoji the first time: a few seconds
+train, unseen = data.load_emoji(model.config.image_resolution)  # draws every emoji the first time: a few seconds
+met = {word for caption in train.captions for word in caption.split()}
+print("every word of the unseen captions was met:", met.issuperset(" ".join(unseen.captions).split()))
 CAPTIONS = [
     *("raised hand", "police officer", "woman fairy", "woman firefighter", "down arrow", "black cat"),
     *("man surfing light skin tone", "man surfing medium-dark skin tone"),
@@ -81,7 +89,7 @@ chosen = [unseen.captions.index(caption) for caption in CAPTIONS]
 @torch.no_grad()
 def features(model, images, texts):
     """Pictures (P, 3, R, R) and N texts -> features (P, E) and (N, E), each of length 1."""
-    image_features = model.encode_image(data.normalize(images))  # (P, E)
+    image_features = model.encode_image(data.normalize(images))  # (P, E); normalize is the last step of preprocess
     text_features = model.encode_text(tokenizer(texts, model.config.context_length))  # (N, E)
     return F.normalize(image_features, dim=-1), F.normalize(text_features, dim=-1)
 
@@ -111,18 +119,19 @@ figure.colorbar(squares, ax=both, label="cosine", shrink=0.7)
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
 
 for matrix, when in zip(matrices, ("before", "after"), strict=True):
-    wrong = [CAPTIONS[row] for row, nearest in enumerate(matrix.argmax(dim=1).tolist()) if nearest != row]
+    wrong = {CAPTIONS[row]: CAPTIONS[best] for row, best in enumerate(matrix.argmax(dim=1).tolist()) if best != row}
     print(
         f"{when:6} training the nearest text is the right one for {len(matrix) - len(wrong)} of {len(matrix)} pictures"
     )
-print("after training it is not for:", ", ".join(wrong) or "none")
+for caption, nearest in wrong.items():
+    print(f"after training the picture of {caption!r} is nearest to {nearest!r}")
 
 # %% [markdown]
 # Before, all rows are much the same: the network gives every picture nearly the same features. After, the diagonal
 # stands out, where a picture meets its own text. A bright diagonal is all that CLIP is trained for, and lessons 01 to
 # 04 are about it. Off the diagonal not everything is dark: two men on surfboards *are* alike, and so are their
-# captions. And what is not bright on the diagonal was not learned: a black cat is rather a cat, but this model has
-# met few of them, none of them black.
+# captions. And the black cat is taken for something else: an arrow, which is a dark shape on white as well. The model
+# has met a few cats, none of them black; perhaps it went by the colour. That is a guess, not a finding.
 #
 # ## A classifier out of words
 #
@@ -131,13 +140,16 @@ print("after training it is not for:", ", ".join(wrong) or "none")
 # shown no examples.
 #
 # To turn cosines into shares that add up to 1, CLIP multiplies them by a number that it learned, the *logit scale*
-# $s$, and takes the *softmax*:
+# $s$ (the model stores $\ln s$, hence the `.exp()`; why, is lesson 04), and takes the *softmax*:
 #
 # $$p_j = \frac{e^{s \cos(x, y_j)}}{\sum_k e^{s \cos(x, y_k)}}$$
 #
 # in words: raise $e$ to each scaled cosine, and divide by the sum over all texts that you typed.
 #
-# **Type your own words** into `LABELS` and run the cell again.
+# **Type your own words** into `LABELS` and run the cell again. Three to begin with: will the banana be called
+# "fruit", if you put that in the place of "other"? What does it take to get a share above 0.9 for the banana? And
+# this model knows the words of emoji names, and nothing else: type "submarine", which is in none, and see how sure
+# the answers look.
 
 # %%
 LABELS = ["cat", "dog", "horse", "other"]
@@ -151,7 +163,7 @@ with torch.no_grad():
     cosines = F.normalize(images, dim=-1) @ F.normalize(labels, dim=-1).T  # (P, C)
     shares = (model.logit_scale.exp() * cosines).softmax(dim=-1)  # (P, C)
 
-figure, grid = plt.subplots(2, 8, figsize=(10.5, 0.9 + 0.5 * len(LABELS)), width_ratios=[1, 1.5] * 4)
+figure, grid = plt.subplots(2, 8, figsize=(10.5, 1.3 + 0.5 * len(LABELS)), width_ratios=[1, 1.5] * 4)
 for i, name in enumerate(drawings):
     picture, bars = grid[i // 4][i % 4 * 2 : i % 4 * 2 + 2]
     picture.imshow(drawings[name])
@@ -159,33 +171,35 @@ for i, name in enumerate(drawings):
     picture.set_title(name, fontsize=9)
     bars.barh(range(len(LABELS)), shares[i], color="0.55")
     for j in range(len(LABELS)):
-        bars.text(shares[i, j] + 0.03, j, f"{cosines[i, j]:.2f}", va="center", fontsize=8)
-    bars.set_yticks(range(len(LABELS)), LABELS, fontsize=8)
+        bars.text(shares[i, j] + 0.03, j, f"{shares[i, j]:.2f}", va="center", fontsize=8)
+    named = [f"{label}\ncos {c:.2f}" for label, c in zip(LABELS, cosines[i].tolist(), strict=True)]
+    bars.set_yticks(range(len(LABELS)), named, fontsize=7)
     bars.set(xlim=(0, 1.35), xticks=[0, 1])
     bars.invert_yaxis()
-figure.suptitle("bars: share of each label; numbers: cosines", fontsize=10)
+    if i >= 4:
+        bars.set_xlabel("share", fontsize=8)
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
 print(f"logit scale of this model: {model.logit_scale.exp():.1f}")
 
 # %% [markdown]
 # Three things to see.
 #
-# - The cat, the dog and the horse are named. (They are from the *training* pictures: this model has met only a
-#   handful of animals. It is not a test.)
-# - It errs, and says so with a large share: look at the face of the horse. A share near 1 is no promise.
+# - The cat, the dog and the horse are named. That is no test: all eight are *training* pictures.
+# - It errs, even there, and gives the wrong label a large share: look at the face of the horse. A share near 1 is no
+#   promise.
 # - The shares always add up to 1, *whatever is in the picture*. A banana has to go somewhere. "other" does not mean
 #   "none of these": it is one more word, and it wins where its cosine happens to be the largest. Lesson 10 measures
 #   how well that works.
 #
 # ## Exercise
 #
-# Write the classifier: for each picture the place of the nearest label. The features come as the towers give them,
-# so they have any length.
+# Write the classifier: for each picture the place of the nearest label, the one with the largest *cosine*. The
+# features come as the towers give them, so they have any length.
 
 
 # %%
 def nearest_label(image_features, label_features):
-    """Features (P, E) of pictures and (C, E) of labels -> for each picture the index of its nearest label, (P,)."""
+    """Features (P, E) of pictures and (C, E) of labels -> index of the nearest label of each picture, (P,) int64."""
     raise NotImplementedError
 
 

@@ -36,9 +36,10 @@ print(f"{len(unseen)} pictures that were never trained on, and their captions; l
 # %% [markdown]
 # ## What 0.25 means
 #
-# First the three numbers of the question. OpenAI's models multiply cosines by 100 before the softmax (the scale ended
-# at its clamp, section 2.5 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020)). Small differences become
-# large ratios: a difference $d$ between two cosines is a factor of $e^{100 d}$ between two shares.
+# First the three numbers of the question. OpenAI's models multiply cosines by 100 before the softmax (the scale is
+# clipped at 100, section 2.5 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020); the released models stand at
+# it). Small differences become large ratios: a difference $d$ between two cosines is a factor of $e^{100 d}$ between
+# two shares.
 
 # %%
 asked = torch.tensor([0.25, 0.22, 0.19])
@@ -69,12 +70,13 @@ for name, pairs in (("right", cosine[own]), ("wrong", cosine[~own])):
 # ## The loss cannot see the level
 #
 # Give every picture's feature one more number, $a$, and every text's feature one more number, $-a$, and bring both
-# back to length 1. This pushes all pictures to one side and all texts to the other. A cosine $c$ becomes
+# back to length 1. This pushes all pictures to one side and all texts to the other. The two new numbers add $-a^2$ to
+# the product, and each length becomes $\sqrt{1 + a^2}$, so a cosine $c$ becomes
 #
 # $$c' = \frac{c - a^2}{1 + a^2}$$
 #
-# in words: all cosines are squeezed and moved down *alike*. Their order stays. With a scale that is larger by
-# $1 + a^2$, every logit is moved by the same amount, and a softmax does not notice that.
+# in words: all cosines are squeezed and moved down *alike*. Their order stays. With a scale that is $1 + a^2$ times
+# as large, every logit is moved by the same amount, and a softmax does not notice that.
 
 
 # %%
@@ -85,7 +87,7 @@ def pushed_apart(a):
     return F.normalize(left, dim=1), F.normalize(right, dim=1)
 
 
-low = ((cosine[own].mean() - 0.25) / 1.25).sqrt().item()  # with this a the right pairs come out at 0.25
+low = ((cosine[own].mean() - 0.25) / 1.25).sqrt().item()  # solves c' = 0.25 for a, with c the mean right pair
 print("   a   right pairs  wrong pairs  top-1   loss")
 for a in (0.0, low / 2, low, 1.0):
     left, right = pushed_apart(a)
@@ -95,9 +97,10 @@ for a in (0.0, low / 2, low, 1.0):
     print(f"{a:.2f}  {moved[own].mean():10.2f}  {moved[~own].mean():11.2f}  {100 * top1:.1f} %  {loss:.4f}")
 
 # %% [markdown]
-# Same answers, same loss, and right pairs at any level you like, 0.25 and below. Training has no reason to bring them
-# to 1. (That pairs should be "as near to 1 as possible, and everything else near 0" is a common way to tell the story
-# of CLIP. The loss asks for less: that the right one is *ahead*.)
+# Same answers, same loss, and right pairs at a level that we chose, 0.25 and below (as long as there is room for the
+# scale below its clamp at 100). Training has no reason to bring them to 1. (That pairs should be "as near to 1 as
+# possible, and everything else near 0" is a common way to tell the story of CLIP. The loss asks for less: that the
+# right one is *ahead*.)
 #
 # ## The gap between pictures and texts
 #
@@ -121,18 +124,18 @@ for axes, (x, y), when in zip(both, (fresh, (pictures, captions)), ("before", "a
     axes.scatter(*plane[len(x) :].T, s=14, marker="x", color="C1", linewidth=1, label="texts")
     axes.set(title=f"{when} training", xlabel="first direction", ylabel="second direction", aspect="equal")
     axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
-    alike = (
-        f"two pictures {(x @ x.T).mean():5.2f}, two texts {(y @ y.T).mean():5.2f}, one of each {(x @ y.T).mean():5.2f}"
-    )
-    print(f"{when:6} training: mean cosine of {alike}; the two centres are {(x.mean(0) - y.mean(0)).norm():.2f} apart")
+    alike = [f"{name} {(a @ b.T)[~own].mean():5.2f}" for name, a, b in (
+        ("two pictures", x, x), ("two texts", y, y), ("one of each", x, y))]  # fmt: skip
+    apart = (x.mean(0) - y.mean(0)).norm()
+    print(f"{when:6} training: mean cosine of {', '.join(alike)}; the two centres are {apart:.2f} apart")
 both[0].legend(loc="upper left")
 print(f"an average right pair is {(pictures - captions).norm(dim=1).mean():.2f} apart after training")
 
 # %% [markdown]
-# Before training there is a wide gap between two narrow cones, as the paper says. In this small model training has
-# all but closed it, and its right pairs are near to 1. So the gap is common, but it is no law: large models keep one,
-# this one does not. *Why* it closes here (the lower scale, or the many passes over few pairs) this lesson does not
-# test.
+# Before training there is a wide gap, as the paper says. The pictures lie in a very narrow cone, the texts in a much
+# wider one. In this small model training has all but closed the gap, and its right pairs are near to 1. So the gap is
+# common, but it is no law: large models keep one, this one does not. *Why* it closes here (the lower scale, or the
+# many passes over few pairs) this lesson does not test.
 #
 # ## Prompts
 #
@@ -141,12 +144,13 @@ print(f"an average right pair is {(pictures - captions).norm(dim=1).mean():.2f} 
 # (section 3.1.4). Such an average is called a *prompt ensemble*.
 #
 # **Exercise 1.** Make one feature for each label out of the features of its prompts. Every prompt should count the
-# same, however long its feature is, and the result should have length 1.
+# same, however long its feature is (its length means nothing: the cosine divides it out), and the result should have
+# length 1.
 
 
 # %%
 def prompt_ensemble(prompts):
-    """Features (C, T, D) of T prompts for each of C labels, of any length -> (C, D), each of length 1."""
+    """Features (C, T, E) of T prompts for each of C labels, of any length -> (C, E), each of length 1."""
     raise NotImplementedError
 
 
@@ -183,16 +187,17 @@ for place, value in enumerate(values):
     axes.text(value + 1, place, f"{value:.1f}", va="center", fontsize=9)
 axes.set(xlabel="unseen top-1 (%)", xlim=(0, 100))
 axes.invert_yaxis()
-best = max(values[:5])
-print(f"the five prompts together against the best of them alone: {values[5] - best:+.1f} points")
-print(f"the bare caption against the five together:               {values[6] - values[5]:+.1f} points")
-print(f"all six against the bare caption:                         {values[7] - values[6]:+.1f} points")
+*alone, five, bare, six = values
+print(f"the five prompts together against the best of them alone: {five - max(alone):+.1f} points")
+print(f"the bare caption against the five together:               {bare - five:+.1f} points")
+print(f"all six against the bare caption:                         {six - bare:+.1f} points")
 
 # %% [markdown]
-# Two findings, and the second one is the opposite of the famous one. Averaging is a bargain: the ensemble stands well
-# above its average member. But *no prompt at all* is best here. Nothing is wrong with prompts: a prompt helps when it
-# makes a label look like the texts of the training. OpenAI's were sentences from the web; ours are bare names, and "a
-# photo of a" was never among them.
+# Two findings, and the second one is the opposite of the famous one. The ensemble stands well above its average
+# member, though bad members pull it down: the bare caption loses by their company. And *no prompt at all* is best
+# here. Nothing is wrong with prompts: probably a prompt helps when it makes a label look like the texts of the
+# training. OpenAI's were sentences from the web, and ImageNet's labels are single, often ambiguous words; ours are
+# bare names, and "a photo of a" was never among them.
 #
 # ## Search
 #
@@ -202,7 +207,7 @@ print(f"all six against the bare caption:                         {values[7] - v
 # %%
 library = torch.cat([evaluate.image_features(model, train.images), pictures])  # (all, E)
 library_names = train.names + unseen.names
-QUERIES = ["red heart", "woman with red hair", "cat", "boat", "I am so sad"][: check.pick(5, 2)]
+QUERIES = ["red heart", "woman with red hair", "cat", "boat", "quarterly tax report"][: check.pick(5, 2)]
 found = evaluate.nearest(library, library_names, evaluate.text_features(model, tokenizer, QUERIES), 7)
 
 figure, grid = plt.subplots(len(QUERIES), 8, figsize=(9, 6), width_ratios=[2.2, *[1] * 7])
@@ -214,11 +219,13 @@ for query, row, answers in zip(QUERIES, grid, found, strict=True):
         axes.set_title(f"{c:.2f}", fontsize=8)
     for axes in row:
         axes.axis("off")
+met = {word for caption in train.captions for word in caption.split()}
+print(f"words of the last query that the training captions have: {met.intersection(QUERIES[-1].split()) or 'none'}")
 
 # %% [markdown]
 # A caption that it knows, "red heart", comes first; then colour and shape decide, and wine is a heart. "woman with
 # red hair" is *not* a caption (CLDR says "woman red hair"), and the right woman is not the first. And the last query
-# has no word that means anything to this model, yet it gets its pictures, with cosines that are hardly lower. A
+# has no word that the model ever met, yet it gets its pictures, with cosines well above most of a wrong pair. A
 # search, too, always answers.
 #
 # ## Recall@k
@@ -235,7 +242,7 @@ for query, row, answers in zip(QUERIES, grid, found, strict=True):
 def recall_at(similarity, is_right, k):
     """Similarities (Q, C), is_right (Q, C) of booleans -> share of queries with a right answer among the first k.
 
-    Every query has at least one right answer; no two similarities of a row are equal. Returns a Python float.
+    1 <= k <= C. Every query has a right answer; no two similarities of a row are equal. Returns a Python float.
     """
     raise NotImplementedError
 
@@ -257,22 +264,25 @@ curves = {
     f"{len(words)} single words → picture": (word_features @ pictures.T, has_word, "^:"),
 }
 KS = [1, 2, 3, 5, 10, 20, 50]
-figure, axes = plt.subplots(figsize=(7, 3.6))
+figure, axes = plt.subplots(figsize=(9, 3.4))
 for name, (similarity, is_right, style) in curves.items():
     recalls = [100 * recall_at(similarity, is_right, k) for k in KS]
     axes.plot(KS, recalls, style, label=name)
     print(f"{name:30}" + "".join(f"  @{k} {value:5.1f} %" for k, value in zip(KS, recalls, strict=True)))
 axes.plot(KS, [100 * k / len(unseen) for k in KS], "k-", linewidth=0.8, label="guessing, one right answer")
+missed = 1 - has_word.double().mean(dim=1, keepdim=True)  # (W, 1): the chance that one guess is wrong
+guesses = 100 * (1 - missed ** torch.tensor(KS)).mean(dim=0)  # (len(KS),)
+axes.plot(KS, guesses, "k:", linewidth=1.2, label="guessing, single words")
 axes.set(xlabel="k (logarithmic)", ylabel="recall@k (%)", xscale="log", ylim=(0, 103))
 axes.set_xticks(KS, KS)
 axes.minorticks_off()
-axes.legend(loc="center right", fontsize=9)
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 theirs = evaluate.recall_of_pairs(model, tokenizer, unseen, ["{}"])["image_to_text"]
 print("minclip.evaluate says the same:", all(abs(theirs[k] - recall_at(cosine, own, k)) < 1e-9 for k in theirs))
 
 # %% [markdown]
-# A right caption is nearly always among the first few. Single words do worse although they have more right answers:
-# the model learned whole captions, and a word is a short, strange caption to it.
+# A right caption is nearly always among the first few. Single words do worse although they have more right answers,
+# and although guessing alone brings them far (the dotted line). Why, this lesson does not test.
 #
 # ## What "other" does
 #
@@ -295,14 +305,15 @@ for column, (name, codes) in enumerate(SHOWN.items()):
 for row, labels in ((1, ANIMALS), (2, [*ANIMALS, "other"])):
     cosines, shares = evaluate.classify(model, tokenizer, four, labels)  # (4, C) each
     for column, axes in enumerate(grid[row]):
-        axes.barh(range(len(labels)), shares[column], color=["0.6"] * 3 + ["C0"] * (len(labels) - 3))
+        axes.barh(range(len(labels)), 100 * shares[column], color=["0.6"] * 3 + ["C0"] * (len(labels) - 3))
         for place, (share, c) in enumerate(zip(shares[column].tolist(), cosines[column].tolist(), strict=True)):
-            axes.text(share + 0.02, place, f"{100 * share:.0f} %  (cos {c:.2f})", va="center", fontsize=8)
+            axes.text(100 * share + 2, place, f"{100 * share:.0f} %  (cos {c:.2f})", va="center", fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=9)
-        axes.set(xlim=(0, 1.7), xticks=[0, 1])
+        axes.set(xlim=(0, 170), xticks=[0, 100])
         axes.invert_yaxis()
+    grid[row][0].set_ylabel('with "other"' if "other" in labels else 'without "other"')
 for axes in grid[2]:
-    axes.set_xlabel("share of the labels")
+    axes.set_xlabel("share (%), by the softmax")
 engine = [answer[0, 2].item() for answer in evaluate.classify(model, tokenizer, four[1:2], ANIMALS)]
 print(f'without "other" the fire engine is a horse: share {100 * engine[1]:.0f} %, at a cosine of {engine[0]:.2f}')
 
@@ -371,23 +382,30 @@ print(f'"other" has the largest share for {caught:.1f} % of the outsiders, and f
 
 # %% [markdown]
 # Left to decide by itself, "other" catches almost no outsider. As a number to rank by it is the weakest of the four.
-# Cosines do much better, for a reason you know by now: the softmax divides the level away, and the level is what
-# tells a good match from the best of bad ones. To *use* the cosine one needs a threshold, and it must come from
-# measured pairs of the same model. Take one from half of the pictures, and try it on the other half:
+# The cosine does much better. Not for the level of the whole matrix, which the loss cannot see, but for that of one
+# picture *compared with other pictures*. The softmax over twenty texts divides it away, and it tells a good match
+# from the best of bad ones. Training has made it mean something: the loss asks every caption, too, for its picture
+# among all pictures. A softmax over *many* other texts does as well, since among thousands of rivals there is
+# probably one near to any outsider (the tenths of a point between the two mean nothing: all draws are from the same
+# pictures). But it needs a good list of others, where the cosine needs only a threshold.
+#
+# That threshold must come from measured pairs of the same model. Take one from half of the pictures, so that it keeps
+# nine of ten right pairs, and try it on the other half. What does it turn away?
 
 # %%
-caught, kept = [], []
+caught, kept, thresholds = [], [], []
 for _ in range(DRAWS):
     classes = torch.randperm(len(unseen), generator=generator)[:20]
     half = torch.rand(len(unseen), generator=generator) < 0.5  # these pictures only set the threshold
     threshold = cosine[own][half].quantile(0.1)  # nine of ten right pairs are above it
+    thresholds.append(threshold.item())
     inside = torch.isin(torch.arange(len(unseen)), classes)
     accepted = cosine[:, classes].amax(dim=1) >= threshold
     kept.append(accepted[~half & inside].double().mean().item())
     caught.append((~accepted[~half & ~inside]).double().mean().item())
 kept, caught = (100 * sum(values) / DRAWS for values in (kept, caught))
-print(f"last threshold: cosine {threshold:.2f}")
-print(f"thresholds like it keep {kept:.0f} % of the insiders and turn {caught:.0f} % of the outsiders away")
+print(f"thresholds from {min(thresholds):.2f} to {max(thresholds):.2f}")
+print(f"they keep {kept:.0f} % of the insiders, as they were made to, and turn {caught:.0f} % of the outsiders away")
 
 # %% [markdown]
 # ## What this lesson does not show
@@ -398,10 +416,10 @@ print(f"thresholds like it keep {kept:.0f} % of the insiders and turn {caught:.0
 #
 # ## What you take away
 #
-# - A cosine of 0.25 is neither good nor bad. Only differences between cosines of one model count, times its scale;
-#   the loss cannot see the level.
+# - A cosine of 0.25 is neither good nor bad by itself. Only comparisons between cosines of one model count: a shift
+#   of all of them is invisible to the loss.
 # - Shares say which of *your* texts is ahead. "other" is one more text. For "none of these" compare the cosine with a
-#   threshold that was measured.
+#   threshold that was measured on this model; it means nothing for another.
 # - A prompt ensemble: to length 1, mean, to length 1. Recall@k: is a right one among the first k?
 #
 # Stuck? `from solutions.lesson_10 import prompt_ensemble`, or read

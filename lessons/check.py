@@ -139,7 +139,9 @@ def pairs_of_features(draw: Callable[..., Any], largest: int = 6) -> tuple[Tenso
 # --- 00 Two towers in a minute ----------------------------------------------------------------------------------------
 
 
-@exercise("00", "the nearest label has the largest cosine: F.normalize both, multiply, argmax along a row.")
+@exercise(
+    "00", "a long feature must not win by its length: which rows of which tensors have to be brought to length 1?"
+)
 def nearest_label(attempt, draw):
     width = draw(st.integers(1, 3))
     images, labels = draw(features(width=width)), draw(features(width=width))
@@ -394,9 +396,7 @@ def embed_patches(attempt, draw):
 # --- 08 Train it ------------------------------------------------------------------------------------------------------
 
 
-@exercise(
-    "08", "both towers, minclip.clip_loss with logit_scale.exp(), and the four calls of the list, in its order.", 6
-)
+@exercise("08", "all six, in their order, zero_grad too; the loss wants the scale itself, not its logarithm.", 6)
 def training_step(attempt, draw):
     from minclip.train import TrainConfig, train_step
 
@@ -478,7 +478,7 @@ def verdict(attempt, draw):
 # --- 10 Zero-shot, search, "other" ------------------------------------------------------------------------------------
 
 
-@exercise("10", "three steps: every prompt to length 1, the mean over the prompts of a label, the mean to length 1.")
+@exercise("10", "does a long prompt pull the mean to its side? And how long is the mean of two directions?")
 def prompt_ensemble(attempt, draw):
     C, T, D = (draw(st.integers(1, 3)) for _ in range(3))
     prompts = draw(features(C * T, D)).abs().view(C, T, D)  # positive: then no mean is zero
