@@ -19,6 +19,7 @@
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides then
+os.environ["KINETO_LOG_LEVEL"] = "6"  # torch's profiler, below, need not report on itself
 
 import math
 import sys
@@ -29,7 +30,6 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from minclip_kernels import fused_clip_loss, reference
-from torch.utils.flop_counter import FlopCounterMode
 
 import minclip
 
@@ -361,8 +361,8 @@ print(
 #
 # The plain formula and the project's fused loss, here with its Triton kernels in the interpreter (without Triton, its
 # version in PyTorch), both against float64 with the very same (already rounded) features. From left to right the
-# pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken, as
-# is usual with float16, which knows nothing between zero and $6 \cdot 10^{-8}$.)
+# pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken, as is
+# usual with float16, which knows nothing between zero and $6 \cdot 10^{-8}$.)
 
 # %%
 common, own, noise = (F.normalize(torch.randn(n, 64, generator=generator), dim=1) for n in (1, 64, 64))
@@ -395,28 +395,29 @@ axes.invert_xaxis()
 axes.set(xlabel="the loss in float64  (well aligned: to the right)", ylabel="relative error of the gradient")
 axes.set_title(f"N = 64, scale {scale:.0f}, fused: {BACKEND}")
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-print(f"at the smallest loss, {losses[-1]:.0e}, and as a multiple of the half step that one rounding may cost:")
+print(f"at the smallest loss, {losses[-1]:.0e}:")
 for (name, dtype), row in errors.items():
-    print(f"  {name} {dtype}: {row[-1]:.0e} = {row[-1] / (torch.finfo(dtype).eps / 2):7.1f} half steps")
+    print(f"  {name} {dtype}: {row[-1]:.0e}  (rounding a number costs up to {torch.finfo(dtype).eps / 2:.0e})")
 
 # %% [markdown]
 # Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100,
 # and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the picture does not
 # say.) The fused loss computes in float32 what it does not write down. In 16 bits are only the elements of G, for the
-# two products, and the finished gradient; the error stays at the level of one such rounding. In float32 the plain
-# formula is good until the loss gets small; there $-\sigma(o - z)$ in the place of $p - 1$ makes the difference. (For
-# the value of the loss, exercise 1 does.)
+# two products, and the finished gradient; its error in 16 bits stays at the level of one such rounding. In float32
+# the plain formula is good until the loss gets small; there $-\sigma(o - z)$ in the place of $p - 1$ makes the
+# difference. (For the value of the loss, exercise 1 does.)
 #
 # ## What does it cost?
 #
 # A product of two N×D matrices to N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
-# each element and feature. Gradients of a product cost two more of them. So let us count the products that really
-# run, forward and backward (of the fused loss in PyTorch: torch does not see into kernels). *Two products* is the way
-# of [open_clip's loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the
-# pictures by one product, those of the texts by a second one. *minclip* transposes the first.
+# each element and feature. Gradients of a product cost two more of them. So let us count, with torch's profiler, the
+# products that really run, forward and backward (of the fused loss in PyTorch: torch does not see into kernels). *Two
+# products* is the way of [open_clip's
+# loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the pictures by one
+# product, those of the texts by a second one. *minclip* transposes the first.
 
 # %%
-IN_PLACE = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch's counter does not know it
+FIRST_FACTOR = {"aten::mm": 0, "aten::addmm_": 1}  # which argument: addmm_ adds a product to its first one
 
 
 def two_products(image_features, text_features, logit_scale):
@@ -429,9 +430,15 @@ def two_products(image_features, text_features, logit_scale):
 def count_operations(loss_function, N, D):
     """Operations of all matrix products, forward and backward, in units of N²D."""
     inputs = [torch.randn(N, D, requires_grad=True) for _ in range(2)] + [torch.tensor(20.0, requires_grad=True)]
-    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         loss_function(*inputs).backward()
-    return counter.get_total_flops() / (N * N * D)
+    total = 0
+    for event in profile.events():
+        if event.name in FIRST_FACTOR:
+            k = FIRST_FACTOR[event.name]
+            left, right = event.input_shapes[k : k + 2]
+            total += 2 * left[0] * left[1] * right[1]
+    return total / (N * N * D)
 
 
 ways = {  # and the memory of each
@@ -454,7 +461,7 @@ axes.invert_yaxis()
 
 # %% [markdown]
 # Without the matrix it takes four products this way: one for the sums, one to make the tiles again (no element of G
-# is known before a whole pass has been made over its column), two for the gradients; $4 \cdot 2N^2D$. With the
+# is known before a whole pass has been made over its column), two for the gradients: $4 \cdot 2N^2D$. With the
 # matrix, three are enough: the fourth product is the price of the memory. A batch that fits into one tile has its
 # product kept, and is served with three. While the matrix fits, the price shows: on a CPU the plain loss, compiled by
 # `torch.compile`, was as fast as the fused one ([the table](../kernels/README.md#measured)).
