@@ -136,7 +136,7 @@ print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 # is the epilogue: scale, mask, and one log-sum-exp for each row and each column of the tile. Program (i, j) has rows
 # `i * BLOCK …` and columns `j * BLOCK …`; it writes to line j of `row_lse` and line i of `column_lse`, so that no two
 # programs write to the same place. Useful: `-float("inf")`; `tl.where`; `tl.max(tile, axis)` and `tl.sum(tile,
-# axis)`, which drop the axis (`[:, None]` puts it back).
+# axis)`, which drop the axis (`[:, None]` or `[None, :]` puts it back).
 
 # %%
 # needs Triton
@@ -464,7 +464,7 @@ axes.invert_yaxis()
 # is known before a whole pass has been made over its column), two for the gradients: $4 \cdot 2N^2D$. With the
 # matrix, three are enough: the fourth product is the price of the memory. A batch that fits into one tile has its
 # product kept, and is served with three. While the matrix fits, the price shows: on a CPU the plain loss, compiled by
-# `torch.compile`, was as fast as the fused one ([the table](../kernels/README.md#measured)).
+# `torch.compile`, was as fast as the fused one, or faster ([the table](../kernels/README.md#measured)).
 #
 # ## What this lesson does not show
 #
