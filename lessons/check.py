@@ -663,11 +663,15 @@ def loss_from_others(attempt, draw):
 
 
 def unit_features(draw: Callable[..., Any]) -> tuple[Tensor, Tensor, float]:
-    """Features (N, D) of length one, in fenced memory, and a scale."""
+    """Features (N, D) of length one, in fenced memory, and a scale; at the highest scale in opposite cones.
+
+    There every logit is far below zero, and what stands beyond the edge, zero, would be the largest by far.
+    """
     rows, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     x, y = F.normalize(torch.randn(2, rows, width, generator=generator), dim=2)
-    return fenced(x), fenced(y), draw(st.sampled_from([1.0, 20.0, 300.0]))
+    scale = draw(st.sampled_from([1.0, 20.0, 300.0]))
+    return (fenced(x.abs()), fenced(-y.abs()), scale) if scale == 300 else (fenced(x), fenced(y), scale)
 
 
 def unwritten(*shape: int) -> Tensor:
