@@ -288,9 +288,8 @@ if peaks:
 # The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows nearly like one.
 # Nobody told autograd to forget. We can ask it what it keeps for the backward pass.
 
+
 # %%
-
-
 def kept_for_backward(loss_function, N=512, D=2):
     """Numbers that autograd keeps, in N×N matrices; with so small a D, features hardly count."""
     kept = {}
