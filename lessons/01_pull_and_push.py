@@ -5,7 +5,7 @@
 # does it measure nearness by the cosine? And why push from all N − 1 other texts of the batch at once, and not just
 # from one?
 #
-# **You need** vectors, their dot product, and what a gradient is.
+# **You need** vectors, their dot product, what a gradient is, and the softmax (lesson 00).
 #
 # **Afterwards you can** compute a matrix of cosines, follow the loss through its history (triplet → N-pair → InfoNCE
 # → CLIP), and say which negative pushes how hard.
@@ -21,12 +21,13 @@ import torch.nn.functional as F
 import minclip
 
 plt.style.use("lesson.mplstyle")
+
 # %% [markdown]
 # ## Why the cosine
 #
 # A tower turns a picture or a text into a *feature*: a list of numbers, that is, an arrow in space. Here are three
 # arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions; then at what
-# the dot product says.
+# the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature.)
 
 # %%
 picture = torch.tensor([2.0, 1.0])  # (D,), a cat
@@ -54,8 +55,8 @@ for name, text in texts.items():
 # It is 1 for the same direction, 0 for a right angle, −1 for opposite directions. With every arrow cut to length 1,
 # all features live on a sphere (here: on a circle), and the cosine is just the dot product.
 #
-# **Exercise 1.** All cosines of a batch at once. The check knows no solution; it knows what must hold: no length
-# matters, nothing leaves [−1, 1], everything has cosine 1 with itself.
+# **Exercise 1.** All cosines of a batch at once. The check tests what must hold (no length matters, nothing leaves
+# [−1, 1], everything has cosine 1 with itself), and every entry against the formula.
 
 
 # %%
@@ -76,7 +77,9 @@ cosine_matrix = check.cosine_matrix(cosine_matrix)
 
 # %%
 N = 6
-angles = torch.tensor([[5.0, 62, 33, 100, 150, 335], [81, 19, 125, 47, 200, 290]]).deg2rad()  # (2, N): pictures, texts
+angles = torch.tensor(
+    [[-16.0, 84, 33, 130, 185, 315], [106, 9, 155, 59, 228, 272]]
+).deg2rad()  # (2, N): pictures, texts
 
 
 def points(angles):
@@ -95,7 +98,7 @@ def only_pull(image_features, text_features):
 
 
 def show(axes, angles, title, loss=None, size=12):
-    """The circle; with the forces of a loss, the longest drawn 0.5 long."""
+    """The circle; with the forces of a loss, the longest drawn 0.4 long."""
     images, texts = points(angles)
     axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
     for i, (x, y) in enumerate(zip(images.tolist(), texts.tolist(), strict=True)):
@@ -106,21 +109,33 @@ def show(axes, angles, title, loss=None, size=12):
             axes.text(*place, str(i), ha="center", va="center_baseline", fontsize=size - 3, zorder=4)
     if loss is not None:
         arrows = forces(loss, angles).view(-1, 2)
-        arrows = 0.5 * arrows / arrows.norm(dim=1).max()
+        arrows = 0.4 * arrows / arrows.norm(dim=1).max()
         both = torch.cat([1.18 * images, 0.82 * texts])  # beside the points, not over them
-        axes.quiver(*both.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.011, color="crimson", zorder=3)
+        pushed = arrows.norm(dim=1) > 1e-6
+        axes.quiver(
+            *both[pushed].T,
+            *arrows[pushed].T,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.011,
+            color="crimson",
+            zorder=3,
+        )
     axes.set(title=title, xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
     axes.set_axis_off()
 
 
-figure, axes = plt.subplots(figsize=(4, 3.9))
+figure, axes = plt.subplots(figsize=(4.8, 4.6))
 show(axes, angles, "only pull", only_pull)
 
 # %% [markdown]
 # *Circles: pictures, their forces drawn outside; squares: texts, their forces inside. Equal numbers belong together.*
 #
-# Every arrow runs along the circle, never outwards: since lengths are divided out, no force can change them. That is
-# the second good thing about the cosine, and it can be checked: force and arrow are at right angles.
+# Every arrow runs along the circle, never outwards: since lengths are divided out, no force points along the length.
+# That is the second good thing about the cosine, and it can be checked: a point's force and its feature are at right
+# angles. (A step of finite size along the tangent makes a feature a little longer, which the cosine divides out
+# again; `walk` below moves the angles, so that it does not arise.)
 
 # %%
 outward = (forces(only_pull, angles) * points(angles)).sum(dim=-1)
@@ -128,21 +143,22 @@ print(f"largest outward part of a force: {outward.abs().max():.0e}")
 
 # %% [markdown]
 # Does pulling suffice? There is a lazy way to satisfy it: give *everything* the same feature. A tower that ignores
-# its input does that. The loss is perfect and the model is worthless. This is called *collapse*, and it is not only a
-# theory: a popular small CLIP had a loss of which a user found that it reaches zero when all vectors are alike
-# ([moein-shariatnia/OpenAI-CLIP #27](https://github.com/moein-shariatnia/OpenAI-CLIP/issues/27)).
+# its input does that. The loss is perfect and the model is worthless. This is called *collapse*.
 
 # %%
 same = torch.ones(N, 2)
 print("loss with everything at one point:", end=" ")
-print(f"only pull {only_pull(same, same):.3f}, CLIP {minclip.clip_loss(same, same, 5.0):.3f}")
+print(f"only pull {only_pull(same, same):.3f}, CLIP {minclip.clip_loss(same, same, 5.0):.3f}")  # 5.0: the scale, below
+print(f"ln {N} = {math.log(N):.3f}")
 
 # %% [markdown]
+# CLIP's loss is not fooled: with everything at one point it is ln N, the price of telling nothing apart (lesson 03).
+#
 # ## One push: the triplet
 #
 # So something must push. The *triplet loss* ([Schroff et al. 2015](https://arxiv.org/abs/1503.03832), FaceNet,
-# equation 2, there with distances) takes three things: an *anchor*, here a picture; its *positive*, its own text; and
-# one *negative*, any other text. It demands that the positive is nearer by a margin $m$:
+# section 3.1, there with squared distances) takes three things: an *anchor*, here a picture; its *positive*, its own
+# text; and one *negative*, any other text. It demands that the positive is nearer by a margin $m$:
 #
 # $$L = \max(0,\; m + \cos(\mathrm{anchor}, \mathrm{negative}) - \cos(\mathrm{anchor}, \mathrm{positive}))$$
 #
@@ -153,6 +169,7 @@ print(f"only pull {only_pull(same, same):.3f}, CLIP {minclip.clip_loss(same, sam
 def triplet(image_features, text_features, margin=0.3):
     cosines = cosine_matrix(image_features, text_features)  # (N, N)
     positive, negative = cosines.diagonal(), cosines.roll(-1, dims=1).diagonal()  # (N,) each
+    # the negatives are the entries (i, i + 1) of the cosines; the last picture takes text 0
     return F.relu(margin + negative - positive).mean()
 
 
@@ -161,7 +178,8 @@ def triplet(image_features, text_features, margin=0.3):
 #
 # The batch holds more: for each picture, N − 1 texts that belong to others. They are encoded already, so using them
 # as negatives costs one matrix product. [Sohn 2016](https://papers.nips.cc/paper/6200) puts them all into one smooth
-# expression, the *N-pair loss*. With similarities $z_{ij}$ (row = picture) the share of picture *i* is
+# expression, the *N-pair loss*. Let $z_{ij}$ be the *logits*, as one calls what goes into a softmax: here the cosines
+# times a scale (row = picture). Then picture *i* pays
 #
 # $$L_i = \ln\Bigl(1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}}\Bigr)$$
 #
@@ -181,9 +199,14 @@ def n_pair_loss(logits):
 n_pair_loss = check.n_pair_loss(n_pair_loss)
 
 # %% [markdown]
-# Multiply inside the logarithm with $e^{z_{ii}}$ above and below, and it turns into something that you know: $L_i =
-# -\ln \frac{e^{z_{ii}}}{\sum_j e^{z_{ij}}}$, the cross-entropy of a softmax over the row, where the right class is
-# *i*. [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4). CLIP takes it
+# It is a softmax in disguise. Bring what stands in the logarithm over one denominator:
+#
+# $$1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}} = \frac{e^{z_{ii}} + \sum_{j \ne i} e^{z_{ij}}}{e^{z_{ii}}} =
+# \frac{\sum_j e^{z_{ij}}}{e^{z_{ii}}} = \frac{1}{p_{ii}}$$
+#
+# where $p_{ij}$ is the softmax over row *i*, the probability that picture *i* gives to text *j*. So $L_i = -\ln
+# p_{ii}$: minus the logarithm of the right answer's probability, which is called *cross-entropy* (lesson 02 takes it
+# apart). [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4). CLIP takes it
 # with cosines times a learned scale $s$, once over rows and once over columns (pictures choose texts, texts choose
 # pictures), as [ConVIRT](https://arxiv.org/abs/2010.00747) had done. The lineage is told in section 2.3 of the [CLIP
 # paper](https://arxiv.org/abs/2103.00020).
@@ -210,17 +233,24 @@ for axes, title, loss in zip(
     panels, ("only pull", "triplet: one negative", "CLIP: all negatives"), (only_pull, triplet, clip), strict=True
 ):
     show(axes, angles, title, loss)
-still = [int((forces(loss, angles).norm(dim=-1) < 1e-6).sum()) for loss in (only_pull, triplet, clip)]
-print(f"points without any force: only pull {still[0]}, triplet {still[1]}, CLIP {still[2]}")
+    still = (forces(loss, angles).norm(dim=-1) < 1e-6).nonzero().tolist()
+    names = ", ".join(f"{('picture', 'text')[kind]} {i}" for kind, i in still)
+    print(f"{title}: {len(still)} points without any force{': ' * bool(still)}{names}")
 
 # %% [markdown]
+# *Compare directions, and lengths within a panel. Between panels lengths mean nothing: in each the longest arrow is
+# drawn equally long. Points without an arrow feel no force.*
+#
+# The triplet leaves a picture alone as soon as its margin is kept, and a text when neither its own picture nor the
+# one that has it as a negative is still at work. CLIP's forces become small there, but not zero.
+#
 # Let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
 
 # %%
 STOPS = (0, 10, 60, 600)
 
 
-def walk(loss, angles, rate):
+def walk(loss, angles, rate=0.2):
     """The angles after 0, 10, 60 and 600 steps of gradient descent."""
     angles, stops = angles.clone().requires_grad_(), []
     for step in range(max(STOPS) + 1):
@@ -231,7 +261,7 @@ def walk(loss, angles, rate):
     return stops
 
 
-walks = {"only pull": walk(only_pull, angles, 0.5), "CLIP": walk(clip, angles, 0.1)}
+walks = {"only pull": walk(only_pull, angles), "CLIP": walk(clip, angles)}
 figure, grid = plt.subplots(2, len(STOPS), figsize=(10, 5.2))
 for row, (name, stops) in zip(grid, walks.items(), strict=True):
     for axes, step, here in zip(row, STOPS, stops, strict=True):
@@ -251,9 +281,9 @@ for name, stops in walks.items():
 # %% [markdown]
 # ## Why N − 1
 #
-# How hard does each negative push? The derivative of $L_i$ with respect to $z_{ij}$ is the softmax probability
-# $p_{ij}$: *the share of the probability that it takes from the right text*. Take a picture of a cat in a batch of
-# 64. Most of the other texts have nothing to do with it; one is "a tiger".
+# How hard does each negative push? For a wrong text ($j \ne i$) the derivative of $L_i$ with respect to $z_{ij}$ is
+# $p_{ij}$ (lesson 02 derives it): *the probability that picture i gives to this wrong text*. Take a picture of a cat
+# in a batch of 64. Most of the other texts have nothing to do with it; one is "a tiger". (The cosines are made up.)
 
 # %%
 batch = 64
@@ -269,13 +299,15 @@ tiger = order.tolist().index(0)
 axes.annotate("a tiger", (tiger + 1, 100 * push[tiger]), xytext=(20, -10), textcoords="offset points",
               arrowprops={"arrowstyle": "->"})  # fmt: skip
 print(f'"a tiger" alone does {100 * push[tiger]:.0f} % of the pushing,')
-print(f"and is met in {100 / (batch - 1):.1f} % of the triplets with a random negative")
+print(f"and is met in {100 / (batch - 1):.1f} % of the triplets with a random negative;")
+far = int((cosines[1:] < cosines[0] - 0.3).sum())
+print(f"with a margin of 0.3, {far} of the {batch - 1} negatives would give a triplet no force at all")
 
 # %% [markdown]
-# There is the reason for many negatives. Nearly all that can be learned from this batch is cat against tiger, and the
-# softmax finds it *by itself*, with no rule for choosing. A triplet with a random negative almost always draws one
-# that is far away already, and learns nothing from it; that is why FaceNet had to search for hard triplets
-# ("mining").
+# There is the reason for many negatives. Most of the push goes to the one text that is hard to tell from the right
+# one, and the softmax finds it *by itself*, with no rule for choosing. (With a smaller scale the push is spread more
+# evenly: try 0.2 in the place of 0.07.) A triplet with a random negative almost always draws one that is far away
+# already, and learns nothing from it; that is why FaceNet had to search for hard triplets ("mining").
 #
 # And it is nearly free. N pairs cost 2N runs of a tower, which is the expensive part, and give N² cosines:
 
@@ -291,12 +323,12 @@ for pairs in (2, 64, 32768):
 #
 # Any learning of towers: these points were free to go where they liked, while a tower must find *one* function for
 # all pictures. Nor whether a plane tells about hundreds of dimensions: there is far more room there, two random
-# arrows are nearly at right angles, and thousands of pairs fit beside one another. And what the scale does, here
-# simply chosen, is the question of lesson 04.
+# arrows are nearly at right angles, and thousands of pairs fit beside one another. The tiger's share of the push
+# follows from cosines that we typed. And what the scale does, here simply chosen, is the question of lesson 04.
 #
 # ## What you take away
 #
-# - The cosine looks at directions only: no text wins by being long, and no force changes a length.
+# - The cosine looks at directions only: no text wins by being long, and no force points along a length.
 # - Pulling alone allows collapse. A triplet pushes from one negative and stops at its margin. N-pair, InfoNCE and
 #   each half of CLIP's loss are one formula: cross-entropy of a softmax over all N.
 # - Each negative pushes by its share of the softmax, so the hardest ones push most, without being searched for. In a

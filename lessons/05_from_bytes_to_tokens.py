@@ -37,7 +37,7 @@ for text in ("cat", "né", "猫", "🐈"):
 
 # %% [markdown]
 # With 256 ids nothing can ever be unknown: no letter, no language, no emoji. The price is length: "cat" is three ids
-# instead of one, and attention, which compares every id with every other, gets expensive fast.
+# instead of one, and the model's work grows faster than the length (lesson 06).
 #
 # **Byte-pair encoding** (BPE) starts from the bytes and buys back the length. It looks for the pair of neighbours
 # that occurs most often, makes one new **symbol** of the two, puts it in the vocabulary, and begins again. Frequent
@@ -46,22 +46,28 @@ for text in ("cat", "né", "猫", "🐈"):
 # section 2.4 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020).)
 #
 # Before any pair is counted, CLIP does three things to a text. It **cleans** it (lower case, HTML entities, broken
-# Unicode, white space). It cuts it into **words** with a pattern, and no pair ever crosses the edge of a word. And it
-# marks the last byte of every word with `</w>`, so that *art* at the end of *heart* is not the *art* that begins
-# *artist*.
+# Unicode, white space). It cuts it into **words** with a pattern: runs of letters, single digits, endings such as 's,
+# runs of anything else; and no pair ever crosses the edge of a word. And it marks the last byte of every word with
+# `</w>`, so that *art* at the end of *heart* is not the *art* that begins *artist*.
 
 # %%
 print(repr(clean("  A  GRINNING\tCat &amp; a heart\n")))
 print(split_words("a cat's 3 hearts!"))
 print(to_symbols("heart"))
-print(to_symbols("né"), "two bytes for é, each written as a printable character")
+print(to_symbols("né"), "two bytes for é")
 
 # %% [markdown]
+# Some of the 256 bytes have no visible sign (a blank, the end of a line). CLIP, like GPT-2, gives every byte a
+# visible stand-in, in the table `BYTE_TO_CHAR`: printable Latin letters and signs for themselves, other letters for
+# the rest. So a list of symbols is a readable text file. `CHAR_TO_BYTE` is the way back, and é, the bytes 195 and
+# 169, prints as Ã©.
+#
 # ## `aaabdaaabac`, with a pencil
 #
-# Take a pencil; this small string is the classic example. (1) Count every pair of neighbours. (2) Glue the most
-# frequent pair, everywhere, from the left. If two pairs are equally frequent, take the one that comes first in sort
-# order. Again, until no pair stands twice.
+# Take a pencil; this small string is the classic example. (1) Count every pair of neighbours, overlapping ones, too:
+# `a a a` holds (a, a) twice, though only one of them can be glued. (2) Glue the most frequent pair, everywhere, from
+# the left. If two pairs are equally frequent, take the one that comes first in Python's order of tuples: (a, b)
+# before (aa, a). Again, until no pair stands twice.
 #
 # Here are the counts of the first round, to start you off:
 
@@ -94,7 +100,8 @@ glue = check.glue(glue)
 def learn_bpe(words, n_merges):
     """words: {tuple of symbols: count} -> the list of at most n_merges pairs, in the order in which they were glued.
 
-    The most frequent pair first; of equally frequent ones the first in sort order; stop when no pair stands twice.
+    The most frequent pair first (each place counts as often as its word occurs); of equally frequent ones the first
+    in sort order; stop when the largest count is below 2.
     """
     raise NotImplementedError
 
@@ -115,12 +122,15 @@ for pair in learn_bpe({word: 1}, 10):
 # %% [markdown]
 # Each line is a **merge**. The vocabulary is: the bytes, the bytes with `</w>`, one new symbol for each merge in
 # their order, and two special ids for the start and the end of a text. So the list of merges *is* the tokenizer, and
-# OpenAI's file is exactly this: a pair on each line, the most useful first.
+# that is what OpenAI's file holds: a line with a version, then a pair on each line, the earliest merge first. (It
+# lists more of them than the model uses, which takes the first so many.)
 
 # %%
+BASE = 2 * len(BYTE_TO_CHAR) + 2  # the bytes, the bytes with </w>, start, end
 openai = minclip.PRESETS["ViT-B/32"].vocab_size
 print(f"OpenAI's vocabulary has {openai:,} entries: 2 × {len(BYTE_TO_CHAR)} bytes, start, end,", end=" ")
-print(f"and {openai - 2 * len(BYTE_TO_CHAR) - 2:,} merges")
+print(f"and {openai - BASE:,} merges")
+print(f"(the paper's section 2.4 says {openai - len(BYTE_TO_CHAR):,}: without the bytes that carry </w>)")
 
 # %% [markdown]
 # ## A real vocabulary
@@ -141,14 +151,15 @@ print("the last: ", *("".join(pair) for pair in tokenizer.merges[-12:]))
 
 # %% [markdown]
 # You can read off what emoji are named after. The early merges build a few words that stand in a great many captions:
-# every person is drawn in five skin tones. Had we trained on photographs' captions, "photo" would have come first.
-# The algorithm knows nothing of language; it finds what repeats.
+# every person is drawn in five skin tones. Captions of photographs would give another list. The algorithm knows
+# nothing of language; it finds what repeats.
 #
 # ## Merges as a tree
 #
 # To encode a new word, the merges are *replayed* in the order in which they were learned. Drawn, that is a tree: the
-# bytes below, and every merge a fork, with the merge's place in the list. What to look for: where a word ends as a
-# single tree, it is a single token; where it ends as several trees, no merge joins them.
+# bytes below, and every merge a fork; the number under a symbol is the merge's place in the list (a number that
+# stands twice is one merge, used twice). What to look for: where a word ends as a single tree, it is a single token;
+# where it ends as several trees, no merge joins them. Each token is framed, even a single byte that no merge took.
 
 
 # %%
@@ -177,7 +188,7 @@ def draw_trees(axes, word):
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
 left.set_ylabel("merges, one upon another")
 figure.supxlabel(
-    "below: the bytes; a dot: </w>; small numbers: the merge's place in the list; framed: a token", fontsize=9
+    "below: the bytes; a dot: </w>; under a symbol: the merge's place in the list; framed: a token", fontsize=9
 )
 for axes, word in ((left, "firefighter"), (right, "photograph")):
     draw_trees(axes, word)
@@ -195,12 +206,12 @@ for axes, word in ((left, "firefighter"), (right, "photograph")):
 
 # %%
 tokenizer_zh = minclip.Tokenizer.train((chinese[codes] for codes in learned_from), vocab_size)
-sizes = [514 + round((vocab_size - 514) * part) for part in (0, 0.04, 0.1, 0.2, 0.4, 0.7, 1)]
+sizes = [BASE + round((vocab_size - BASE) * part) for part in (0, 0.04, 0.1, 0.2, 0.4, 0.7, 1)]
 
 
 def count_tokens(trained, captions, size):
     """Tokens that a vocabulary of `size` entries needs for these captions."""
-    smaller = minclip.Tokenizer(trained.merges[: size - 514])
+    smaller = minclip.Tokenizer(trained.merges[: size - BASE])
     return sum(len(smaller.encode(caption)) for caption in captions)
 
 
@@ -228,8 +239,9 @@ for name, (per_character, per_caption) in last.items():
 # At the left edge there are no merges, and a token is a byte: one for nearly every English letter, three for every
 # Chinese character. Then the merges go to work. Three things are worth a second look:
 #
-# - *Per character* Chinese stays the dearer one of the two; *per caption* the order turns round, since a Chinese
-#   character says more. Tokens per character compare alphabets; tokens for the same sentence compare costs.
+# - *Per character* Chinese is the dearer one of the two at every size; *per caption* it is the cheaper one at every
+#   size, even in bytes, since a Chinese character says more. Tokens per character compare alphabets; tokens for the
+#   same sentence compare costs.
 # - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
 #   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
 # - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. Every context has an
@@ -237,8 +249,9 @@ for name, (per_character, per_caption) in last.items():
 
 # %%
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
+print(f"With our vocabularies of {vocab_size} entries, OpenAI's {room} places (+ start, end) hold of such captions:")
 for name, (per_character, _) in last.items():
-    print(f"{name:42} {room} tokens hold about {room / per_character:.0f} characters")
+    print(f"{name:42} about {room / per_character:3.0f} characters, blanks not counted")
 
 # %% [markdown]
 # ## And back again
@@ -246,14 +259,15 @@ for name, (per_character, _) in last.items():
 # Decoding is easy, with one trap. A symbol is a piece of *bytes*, and a character may be spread over several symbols:
 
 # %%
-cat = [tokenizer.symbol_of_id[i] for i in tokenizer.encode("猫 naïve")]
-print(cat)
-for symbol in cat:
+pieces = [tokenizer.symbol_of_id[i] for i in tokenizer.encode("猫 naïve")]
+print(pieces)
+for symbol in pieces:
     print(f"{symbol:8} -> bytes {[CHAR_TO_BYTE[char] for char in symbol.removesuffix(END_OF_WORD)]}")
 
 # %% [markdown]
 # **Exercise 3.** Write the way back. The check encodes random Unicode and expects the cleaned text, up to white
-# space: CLIP's pattern skips white space, so a tokenizer can only put one blank behind every word.
+# space: CLIP's pattern skips white space, so a tokenizer can only put one blank behind every word. (A plain blank is
+# not in the table CHAR_TO_BYTE: the stand-in of that byte is Ġ.)
 
 
 # %%
@@ -266,13 +280,13 @@ def symbols_to_text(symbols):
 symbols_to_text = check.symbols_to_text(symbols_to_text)
 
 # %%
-for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %"):
+for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %", "“ﬁne” &lt;3"):
     back = symbols_to_text([tokenizer.symbol_of_id[i] for i in tokenizer.encode(text)])
     print(f"{text!r:24} -> {len(tokenizer.encode(text)):2} tokens -> {back!r}")
 
 # %% [markdown]
-# What was lost: capital letters, and where the white space was. What was not lost: anything else. A word that nobody
-# has ever seen costs more tokens, and that is all.
+# What was lost: what cleaning changes (capitals, HTML entities, curly quotes, ligatures such as ﬁ, …), and where the
+# white space was. BPE itself loses nothing, and a word that nobody has ever seen costs more tokens, that is all.
 #
 # ## A row of the batch
 #
@@ -312,13 +326,15 @@ for length in (12, 5):
 # Whether a better vocabulary makes a better CLIP: nothing was trained here but the merges. Nor the other ways to cut
 # words (WordPiece, unigram models), nor how to make the training fast enough for billions of words. The comparison of
 # languages is about short names of emoji, which repeat their words far more than ordinary text does, so that the
-# numbers are flattering; that a foreign vocabulary costs about a token per byte does not depend on it.
+# numbers are flattering. And English and Chinese share hardly a byte: a vocabulary learned from another language in
+# the *same* script is a lesser evil, which we did not measure.
 #
 # ## What you take away
 #
 # - BPE: count neighbours, glue the most frequent pair, repeat. The list of merges, in order, is the tokenizer.
 # - It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats is cheap,
 #   and everything else is dear.
-# - Round trip: only capitals and white space are lost. Truncation: words may be lost, EOT never.
+# - Round trip: what cleaning changes is lost, and white space; BPE loses nothing. Truncation: words may be lost, EOT
+#   never.
 #
 # Stuck? `from solutions.lesson_05 import learn_bpe`, or read [solutions/lesson_05.py](solutions/lesson_05.py).

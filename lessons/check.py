@@ -173,7 +173,7 @@ def cosine_matrix(attempt, draw):
     expect(got, by_hand, image_features=image, text_features=text)
 
 
-@exercise("01", "subtract the diagonal from every row, exp, set the diagonal to 0, sum the row, log(1 + …), mean.")
+@exercise("01", "from row i its own z_ii is subtracted, not z_jj from column j; and the right text is not in the sum.")
 def n_pair_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = 3 * F.normalize(image) @ F.normalize(text).T
@@ -183,7 +183,10 @@ def n_pair_loss(attempt, draw):
 # --- 02 arange or identity? -------------------------------------------------------------------------------------------
 
 
-@exercise("02", "one minus sign, a one-hot matrix (torch.eye), log_softmax along a row; then the mean over the rows.")
+@exercise(
+    "02",
+    "multiply entry by entry, not as matrices; the softmax runs along a row; the mean is over N rows, not N² entries.",
+)
 def onehot_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = image @ text.T
@@ -197,7 +200,7 @@ def arange_loss(attempt, draw):
     expect(attempt(logits), -logits.log_softmax(dim=1).diagonal().mean(), logits=logits)
 
 
-@exercise("02", "softmax over rows, plus softmax over columns, minus 2 on the diagonal; all of it over 2N.")
+@exercise("02", "each half is softmax minus one-hot; then think of the mean over N and of the half.")
 def logit_gradient(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = (image @ text.T).requires_grad_()
@@ -235,18 +238,45 @@ def expected_floor(attempt, draw):
 # --- 04 Temperature ---------------------------------------------------------------------------------------------------
 
 
+@exercise(
+    "04", "for every row: Σ p · cosine, minus the cosine on the diagonal; the same for columns; half of both means."
+)
+def scale_gradient(attempt, draw):
+    image, text = (F.normalize(tower.double(), dim=1) for tower in pairs_of_features(draw))
+    cosines, scale = image @ text.T, float(draw(st.integers(1, 100)))
+    parameter = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    minclip.clip_loss(image, text, parameter).backward()
+    assert parameter.grad is not None
+    expect(attempt(cosines, scale), parameter.grad, cosines=cosines, scale=scale)
+
+
+@exercise("04", "the chain rule first (dL/dt = s · dL/ds), then the step, and the clamp last.")
+def step_log_scale(attempt, draw):
+    scale, gradient = float(draw(st.integers(1, 100))), draw(st.integers(-20, 20)) / 10
+    rate = draw(st.sampled_from([0.01, 0.1]))
+    parameter = torch.tensor(math.log(scale), dtype=torch.float64, requires_grad=True)
+    (gradient * parameter.exp()).backward()  # a loss whose derivative for the scale is `gradient`
+    torch.optim.SGD([parameter], lr=rate).step()
+    wanted = parameter.clamp(max=math.log(100)).item()
+    case = {"log_scale": math.log(scale), "gradient_of_scale": gradient, "learning_rate": rate}
+    expect(attempt(**case), wanted, **case)
+
+
 # --- 05 From bytes to tokens ------------------------------------------------------------------------------------------
 
 
-@exercise("05", "walk from the left; where the pair begins, append the glued string and step over both symbols.")
+@exercise("05", "walk from the left; where you glue, step over both symbols.")
 def glue(attempt, draw):
     symbols = tuple(draw(st.lists(st.sampled_from("ab"), max_size=8)))
     pair = draw(st.sampled_from("ab")), draw(st.sampled_from("ab"))
-    expect(attempt(symbols, pair), merge_pair(symbols, pair), symbols=symbols, pair=pair)
+    got = attempt(symbols, pair)
+    if not isinstance(got, tuple):
+        raise Wrong(f"it returned a {type(got).__name__}, expected a tuple{_given({'symbols': symbols, 'pair': pair})}")
+    expect(got, merge_pair(symbols, pair), symbols=symbols, pair=pair)
 
 
 @exercise(
-    "05", "count neighbours with itertools.pairwise, times the word's count; min(…, key=(-count, pair)); glue all."
+    "05", "max() breaks ties in the wrong way: sort by (−count, pair). And a pair counts as often as its word occurs."
 )
 def learn_bpe(attempt, draw):
     words = draw(st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 3), min_size=1, max_size=3))
@@ -258,7 +288,11 @@ def learn_bpe(attempt, draw):
     expect(attempt({to_symbols("aaabdaaabac"): 1}, 10), by_hand, word="aaabdaaabac")
 
 
-@exercise("05", "join the bytes of *all* symbols before you decode: a character may be spread over several.", cases=25)
+@exercise(
+    "05",
+    "decode once, the bytes of *all* symbols: a character may be spread over several. A blank is not in CHAR_TO_BYTE.",
+    cases=25,
+)
 def symbols_to_text(attempt, draw):
     text = draw(st.text(st.sampled_from("ab1 .éß猫🐈"), max_size=6) | st.text(max_size=6))
     symbols = [symbol for word in split_words(text) for symbol in to_symbols(word)]
@@ -285,7 +319,7 @@ def fit_to_context(attempt, draw):
 # --- 06 Reading a sentence --------------------------------------------------------------------------------------------
 
 
-@exercise("06", "row i is True in columns 0 to i, itself included: the lower triangle (Tensor.tril) of ones.")
+@exercise("06", "row i is True in columns 0 to i, itself included, and nowhere else.")
 def causal_mask(attempt, draw):
     length = draw(st.integers(1, 6))
     wanted = torch.tensor([[column <= row for column in range(length)] for row in range(length)])
@@ -294,7 +328,7 @@ def causal_mask(attempt, draw):
     expect(got.dtype, torch.bool, length=length)
 
 
-@exercise("06", "put −infinity over the future (masked_fill with the upper triangle), then the softmax of every row.")
+@exercise("06", "put −infinity wherever causal_mask is False, and that before the softmax.")
 def causal_weights(attempt, draw):
     query, key = pairs_of_features(draw)
     T, D = query.shape
@@ -306,7 +340,8 @@ def causal_weights(attempt, draw):
 
 
 @exercise(
-    "06", "the place of the first EOT in each row: (tokens == end_id).int().argmax(1); then x[torch.arange(B), place]."
+    "06",
+    "argmax of True and False (as integers) is the first True's place; index x with a row and a place for each text.",
 )
 def pool_at_end(attempt, draw):
     T, padding, end_id = draw(st.integers(2, 5)), draw(st.sampled_from([0, 9])), 9
@@ -328,21 +363,26 @@ def numbered_pictures(draw: Callable[..., Any], square: bool = False) -> tuple[T
     return torch.arange(float(math.prod(shape))).view(shape), size
 
 
-@exercise("07", "view as (B, 3, H/size, size, W/size, size), permute to (B, H/size, W/size, 3, size, size), reshape.")
+@exercise(
+    "07",
+    "six axes: B, 3, patch row, pixel row, patch column, pixel column. Which of them belong side by side at the end?",
+)
 def patchify(attempt, draw):
     images, size = numbered_pictures(draw)
     wanted = F.unfold(images, size, stride=size).transpose(1, 2)
     expect(attempt(images.clone(), size), wanted, images=images, size=size)
 
 
-@exercise("07", "patchify backwards: view as (B, R/size, R/size, 3, size, size), permute the axes back, reshape.")
+@exercise("07", "the six axes of patchify, the other way round: which of them make a row of the picture together?")
 def unpatchify(attempt, draw):
     images, size = numbered_pictures(draw, square=True)
     patches = F.unfold(images, size, stride=size).transpose(1, 2)
     expect(attempt(patches.clone(), size), images, patches=patches, size=size)
 
 
-@exercise("07", "weight.flatten(1) is (D, 3·size·size), in the order of a patch's values; patches @ its transpose.")
+@exercise(
+    "07", "the weights of one output, flattened, lie in the order of a patch's values: together they are one matrix."
+)
 def embed_patches(attempt, draw):
     images, size = numbered_pictures(draw)
     width = draw(st.integers(1, 3))

@@ -271,6 +271,7 @@ Each command explains itself: minclip train --help""",
     _add_eval(commands)
     _add_classify(commands)
     _add_search(commands)
+    _add_export(commands)
     bench.add_bench(commands)
     return parser
 

@@ -28,6 +28,10 @@ SOLVED, NOT_YET, WRONG = "✓", "…", "✗"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def scale_of(cosines, scale):
+    return importlib.import_module("solutions.lesson_04").scale_gradient(cosines, scale)
+
+
 def text(symbols: tuple[str, ...]) -> str:
     return "".join(symbols).removesuffix("</w>")
 
@@ -76,6 +80,23 @@ MISTAKES = {
         lambda B, C: sum(math.comb(B, k) * C**-k * (1 - 1 / C) ** (B - k) * math.log(1 + k) for k in range(B + 1)),
     ],
     # --- 04
+    "scale_gradient": [
+        lambda c, s: (((s * c).softmax(dim=1) * c).sum(dim=1) - c.diagonal()).mean(),  # rows only
+        lambda c, s: -scale_of(c, s),
+        lambda c, s: s * scale_of(c, s),  # that of the logarithm
+        lambda c, s: scale_of(c, 1.0),
+    ],
+    "step_log_scale": [
+        lambda log_scale, gradient_of_scale, learning_rate: min(
+            log_scale - learning_rate * gradient_of_scale, math.log(100)
+        ),
+        lambda log_scale, gradient_of_scale, learning_rate: (
+            log_scale - learning_rate * math.exp(log_scale) * gradient_of_scale  # no clamp
+        ),
+        lambda log_scale, gradient_of_scale, learning_rate: min(
+            log_scale - learning_rate * math.exp(log_scale) * gradient_of_scale, 100.0
+        ),
+    ],
     # --- 05
     "glue": [
         lambda symbols, pair: tuple("".join(symbols).replace("".join(pair), f" {''.join(pair)} ").split()),
