@@ -8,12 +8,13 @@
 # **You need** CLIP's loss as lesson 02 writes it: the log-sum-exp of every row and every column, minus the diagonal.
 #
 # **Afterwards you can** add up exponentials that no float can hold, in pieces of any size; compute the loss of a
-# batch whose matrix would not fit into memory; measure the peak memory of a piece of code; and say why streaming the
-# loss is only half of the work.
+# batch whose matrix would be far larger than the memory that you use; measure the peak memory of a piece of code; and
+# say why streaming the loss is only half of the work.
 
 # %%
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ for N in (256, 2048, 32768):
     print(f"{N:7,} {2 * N * D * 4 / 2**20:9.0f} MiB {N * N * 4 / 2**20:12,.2f} MiB")
 
 # %% [markdown]
-# And it is never one matrix: logits, softmax, the gradient of the logits are all N×N. How many there really are, we
-# measure at the end.
+# And it is never one matrix: logits, the logarithms of the softmax, their gradients are all N×N. How many there
+# really are at once, we measure at the end.
 #
 # ## A sum that no float can hold
 #
@@ -64,8 +65,10 @@ print(f"from the maximum: {largest + (row - largest).exp().sum().log():.4f}")
 print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1f})")
 
 # %% [markdown]
-# This is not a rare accident: [DALLE2-pytorch #310](https://github.com/lucidrains/DALLE2-pytorch/issues/310) is one
-# of several reports of a CLIP whose loss falls quickly and then is NaN.
+# That happens to real programs: in [scae-pytorch #4](https://github.com/mlberkeley/scae-pytorch/pull/4) a loss became
+# NaN after some epochs because of such an exponential, and `logsumexp` mended it. A loss of CLIP that falls quickly
+# and then is NaN, as in [DALLE2-pytorch #310](https://github.com/lucidrains/DALLE2-pytorch/issues/310), looks like
+# it; whether it was the cause there, the report does not tell.
 #
 # ## The maximum is not known yet
 #
@@ -80,27 +83,29 @@ print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1
 # ([arXiv:1805.02867](https://arxiv.org/abs/1805.02867)); FlashAttention is built on it ([Dao et al.
 # 2022](https://arxiv.org/abs/2205.14135)).
 #
-# In the picture, look at the steps of the dashed line: at each of them the sum was corrected, and the solid line just
-# goes on.
+# In the picture, look at the steps of the dashed line: at each of them the sum s, in the lower part, is measured
+# anew, and mostly falls. The solid line knows nothing of that: it never does.
 
 # %%
 stream = 6 * torch.rand(40, generator=generator) + torch.linspace(0, 4, 40)  # (40,)
-m, s, history = -math.inf, 0.0, []
+m, s, history = -math.inf, 0.0, []  # the largest of nothing, and the empty sum
 for z in stream.tolist():
     new = max(m, z)
     s = s * math.exp(m - new) + math.exp(z - new)
     m = new
-    history.append((m, m + math.log(s)))
+    history.append((m, s, m + math.log(s)))
 
-figure, axes = plt.subplots(figsize=(7, 3.2))
-places = range(1, len(stream) + 1)
+figure, (axes, below) = plt.subplots(2, figsize=(8.5, 4.2), sharex=True, height_ratios=[3, 1])
+places, (largest_so_far, sums, lses) = range(1, len(stream) + 1), zip(*history, strict=True)
 axes.plot(places, stream, ".", color="0.6", label="logits, as they come")
-axes.plot(places, [m for m, _ in history], "--", color="tab:orange", drawstyle="steps-post", label="largest so far")
-axes.plot(places, [lse for _, lse in history], color="tab:blue", drawstyle="steps-post", label="log-sum-exp so far")
+axes.plot(places, largest_so_far, "--", color="tab:orange", drawstyle="steps-post", label="largest so far, m")
+axes.plot(places, lses, color="tab:blue", drawstyle="steps-post", label="log-sum-exp so far, m + ln s")
 axes.axhline(stream.logsumexp(dim=0).item(), color="black", linewidth=0.8, linestyle=":", label="of the whole row")
-axes.set(xlabel="logits read", ylabel="value", title="One pass, two numbers in memory")
-axes.legend(loc="lower right", ncols=2)
-print(f"streamed: {history[-1][1]:.6f}   all at once: {stream.logsumexp(dim=0):.6f}")
+axes.set(ylabel="value", title="One pass, two numbers in memory")
+axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+below.plot(places, sums, color="black", drawstyle="steps-post")
+below.set(xlabel="logits read", ylabel="sum s", ylim=(0, None))
+print(f"streamed: {lses[-1]:.6f}   all at once: {stream.logsumexp(dim=0):.6f}")
 
 # %% [markdown]
 # Nothing changes when the pieces are larger than one logit. Two parts of a row, of any sizes, with log-sum-exps $a$
@@ -108,7 +113,8 @@ print(f"streamed: {history[-1][1]:.6f}   all at once: {stream.logsumexp(dim=0):.
 # just this, with the maximum taken off.
 #
 # **Exercise 1.** Write the log-sum-exp of n rows whose logits come in parts. There is one catch, and it is the point:
-# the memory of a part is used again for the next one. Who keeps the parts for later finds nothing in them.
+# the memory of a part is used again for the next one. Who keeps the parts for later finds nothing in them. How to
+# begin? With the log-sum-exp of nothing, $-\infty$.
 
 
 # %%
@@ -137,9 +143,9 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 
 # %%
 def chunked_loss(image_features, text_features, logit_scale, chunk):
-    """(N, D), (N, D), a number, rows at a time -> CLIP's loss, without any tensor of N×N numbers.
+    """(N, D), (N, D), a number, rows at a time -> CLIP's loss, a tensor of shape ().
 
-    The features have any length but zero: they still have to be normalised.
+    No tensor has more than `chunk` rows of logits. The features have any length but zero: still to be normalised.
     """
     raise NotImplementedError
 
@@ -164,8 +170,8 @@ for chunk in (1, 64, 999):
 # block of rows (right) and each block of columns (below) has already.
 
 # %%
-TILES, moments = 4, (1, 2, 4, 7, 12, 16)
-figure, all_axes = plt.subplots(1, len(moments), figsize=(10, 2.3))
+TILES, moments = 4, (1, 2, 4, 7, 13, 16)
+figure, all_axes = plt.subplots(1, len(moments), figsize=(10, 2.5))
 for axes, moment in zip(all_axes, moments, strict=True):
     seen = torch.arange(TILES * TILES).reshape(TILES, TILES) < moment  # row by row
     shade = 0.25 * seen  # (TILES, TILES)
@@ -178,23 +184,25 @@ for axes, moment in zip(all_axes, moments, strict=True):
         axes.axvline(k - 0.5, color="0.7", linewidth=0.6)
     axes.set(title=f"tile {moment} of {TILES**2}", xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(True)
-    axes.set(xlabel="texts")
 all_axes[0].set(ylabel="pictures")
+all_axes[0].set_xlabel("texts", labelpad=14)  # below the fractions
 print("the share of its log-sum-exp that a block has: rows right of the matrix, columns below it")
 # %% [markdown]
-# The rows are finished one block after another, the columns all together in the last row of tiles. That is why no
-# *gradient* can be written in this sweep: a gradient needs the finished sums of its row and of its column, and until
-# the last row of tiles no column has one.
+# The rows are finished one block after another, the columns only in the last row of tiles. That is why no *gradient*
+# can be written in this sweep: a gradient needs the finished sums of its row and of its column, and until the last
+# row of tiles no column has one.
 #
 # ## Peak memory, measured
 #
 # How much memory does a loss really take? On Linux, the file `/proc/self/status` has a line `VmHWM`, "high water
 # mark": the most memory that a process ever held. It never falls, so every measurement needs a process of its own.
 # The script below loads torch once and then forks, that is, it makes a copy of its process for each measurement. We
-# note the high water mark with the features in place, and again after the loss.
+# note the high water mark with the features in place, and again after the loss. One more precaution: memory that was
+# freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_`), so that we see tensors and not the stock that the
+# C library keeps.
 #
-# Of the loss in chunks we measure two versions: the loss alone, and the loss with `backward()`. Before you look:
-# which of the curves will be parallel to the N×N matrix?
+# Of the loss in chunks (our solution, since the script does not know yours) we measure two versions: the loss alone,
+# and the loss with `backward()`. Before you look: which of the curves will be parallel to the N×N matrix?
 
 # %%
 MEASURE = r"""
@@ -235,10 +243,12 @@ for name, N in json.loads(sys.argv[1]):
 """
 names = check.pick(["one-hot", "arange", "in chunks", "in chunks, loss only", "fused"], ["arange", "fused"])
 sizes = check.pick([512, 1024, 2048, 4096], [256, 512])
+LARGE = ("in chunks, loss only", check.pick(8192, 1024))
 peaks = {}
 if Path("/proc/self/status").exists():
-    jobs = json.dumps([(name, N) for name in names for N in sizes])
-    done = subprocess.run([sys.executable, "-c", MEASURE, jobs], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", MEASURE, json.dumps([(name, N) for name in names for N in sizes] + [LARGE])]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     peaks = {(name, N): MiB for name, N, MiB in map(json.loads, done.stdout.splitlines())}
 else:
     print("There is no /proc/self/status on this system: the picture below shows arithmetic only.")
@@ -250,7 +260,7 @@ axes.plot(line, line**2 * 4 / 2**20, color="0.6", linewidth=5, alpha=0.5, label=
 axes.plot(line, 2 * line * 64 * 4 / 2**20, color="0.6", linestyle=":", label="the features (computed)")
 looks = {"one-hot": "o-", "arange": "s--", "in chunks": "^-.", "in chunks, loss only": "v:", "fused": "D-"}
 for name in names if peaks else []:
-    axes.plot(sizes, [peaks[name, N] for N in sizes], looks[name], label=name)
+    axes.plot(*zip(*((N, MiB) for (of, N), MiB in peaks.items() if of == name), strict=True), looks[name], label=name)
 axes.set(xlabel="batch size N", ylabel="peak memory above the inputs [MiB]", title="D = 64, float32, one process each")
 axes.set_xscale("log", base=2)
 axes.set_yscale("log")
@@ -259,8 +269,10 @@ axes.xaxis.set_major_formatter(lambda N, _: f"{N:,.0f}")
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 axes.grid(alpha=0.3)
 # %% [markdown]
-# In numbers: the peak at the largest N, as a multiple of one N×N matrix, and by what it grew when N doubled. A
-# quantity that grows with N² grows fourfold.
+# In numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and by what it grew when N
+# doubled. What grows with N² grows fourfold, what grows with N twofold. (The fused loss grows by less: most of what
+# it takes here is its tiles, which have the same size for every N.) And a batch whose matrix is huge, by the loss in
+# chunks.
 
 # %%
 for name in names if peaks else []:
@@ -270,20 +282,41 @@ for name in names if peaks else []:
 if peaks:
     matrices = peaks["arange", sizes[-1]] / (sizes[-1] ** 2 * 4 / 2**20)
     print(f"\narange at N = 32,768 would need about {matrices * 32768**2 * 4 / 2**30:.0f} GiB.")
+    print(f"{LARGE[0]}, N = {LARGE[1]:,}: {peaks[LARGE]:.0f} MiB; its matrix: {LARGE[1] ** 2 * 4 / 2**20:,.0f} MiB")
 
 # %% [markdown]
-# The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows like one. Nobody
-# told autograd to forget. For the backward pass it keeps what every operation will need, here every strip's softmax,
-# and all strips together are the matrix again. **Streaming the loss is half of the work; the gradient has to be
-# streamed, too.** The fused loss does that: it makes each tile a second time, instead of keeping it. How, is lesson
-# 14.
+# The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows nearly like one.
+# Nobody told autograd to forget. We can ask it what it keeps for the backward pass.
+
+
+# %%
+def kept_for_backward(loss_function, N=512, D=2):
+    """Numbers that autograd keeps, in N×N matrices; with so small a D, features hardly count."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        loss = loss_function(*torch.randn(2, N, D, requires_grad=True), 20.0)
+    return sum(t.numel() for t in kept.values() if loss.requires_grad) / N**2
+
+
+for name, way in (
+    ("one-hot", minclip.clip_loss_onehot),
+    ("arange", minclip.clip_loss),
+    ("in chunks", lambda *batch: chunked_loss(*batch, 64)),
+):
+    print(f"{name:10} keeps {kept_for_backward(way):.2f} matrices")
+
+# %% [markdown]
+# *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them
+# and of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip,
+# which all together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed,
+# too.** The fused loss does that: it makes each tile a second time, instead of keeping it. How, is lesson 14.
 #
 # ## What this lesson does not show
 #
 # Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 14 counts it.
-# Memory on a GPU: the curves have the same slopes there, but what lies below them (caches of the allocator, the
-# working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory than
-# the loss, until the batch is very large; lesson 11 deals with theirs.
+# Memory on a GPU: the curves should have the same slopes there, but what lies below them (caches of the allocator,
+# the working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory
+# than the loss, until the batch is very large; lesson 11 deals with theirs.
 #
 # ## What you take away
 #
@@ -291,6 +324,6 @@ if peaks:
 #   when the largest changes. Parts of any size are combined by the log-sum-exp of their log-sum-exps.
 # - One sweep over strips or tiles serves the rows and the columns. Memory: O(N) for the sums, plus one tile.
 # - Autograd keeps what it will need. A loss without the matrix needs a gradient without the matrix.
-# - `VmHWM`, in a process of its own, is a peak that you can trust.
+# - `VmHWM`, in a process of its own that gives freed memory back, is a peak that you can trust.
 #
 # Stuck? `from solutions.lesson_12 import chunked_loss`, or read [solutions/lesson_12.py](solutions/lesson_12.py).

@@ -62,8 +62,8 @@ print(out.tolist())
 # `[(3,)]` is the *grid*: how many programs there are. `BLOCK` is a `tl.constexpr`, a number that is fixed when the
 # kernel is compiled; tiles have sizes known at that time, and these must be powers of two.
 #
-# On a GPU the programs run at the same time and in any order. So none may rely on what another one has done: a kernel
-# is a function of the program's number, and of nothing that changes.
+# On a GPU the programs run at the same time and in any order. So none may rely on what another one has done: what a
+# program does depends on its number and on the inputs, never on what another program has written.
 #
 # ## Ten is not a multiple of four
 #
@@ -82,8 +82,9 @@ print(out.tolist())
 # also end the whole process with an *illegal memory access*, at some later time and some other place. Writing there
 # is worse: it changes somebody else's data.
 #
-# In the interpreter every address can be looked at before it is used. `check.launch` does so; it is what judges your
-# kernels below.
+# In the interpreter every address can be looked at before it is used. `check.launch` does so, and stops at the first
+# one that is wrong; it is what judges your kernels below. (For kernels on a GPU, NVIDIA has a tool with the same
+# purpose, `compute-sanitizer`.)
 
 # %%
 # needs Triton
@@ -97,7 +98,8 @@ except check.Wrong as wrong:
 # ## The mask
 #
 # The remedy is a **mask**: a tile of yes and no, as large as the tile of addresses. Where it says no, nothing is
-# read, the value is `other`; and nothing is written.
+# read, the value is `other`; and nothing is written. Always give `other`: without it the interpreter puts a zero, but
+# Triton makes no promise, so `check.launch` refuses the load.
 
 # %%
 # needs Triton
@@ -143,7 +145,7 @@ out = torch.full((N, D), -1, dtype=torch.int32)
 who_kernel[grid](out, N, D, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D)
 
 figure, axes = plt.subplots(figsize=(7, 4.2))
-axes.imshow(out, cmap="Pastel1", vmin=0, vmax=8)
+axes.imshow((out // grid[1] + out % grid[1]) % 2, cmap="Greys", vmin=0, vmax=5)  # two shades, like a chess board
 for i in range(N):
     for j in range(D):
         axes.text(j, i, int(out[i, j]), ha="center", va="center", fontsize=8)
@@ -196,15 +198,16 @@ for i in range(8):
         axes.text(j, i, f"{tile[i, j]:.1f}", ha="center", va="center", fontsize=9, color=colour)
 axes.add_patch(Rectangle((-0.5, -0.5), D, N, fill=False, linewidth=2))
 axes.set(xlabel="column of the tile", ylabel="row of the tile", title="What was read, as row.column")
-for kind, words in enumerate(("inside the matrix", "silently another row's", "behind the matrix")):
+for kind, words in enumerate(("inside the matrix (white)", "silently another row's (grey)", "behind it (dark)")):
     print(f"{int((kinds == kind).sum()):2} elements {words}")
 
 # %% [markdown]
 # The grey elements are the dangerous ones. So a mask needs both: `(rows < N)[:, None] & (columns < D)[None, :]`.
 #
 # **Exercise 1.** A kernel that CLIP needs: the squared length of each row of features, before they can be normalised.
-# Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tl.sum(tile, axis=1)` adds up each row of a
-# tile. Neither N nor D need be a multiple of anything. The check watches every address.
+# Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tile * tile` multiplies element by element,
+# `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. Neither N nor D need
+# be a multiple of anything. The check watches every address.
 
 # %%
 # needs Triton
@@ -229,11 +232,14 @@ squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 # $$\text{tile} = \sum_{\text{steps}} x[\text{rows}, \text{step}] \cdot y[\text{columns}, \text{step}]^\top$$
 #
 # In words: load a narrow piece of each, multiply them with `tl.dot`, add to the tile so far, go on to the right. The
-# tile stays where it is all the time, on a GPU in registers, and is written once.
+# tile stays where it is all the time, on a GPU in *registers*, the small and fastest memory of the processor itself,
+# and is written once.
 #
 # **Exercise 2.** Write it. Useful: `tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)` to begin with, `for start in
 # range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile, with
-# all digits of float32. `b` is (BLOCK_D, BLOCK_M): load it the way you want it to stand. Now N, M and D are ragged.
+# all digits of float32. `b` is (BLOCK_D, BLOCK_M). It needs no transposition: feature k of text c is at place
+# c · D + k, so make the tile of addresses with the features downwards and the texts to the right. Now N, M and D
+# are ragged, and the store needs a mask as much as the loads.
 
 # %%
 # needs Triton
@@ -284,17 +290,18 @@ for axes, name, matrix, labels in zip(
     axes.set(title=f"{name}: {verb} {int((counts > 0).sum())}", xlabel=labels[0], ylabel=labels[1])
 reads = sum(len(touch.places) for touch in touches if touch.verb == "reads")
 print(f"all {grid[0] * grid[1]} programs: {reads:,} elements read, the two matrices have {x.numel() + y.numel():,}")
+print(f"each row of x is read {grid[1]} times, by the {grid[1]} tiles in its row of out,")
+print(f"each row of y {grid[0]} times, by the {grid[0]} tiles in its column")
 print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 
 # %% [markdown]
-# Each row of x is read once for every tile beside it, each row of y once for every tile below it. Larger tiles mean
-# fewer reads: that is what tiles are for. And the tile of the result is in nobody's memory until it is stored. A
-# kernel may just as well reduce it to a few sums and never store it: lesson 14.
+# Larger tiles mean fewer reads: that is what tiles are for. And the tile of the result is in nobody's memory until it
+# is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 14.
 #
 # ## The interpreter is not a GPU
 #
-# Three things are different, and it is better to have seen them once. `bfloat16` is the 16-bit number that most GPUs
-# train in; it keeps two to three decimal digits.
+# A few things are different, and two of them it is better to have seen once. `bfloat16` is the 16-bit number that
+# most GPUs train in; it keeps two to three decimal digits.
 
 # %%
 # needs Triton
@@ -311,9 +318,7 @@ cut = torch.empty(4, dtype=torch.bfloat16)
 to_bfloat16_kernel[(1,)](numbers, cut, BLOCK=4)
 print("to bfloat16, torch:      ", [f"{v:.4f}" for v in numbers.bfloat16().tolist()])
 print("to bfloat16, interpreter:", [f"{v:.4f}" for v in cut.tolist()])
-same = (
-    "the same" if cut.equal(numbers.bfloat16()) else "not the same: it cuts the digits off where torch and GPUs round"
-)
+same = "right" if cut.equal(numbers.bfloat16()) else "wrong: it cuts the digits off where torch and GPUs round"
 print(f"-> {same}\n")
 
 ones, product = torch.ones(16, 16, dtype=torch.bfloat16), torch.empty(16, 16)
@@ -323,10 +328,13 @@ same = "right" if product[0, 0] == 16 else "wrong: it multiplies the bit pattern
 print(f"-> {same}")
 
 # %% [markdown]
-# Where the lines above say *wrong*, feed the interpreter float32, and study rounding to bfloat16 in torch. The
-# kernels of this project do both. The third difference shows only in extremes: a GPU's fast exponential turns results
-# below about $10^{-38}$ into zero, the interpreter keeps them. And a fourth, not in the numbers: on a GPU `tl.dot`
-# wants tiles of at least 16 by 16.
+# Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. What launches this
+# project's kernels does both. Two more differences do not show here:
+#
+# - NVIDIA's exponential ([`ex2.approx.ftz`](https://docs.nvidia.com/cuda/parallel-thread-execution/), the last three
+#   letters for *flush to zero*) turns results below about $10^{-38}$ into zero; the interpreter keeps them.
+# - On an NVIDIA GPU, `tl.dot` wants at least 16 features at a time in 16 bits, and 8 in float32 (older versions of
+#   Triton: tiles of at least 16 by 16); the interpreter takes any power of two.
 #
 # ## What this lesson does not show
 #

@@ -236,6 +236,9 @@ MISTAKES = {
             )
             / len(image)
         ),
+        ("for start in range(0, N, chunk)", "chunk = N - 1\n    for start in range(0, N, chunk)"),  # ignores it
+        ("for start in range(0, N, chunk)", "chunk = 4\n    for start in range(0, N, chunk)"),
+        (".mean() / 2", ".mean().item() / 2"),  # without a gradient
     ],
     # --- 13
     "squared_lengths_kernel": [
@@ -244,6 +247,7 @@ MISTAKES = {
         (", axis=1), mask=rows < N)", ", axis=1))"),  # writes behind the vector
         ("rows[:, None] * D", "rows[:, None] * BLOCK_D"),
         ("tl.sum(tile * tile", "tl.sum(tile"),
+        ("mask=inside, other=0.0", "mask=inside"),  # right in the interpreter alone
     ],
     "product_kernel": [
         ("mask=(rows < N)[:, None] & (ks < D)[None, :]", "mask=(rows < N)[:, None]"),
