@@ -255,11 +255,11 @@ def draw(axes, kind, sizes, marker, xlabel):
             f"{mean:.0f}", (size, max(scores(kind, size))), xytext=(0, 7), textcoords="offset points", ha="center"
         )
     axes.axhline(100 / len(unseen), color="gray", linestyle=":")
-    axes.annotate("chance", (sizes[0], 100 / len(unseen)), xytext=(0, 3), textcoords="offset points", color="gray")
+    axes.annotate("chance", (sizes[0], 0), xytext=(0, -2), textcoords="offset points", color="gray", va="top")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.set(xlabel=xlabel, ylim=(-3, 100), title=kind)
+    axes.set(xlabel=xlabel, ylim=(-9, 100), title=kind)
 
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
@@ -421,6 +421,10 @@ print(f"The best number of competitors is {' or '.join(map(str, may_be_best))},"
 print(f"and the highest mean is {points:.1f} points above that of groups of {GROUPS[0]}.")
 
 # %% [markdown]
+# Where these lines say *better*, the argument for big batches has a true core: more competitors taught more, from the
+# same pairs in the same steps. Where they stop saying so, the runs are too few, or the core has a limit. And nothing
+# broke where there were few competitors.
+#
 # One more comparison can be read off now. Sixteen competitors, once as a batch of 16 with its many small steps, once
 # as groups of 16 in big steps: equal samples, equal negatives, and only the number (and noise) of the steps differs.
 # Set beside it what the same samples give when all of the batch compete:
@@ -432,6 +436,11 @@ alone, grouped, full = (
 print(f"a batch of 16:                      {alone:.1f} %")
 print(f"groups of 16, in batches of {MIDDLE}:    {grouped:.1f} %")
 print(f"a batch of {MIDDLE}, all competing:      {full:.1f} %")
+pairs = [("16 each", 0, *row[2:]) for row in rows if row[:2] == (NEGATIVES, 16)]
+pairs += [("16 each", 1, *row[2:]) for row in rows if row[:2] == (SAMPLES, 16)]
+mean, error = gain(pairs, "16 each", 0, 1)
+words = verdict(mean, error, len(SEEDS))
+print(f"many small steps instead of few big ones, 16 competitors each: {mean:+.1f} ± {error:.1f}   {words}")
 
 # %% [markdown]
 # ## "Below 4096 it does not converge"
@@ -471,6 +480,9 @@ for seed, losses, score in zip(SEEDS, small_batch_losses, scores(SAMPLES, smalle
     did_it_learn(f"seed {seed}", losses, score, smallest)
 
 # %% [markdown]
+# If another size does better in the table at equal samples, it is not because this one failed to converge. How far
+# the loss falls on the training pairs, and how many unseen pictures are found, are two questions.
+#
 # You may object that these towers are toys. So here is a real `minclip.CLIP`, with a Transformer in each tower, on
 # the same pictures with the same small batch: once, for three epochs, at a learning rate that nobody tuned.
 
@@ -498,7 +510,7 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 # ## How often would luck say "better"?
 
 # %%
-comparisons = 2 * (len(SIZES) - 1) + len(GROUPS) + 3  # the lines of the three reports
+comparisons = 2 * (len(SIZES) - 1) + len(GROUPS) + 4  # the lines of the three reports, and one
 print(f"{comparisons} comparisons, each wrong once in twenty if nothing differs: were they independent,", end=" ")
 print(f"{1 - 0.95**comparisons:.0%} of all repetitions would hold at least one false better or worse")
 
@@ -506,25 +518,34 @@ print(f"{1 - 0.95**comparisons:.0%} of all repetitions would hold at least one f
 # ## What this experiment cannot say
 #
 # - **It is small.** A batch of 16 out of a few thousand pairs is a larger share than 4096 out of the 400 million of
-#   the paper. What matters is how often a batch holds something *hard to tell apart*, and in a small collection that
-#   happens sooner. A result at a scale like that of the paper: [Zhai et al. 2023](https://arxiv.org/abs/2303.15343)
-#   (SigLIP) went to a batch of one million, and found that the gain fades and that 32 thousand are enough.
+#   the paper. Probably what matters is how often a batch holds something *hard to tell apart*, and in a small
+#   collection that happens sooner. The author of the claim spoke of training at web scale, and nothing here was. A
+#   result at a scale like that of the paper: [Zhai et al. 2023](https://arxiv.org/abs/2303.15343) (SigLIP) went to a
+#   batch of one million, and found that the gain fades and that 32 thousand are enough.
+# - **The trainings are short.** With more epochs, a big batch at equal samples would have more steps, and the best
+#   size could be another one.
 # - **Equal steps means more epochs here.** With few pairs, a bigger batch at equal steps sees the same pairs again
 #   and again. In web-scale training it would see new ones, and might gain more.
 # - **The learning rates are tuned coarsely**: in steps of about three, with one seed, on a few hundred pictures.
 #   Warm-up, weight decay and the optimizer's averages were not tuned for each size at all.
 # - **Three seeds are few.** They vary the start and the order of the pairs, not the choice of the 400 test pictures;
-#   all the runs share those. Where the table says "cannot say", it means that.
+#   all the runs share those. The standard error itself comes from three numbers, Student's table supposes that they
+#   spread like a bell, and there are many comparisons (the cell above). Where the table says "cannot say", it means
+#   that.
 # - **It counts samples and steps, not minutes.** On a GPU a batch of 16 leaves most of the machine idle, so in
-#   minutes a bigger batch looks better than at equal samples. That is the honest reason for big batches on big
+#   minutes a bigger batch looks better than at equal samples. That is an honest reason for big batches on big
 #   machines.
 #
 # ## What you take away
 #
-# - "Does a bigger batch help?" is not a question until you say what is kept equal. At equal samples there is a best
-#   size; beyond it, too few steps are left. At equal steps bigger was better, by less each time.
-# - More negatives help by themselves, with smaller and smaller returns. Nothing fails to converge for want of them.
-# - Tune the learning rate for each size, on data that you do not report; repeat with other seeds; compare by pairs.
+# - "Does a bigger batch help?" is not a question until you say what is kept equal: equal samples and equal steps give
+#   different answers, and the cell after exercise 2 says which ones.
+# - The number of negatives is only one of the things that a bigger batch brings, and it can be varied alone.
+# - A claim that *nothing* below some size can learn falls with one training that does. How well it learns is another
+#   question.
+# - Tune the learning rate for each size, on data that you do not report; repeat with other seeds; compare by pairs;
+#   and say "cannot say" where the numbers say so.
 # - To have a big batch in a small memory is a question of its own: lesson 12 computes the loss without its matrix.
 #
-# Stuck? `from solutions.lesson_09 import gain`, or read [solutions/lesson_09.py](solutions/lesson_09.py).
+# Stuck? `from solutions.lesson_09 import gain, conclusion`, or read
+# [solutions/lesson_09.py](solutions/lesson_09.py).
