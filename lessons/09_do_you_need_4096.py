@@ -4,7 +4,7 @@
 # **The question.** CLIP was trained with batches of 32,768 pairs, on hundreds of GPUs ([Radford et al.
 # 2021](https://arxiv.org/abs/2103.00020), section 2.5). An introduction to CLIP in Chinese, from which this project
 # started, adds from its author's own experience: the bigger the better, usually 4096 or more, and *if the batch is
-# smaller, CLIP may not even converge, however long you train*. That would rule out your laptop. Is it so? And what
+# smaller, CLIP does not even converge, however long you train*. That would rule out your laptop. Is it so? And what
 # does a bigger batch buy?
 #
 # **You need** the loss (lessons 01 and 02), what the loss of an untrained model is (lesson 03), and a training step
@@ -53,8 +53,9 @@ plt.style.use("lesson.mplstyle")
 # ## The smallest CLIP
 #
 # The comparison needs dozens of trainings, so one training may take only seconds. The task is that of lesson 08:
-# learn from emoji and their names, then find the right one of 400 captions for each of 400 *unseen* combinations
-# (chance: one in 400). The pictures shrink to 12 × 12 pixels:
+# learn from emoji and their names, then find the right one of 400 captions for each of 400 *unseen* pictures, nearly
+# all of them another skin tone of a drawing that it knows (chance: one in 400). The pictures shrink to 12 × 12
+# pixels:
 
 # %%
 everything, unseen = load_emoji(24)
@@ -330,8 +331,8 @@ def verdict(mean, error, seeds):
 # %% [markdown]
 # ## The table
 #
-# This is the answer to the question, for this task, from this run. *Points* are points of percent; since the steps of
-# the plan are of different sizes, they are also divided by the number of doublings in between.
+# This is the answer to the question, for this task, from this run. *Points* are points of percent; "a
+# doubling" is their share for each doubling of the batch, two of which lie between neighbours of the plan.
 
 # %%
 print("unseen top-1 in percent: mean over the seeds, and the lowest and highest\n")
