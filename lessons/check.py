@@ -440,7 +440,7 @@ def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> 
 # --- 09 Do you need 4096? ---------------------------------------------------------------------------------------------
 
 
-@exercise("09", "take the score of each seed at both sizes, subtract, then statistics.mean and statistics.stdev / √n.")
+@exercise("09", "subtract seed by seed before anything is averaged.")
 def gain(attempt, draw):
     seeds = draw(st.integers(2, 4))
     points = st.integers(0, 100)
@@ -465,14 +465,42 @@ def gain(attempt, draw):
             raise Wrong(f"its {part} is {value:.5g}, expected {expected:.5g}{_given(case)}")
 
 
-@exercise("09", "compare abs(mean) with STUDENT[seeds] * error first; only then ask for the sign.")
-def verdict(attempt, draw):
-    # two-sided 95 % of Student's distribution with 1, 2, 3 and 4 degrees of freedom
-    seeds, factor = draw(st.sampled_from([(3, 4.30), (2, 12.71), (4, 3.18), (5, 2.78)]))
-    error, ratio = draw(st.integers(1, 8)) / 2, draw(st.sampled_from([2.5, 0.5, 1.5, 0.75]))
-    mean = draw(st.sampled_from([1, -1])) * ratio * factor * error
-    wanted = "cannot say" if ratio < 1 else "better" if mean > 0 else "worse"
-    expect(attempt(mean, error, seeds), wanted, mean=mean, error=error, seeds=seeds)
+run_table: list[tuple[str, int, int, float]] = []  # the lesson's own, filled by it
+
+
+@exercise("09", "every size against the one with the highest mean: what does the verdict of that gain say?")
+def conclusion(attempt, draw):
+    sizes, seeds = (16, 64, 256), draw(st.integers(2, 4))
+    rows = [
+        (kind, size, seed, float(10 * level + draw(st.integers(0, 3))))
+        for kind in ("equal samples", "equal steps")
+        for size, level in zip(sizes, [draw(st.integers(0, 3)) for _ in sizes], strict=True)
+        for seed in range(seeds)
+    ]
+    if run_table and draw(st.booleans()):
+        rows = run_table
+    kind = draw(st.sampled_from(["equal samples", "equal steps"]))
+    table = {}
+    for k, size, _, score in sorted(rows):
+        if k == kind:
+            table.setdefault(size, []).append(score)
+    scores = torch.tensor([table[size] for size in sorted(table)], dtype=torch.float64)  # (sizes, seeds)
+    means = scores.mean(dim=1)
+    wanted = []  # more than one where two sizes share the highest mean
+    for best in (means >= means.max() - 1e-9).nonzero():
+        difference = scores[best] - scores
+        reach = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[scores.shape[1]] * difference.std(dim=1) / scores.shape[1] ** 0.5
+        near = difference.mean(dim=1).abs() <= reach + 1e-9
+        wanted.append([size for size, said in zip(sorted(table), near, strict=True) if said])
+    got = attempt(draw(st.permutations(rows)), kind)
+    case = {"kind": kind, "rows": sorted(row for row in rows if row[0] == kind)}
+    if not isinstance(got, tuple) or len(got) != 2:
+        raise Wrong(f"it returned {got!r}, expected a list of sizes and a number of points")
+    if list(got[0]) not in wanted:
+        raise Wrong(f"its sizes are {got[0]!r}, expected {wanted[0]}{_given(case)}")
+    points = (means.max() - means[0]).item()
+    if abs(got[1] - points) > 1e-4 * (1 + abs(points)):
+        raise Wrong(f"its points are {got[1]:.5g}, expected {points:.5g}{_given(case)}")
 
 
 # --- 10 Zero-shot, search, "other" ------------------------------------------------------------------------------------

@@ -188,12 +188,13 @@ MISTAKES = {
             d.std().item() / len(d) ** 0.5,
         ),
     ],
-    "verdict": [
-        lambda mean, error, seeds: "better" if mean > 0 else "worse",
-        lambda mean, error, seeds: "cannot say" if abs(mean) < 2 * error else "better" if mean > 0 else "worse",
-        lambda mean, error, seeds: (
-            "better" if mean > {2: 12.71, 3: 4.3, 4: 3.18, 5: 2.78}[seeds] * error else "cannot say"
-        ),
+    "conclusion": [
+        ('== "cannot say"]', '== "cannot say" and size == best]'),  # only the highest mean
+        ('== "cannot say"]', '!= "worse" or mean[size] > mean[best] - 15]'),  # near means near enough
+        ("gain(rows, kind, size, best), seeds)", "gain(rows, kind, size, best), 2)"),  # another line of the table
+        ("mean[best] - mean[sizes[0]]", "mean[best] - min(mean.values())"),  # the worst is not the smallest
+        ("may_be, mean[best] - mean[sizes[0]]", "may_be, mean[best]"),
+        ("row[:2] == (kind, size)", "row[1] == size"),  # of any kind
     ],
     # --- 10
     "prompt_ensemble": [

@@ -14,3 +14,12 @@ def verdict(mean: float, error: float, seeds: int) -> str:
     if abs(mean) <= STUDENT[seeds] * error:
         return "cannot say"
     return "better" if mean > 0 else "worse"
+
+
+def conclusion(rows: list[tuple[str, int, int, float]], kind: str) -> tuple[list[int], float]:
+    sizes = sorted({batch for k, batch, _, _ in rows if k == kind})
+    seeds = len({seed for k, _, seed, _ in rows if k == kind})
+    mean = {size: statistics.mean(row[3] for row in rows if row[:2] == (kind, size)) for size in sizes}
+    best = max(sizes, key=lambda size: mean[size])
+    may_be = [size for size in sizes if verdict(*gain(rows, kind, size, best), seeds) == "cannot say"]
+    return may_be, mean[best] - mean[sizes[0]]
