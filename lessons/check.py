@@ -225,7 +225,7 @@ def batch_floor(attempt, draw):
     expect(attempt(captions), minclip.clip_loss(image, image, 1e4).item(), captions=captions)
 
 
-@exercise("03", "sum over k = 0 … B−1 of math.comb(B−1, k) · p^k · (1−p)^(B−1−k) · math.log(1 + k), with p = 1/C.")
+@exercise("03", "a sum over m = 0 … B − 1: the probability of m others times ln(1 + m); your own pair is always there.")
 def expected_floor(attempt, draw):
     batch_size, n_captions = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     if draw(st.booleans()):

@@ -226,7 +226,7 @@ def unseen_emoji() -> frozenset[str]:
 
 
 def load_emoji(resolution: int, language: str = "en") -> tuple[Pairs, Pairs]:
-    """All emoji as `(train, unseen)`. The words of an unseen caption stand in training captions, never together."""
+    """All emoji as `(train, unseen)`. Training captions have the words of an unseen one, but none has just these."""
     captions = emoji_captions(language)
     images = _emoji_images(list(captions), resolution)
     names = [EMOJI_PREFIX + codes for codes in captions]

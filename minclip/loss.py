@@ -75,7 +75,7 @@ def loss_floor(batch_size: int, n_captions: int = 1) -> float:
 
     With k pairs of the same caption in a batch, each of them has k equal columns to choose from and pays ln k. On
     average that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) is the model that tells
-    nothing apart: ln(batch_size), where every training starts. "My loss is stuck at 4.85" means ln 128.
+    nothing apart: ln(batch_size), near which every training starts. "My loss is stuck at 4.85" means ln 128.
     """
     if batch_size < 1 or n_captions < 1:
         raise ValueError(f"batch_size and n_captions must be at least 1, they are {batch_size} and {n_captions}")

@@ -216,8 +216,10 @@ def _clip_loss(
             return tiles.coefficients(tile, scale, *sums, center)
 
         factor = logit_scale / (2 * len(image))
-        *gradients, moment = sweep(tiles, coefficients, x, y, steps, scratch, normalize, factor, needs)
-        return loss, *gradients, moment / (2 * len(image))
+        image_gradient, text_gradient, moment = sweep(
+            tiles, coefficients, x, y, steps, scratch, normalize, factor, needs
+        )
+        return loss, image_gradient, text_gradient, moment / (2 * len(image))
 
 
 def multiply(loss_gradient: Tensor, *inputs_and_gradients: Tensor) -> tuple[Tensor, ...]:

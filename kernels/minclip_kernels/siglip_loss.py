@@ -60,11 +60,12 @@ def _siglip_loss(
             return tiles.sigmoid_coefficients(tile, logit_scale / LN_2, logit_bias / LN_2, pair[tile.rows])
 
         factor = logit_scale / len(image)
-        *gradients, others, scale_moment, bias_moment = sweep(
+        image_gradient, text_gradient, others, *moments = sweep(
             tiles, coefficients, x, y, steps, tiles.scratch(x, y, steps, True), normalize, factor, needs
         )
         loss = (others + (F.softplus(-pairs) + pairs * 0).sum()) / len(image)  # pairs * 0: see clip_loss
-        return loss.float(), *gradients, scale_moment / len(image), bias_moment / len(image)
+        scale_gradient, bias_gradient = (moment / len(image) for moment in moments)
+        return loss.float(), image_gradient, text_gradient, scale_gradient, bias_gradient
 
 
 register(_siglip_loss, tensors=4)

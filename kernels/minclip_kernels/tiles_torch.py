@@ -23,7 +23,7 @@ class Side(NamedTuple):
 
     features: Tensor  # (n, D), a factor of the products
     inverse_norms: Tensor  # (n, 1), 1 / max(|x|, 1e-12), or ones
-    unit_length: Tensor | float  # see tiles_triton; 1 here
+    unit_length: Tensor  # (), see tiles_triton; 1 here
 
     def block(self, rows: slice) -> "Side":
         if rows.stop - rows.start == len(self.features):
@@ -67,7 +67,7 @@ def inverse_norms(features: Tensor, normalize: bool) -> Tensor:
 def prepare(features: Tensor, normalize: bool) -> Side:
     """One tower as the tiles use it: normalised once, and not rounded to the features' own dtype."""
     inverse = inverse_norms(features, normalize)
-    return Side(features * inverse, inverse, 1.0)
+    return Side(features * inverse, inverse, inverse.new_ones(()))
 
 
 def unit(block: Side) -> Tensor:
