@@ -301,7 +301,7 @@ def _add_train(commands) -> None:
   minclip train --data my_pictures        a folder with one .csv or .tsv file: columns image, caption
   minclip train --smoke                   seconds: only to see that everything works
 
-The loss starts at ln(batch size), which is guessing, and goes down to the floor that duplicate captions leave.
+Guessing costs ln(batch size); the loss starts near it and goes down to the floor that duplicate captions leave.
 Weights, metrics and pictures go to runs/; eval, classify and search take the newest run.""",
     )
     command.add_argument(
