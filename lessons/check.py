@@ -240,19 +240,42 @@ def expected_floor(attempt, draw):
 # --- 04 Temperature ---------------------------------------------------------------------------------------------------
 
 
+def _halves(cosines: Tensor, scale: float) -> list[float]:
+    """The derivatives of the loss of the rows and of that of the columns for the scale, by autograd in float64."""
+    labels, slopes = torch.arange(len(cosines)), []
+    for turned in (cosines.double(), cosines.double().T):
+        parameter = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        F.cross_entropy(parameter * turned, labels).backward()
+        assert parameter.grad is not None
+        slopes.append(parameter.grad.item())
+    return slopes
+
+
 @exercise(
-    "04", "for every row: Σ p · cosine, minus the cosine on the diagonal; the same for columns; half of both means."
+    "04",
+    "along which dim does the softmax run in each half? is your answer one number, or N of them? and how large is e to "
+    "the power of 100 in float32?",
 )
 def scale_gradient(attempt, draw):
-    image, text = (F.normalize(tower.double(), dim=1) for tower in pairs_of_features(draw))
-    cosines, scale = image @ text.T, float(draw(st.integers(1, 100)))
-    parameter = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-    minclip.clip_loss(image, text, parameter).backward()
-    assert parameter.grad is not None
-    expect(attempt(cosines, scale), parameter.grad, cosines=cosines, scale=scale)
+    size, scale = draw(st.integers(2, 5)), draw(st.sampled_from([1.0, 5.0, 14.0, 100.0]))
+    dtype = draw(st.sampled_from([torch.float64, torch.float32]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    cosines, rows, columns = torch.zeros(size, size), 0.0, 0.0
+    while min(abs(slope) for slope in (rows, columns, rows - columns, rows + columns)) < 0.03:  # both halves count
+        cosines = torch.randint(-10, 11, (size, size), generator=generator, dtype=dtype) / 10
+        rows, columns = _halves(cosines, scale)
+    got = attempt(cosines, scale)
+    if got is None:
+        raise Wrong("it returned None: is there a `return`?")
+    got = torch.tensor(got) if isinstance(got, float) else got
+    expect(got, torch.tensor((rows + columns) / 2), 1e-4, cosines=cosines, scale=scale, dtype=dtype)
 
 
-@exercise("04", "the chain rule first (dL/dt = s · dL/ds), then the step, and the clamp last.")
+@exercise(
+    "04",
+    "what does t have to do with the derivative that you were given? which way is down? can your t still be above "
+    "ln 100 when you return it?",
+)
 def step_log_scale(attempt, draw):
     scale, gradient = float(draw(st.integers(1, 100))), draw(st.integers(-20, 20)) / 10
     rate = draw(st.sampled_from([0.01, 0.1]))
@@ -261,7 +284,10 @@ def step_log_scale(attempt, draw):
     torch.optim.SGD([parameter], lr=rate).step()
     wanted = parameter.clamp(max=math.log(100)).item()
     case = {"log_scale": math.log(scale), "gradient_of_scale": gradient, "learning_rate": rate}
-    expect(attempt(**case), wanted, **case)
+    got = attempt(**case)
+    if got is None:
+        raise Wrong("it returned None: is there a `return`?")
+    expect(got, wanted, **case)
 
 
 # --- 05 From bytes to tokens ------------------------------------------------------------------------------------------
