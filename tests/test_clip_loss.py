@@ -379,21 +379,23 @@ def test_second_derivatives_are_refused():
         (False,) * 3 + (1,),
     ],
 )
-@pytest.mark.parametrize("chunk_size", [7, None])
-def test_no_product_is_computed_for_nobody(image_needs, text_needs, scale_needs, products, chunk_size, monkeypatch):
-    count, width = 40, 6
+# Rows whose cosines fit into the memory of the features, 2·N·D numbers, or one tile, are kept for the second pass.
+@pytest.mark.parametrize(("width", "chunk_size", "kept"), [(2, 7, 0), (6, 7, 7), (30, 7, 40), (6, None, 40)])
+def test_no_product_is_computed_for_nobody(
+    image_needs, text_needs, scale_needs, products, width, chunk_size, kept, monkeypatch
+):
+    count = 40
     image, text = make_features("random", count, width)
     image.requires_grad_(image_needs)
     text.requires_grad_(text_needs)
     scale = torch.tensor(3.0, requires_grad=scale_needs)
-    if chunk_size is None and products > 1:
-        products -= 1  # one tile holds the whole batch: its cosines are kept for the second pass
     counter = checks.count_products()
     operator = clip_loss._clip_loss._init_fn  # inside the operator a mode sees nothing
     monkeypatch.setattr(clip_loss, "_clip_loss", operator)
     with counter:
         fused_clip_loss(image, text, scale, chunk_size=chunk_size)
-    assert counter.get_total_flops() == products * 2 * count**2 * width
+    saved = kept if products > 1 else 0
+    assert counter.get_total_flops() == 2 * count * width * (products * count - saved)
 
 
 def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(monkeypatch):

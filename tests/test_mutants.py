@@ -13,18 +13,18 @@ checks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("loss_che
 from minclip_kernels import clip_loss, siglip_loss, tiles_torch  # noqa: E402
 
 TORCH = {
-    "matching pair kept among the others": (".diagonal(tile.diagonal).fill_(lowest(logits.dtype))", ""),
+    "matching pair kept among the others": (".diagonal(tile.diagonal).fill_(torch.finfo(logits.dtype).min)", ""),
     "mask without its offset": (".diagonal(tile.diagonal).fill_", ".diagonal(0).fill_"),
-    "pairs without their offset": ("places = g.diagonal(diagonal)", "places = g.diagonal(0)"),
-    "pairs of other rows": ("first = max(0, -diagonal)", "first = 0"),
+    "pairs without their offset": ("places = g.diagonal(tile.diagonal)", "places = g.diagonal(0)"),
+    "pairs of other rows": ("first = max(0, -tile.diagonal)", "first = 0"),
     "no column term": ("    g.add_(column_part.sub_(column_lse).exp2_())\n", ""),
     "row sums in place of column sums": (
         "g.add_(column_part.sub_(column_lse)",
         "g.add_(column_part.sub_(row_lse[: column_part.shape[1]])",
     ),
     "rounded before the subtraction": (
-        "_put_pairs(g, pair, tile.diagonal)\n    return g, cosines.sub_",
-        "_put_pairs(g, (pair + 2).bfloat16() - 2, tile.diagonal)\n    return g, cosines.sub_",
+        "places.copy_(pair[first",
+        "places.copy_(((pair + 2).bfloat16() - 2)[first",
     ),
     "features rounded": ("Side(features * inverse,", "Side((features * inverse).bfloat16().float(),"),
     "gradient not divided by the length": (
@@ -35,16 +35,19 @@ TORCH = {
         "torch.sub(logits, row_max, out=other).exp2_().sum(dim=1)",
         "logits.exp2().sum(dim=1).mul_((-row_max[:, 0]).exp2())",
     ),
-    "nothing left is not a number": ("return torch.finfo(dtype).min", "return -torch.inf"),
+    "nothing left is not a number": ("torch.finfo(logits.dtype).min", "-torch.inf"),
     "e in place of 2": ("row_max, out=other).exp2_()", "row_max, out=other).exp_()"),
     "logits in place of cosines": (
         "return g, cosines.sub_(center)",
         "return g, cosines.mul_(scale).sub_(center)",
     ),
-    "last tile only": ("total.addmm_(coefficients, features)", "torch.mm(coefficients, features, out=total)"),
-    "an old tile in place of this one": ("    if not tile.alone:\n", "    if tile.alone:\n"),
+    "last tile only": ("beta=0 if first else 1", "beta=0"),
+    "what was in memory": ("beta=0 if first else 1", "beta=1"),
+    "an old tile in place of this one": ("if not (kept and again):", "if not again:"),
+    "one kept tile too many": ("tile.memory.shape[0] - 3", "tile.memory.shape[0] - 2"),
     "sigmoid without its bias": (".add_(bias)", ""),
-    "sigmoid loss with the pairs": ("    losses.diagonal(tile.diagonal).zero_()\n", ""),
+    "sigmoid of pairs as of all others": (".mul_(LN_2).diagonal(tile.diagonal).neg_()", ".mul_(LN_2)"),
+    "sigmoid pairs pushed away": ("out=g).diagonal(tile.diagonal).neg_()", "out=g)"),
 }
 TRITON = {
     "matching pair kept among the others": ("    counted &= columns[None, :] != rows[:, None] + diagonal\n", ""),
@@ -80,9 +83,10 @@ TRITON = {
     "unit of one tower only": ("rows.unit_length * columns.unit_length", "rows.unit_length * rows.unit_length"),
     "float16 coefficients in no unit": ("inverse.max() / 64", "inverse.new_ones(())"),
     "short series": ("2 * w * (1.0 + v * series)", "2 * w"),
-    "sigmoid loss with the pairs": ("tl.where(matching, 0.0, losses)", "losses"),
-    "sums beyond the edge": ('logits = tl.where(inside, cosines * tl.load(scale) + tl.load(bias), -float("inf"))',
-                             "logits = cosines * tl.load(scale) + tl.load(bias)"),
+    "sigmoid of pairs as of all others": ("tl.where(matching, -logits, logits)", "logits"),
+    "sigmoid pairs pushed away": ("g = tl.where(matching, -g, g)", "g = g"),
+    "sums beyond the edge": ('t = tl.where(inside, tl.where(matching, -logits, logits), -float("inf"))',
+                             "t = tl.where(matching, -logits, logits)"),
 }  # fmt: skip
 
 

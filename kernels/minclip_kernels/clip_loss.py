@@ -14,6 +14,7 @@ backward multiplies them with the gradient of the loss.
 """
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minclip_kernels import tiles_torch
-from minclip_kernels.tiles_torch import EPSILON, LN_2, Side, Tile, computing_dtype, log2_sum_exp2
+from minclip_kernels.tiles_torch import EPSILON, LN_2, Side, Tile, computing_dtype, log2_sum_exp2, part
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "torch", "triton")
@@ -117,64 +118,73 @@ def choose_tiles(backend: str, features: Tensor) -> ModuleType:
     return tiles_triton
 
 
-def blocks(length: int, step: int) -> Iterator[slice]:
+def blocks(of: Tensor, step: int) -> Iterator[slice]:
+    length = of.shape[0]
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
 
 
+def join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+
+
+def add(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(tuple(parts)).sum(dim=0)
+
+
 def pair_cosines(tiles: ModuleType, x: Side, y: Side, step: int) -> Tensor:
     """The cosines of the matching pairs, (N,), a block of rows at a time."""
-    pairs = ((tiles.unit(x.block(rows)), tiles.unit(y.block(rows))) for rows in blocks(len(x.features), step))
-    return torch.cat([image.mul(text).sum(dim=1) for image, text in pairs])
+    pairs = ((tiles.unit(x.block(rows)), tiles.unit(y.block(rows))) for rows in blocks(x.features, step))
+    return join([image.mul(text).sum(dim=1) for image, text in pairs])
 
 
-def every_tile(x: Side, y: Side, steps: tuple[int, int], scratch: Tensor) -> Iterator[Tile]:
+def every_tile(x: Side, y: Side, steps: tuple[int, int], memory: Tensor) -> Iterator[Tile]:
     """The whole matrix, row of tiles by row of tiles."""
-    alone = len(x.features) <= steps[0] and len(y.features) <= steps[1]
-    for rows in blocks(len(x.features), steps[0]):
+    numbers = itertools.count()
+    for rows in blocks(x.features, steps[0]):
         x_block = x.block(rows)
-        for columns in blocks(len(y.features), steps[1]):
-            yield Tile(x_block, y.block(columns), rows, columns, alone, scratch)
+        for columns in blocks(y.features, steps[1]):
+            yield Tile(x_block, y.block(columns), rows, columns, next(numbers), memory)
 
 
-def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int], scratch: Tensor) -> Tensor:
+def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int], memory: Tensor) -> Tensor:
     """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (2, N)."""
-    row_parts, column_parts = {}, {}  # by where a block of rows begins
-    for tile in every_tile(x, y, steps, scratch):
+    row_parts, column_parts = {}, {}  # by where a block of rows begins, or one of columns
+    for tile in every_tile(x, y, steps, memory):
         of_rows, of_columns = tiles.log_sum_exps(tile, scale)
         row_parts.setdefault(tile.rows.start, []).append(of_rows)
-        column_parts.setdefault(tile.rows.start, []).append(of_columns)
-    row_lse = torch.cat([log2_sum_exp2(torch.stack(parts)) for parts in row_parts.values()])
-    column_lse = log2_sum_exp2(torch.stack([torch.cat(parts) for parts in column_parts.values()]))
-    return torch.stack([row_lse, column_lse])
+        column_parts.setdefault(tile.columns.start, []).append(of_columns)
+    sides = ([log2_sum_exp2(p) for p in parts.values()] for parts in (row_parts, column_parts))
+    return torch.stack([join(sums) for sums in sides])
 
 
 def sweep(
     tiles: ModuleType, coefficients: Callable[[Tile], tuple[Tensor, ...]], x: Side, y: Side, steps: tuple[int, int],
-    scratch: Tensor, normalize: bool, factor: Tensor, needs: Sequence[bool],
+    memory: Tensor, normalize: bool, factor: Tensor, needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     """One pass over all tiles; `coefficients` makes of one its part of G, (R, C), and scalars.
 
     Returns Σ_j G_ij y_j and Σ_i G_ij x_i times `factor`, taken back through the normalisation, (N, D) each in float32
     or float64 (empty where not needed), and the sums of the scalars.
     """
-    image_gradient = x.inverse_norms.new_zeros(x.features.shape if needs[0] else 0)
-    text_gradient = y.inverse_norms.new_zeros(y.features.shape if needs[1] else 0)
+    image_gradient = x.inverse_norms.new_empty(x.features.shape if needs[0] else 0)
+    text_gradient = y.inverse_norms.new_empty(y.features.shape if needs[1] else 0)
     sums = []
-    for tile in every_tile(x, y, steps, scratch):
+    for tile in every_tile(x, y, steps, memory):
         g, *scalars = coefficients(tile)
-        sums.append(torch.stack(scalars))
+        sums.append(scalars)
         if needs[0]:
-            tiles.accumulate(image_gradient[tile.rows], g, tile.y.features)
+            tiles.accumulate(part(image_gradient, tile.rows), g, tile.y.features, tile.columns.start == 0)
         if needs[1]:
-            tiles.accumulate(text_gradient[tile.columns], g.T, tile.x.features)
+            tiles.accumulate(part(text_gradient, tile.columns), g.T, tile.x.features, tile.rows.start == 0)
+        del g  # before the next tile asks for as much memory
     for total, this, other in ((image_gradient, x, y), (text_gradient, y, x)):
-        for rows in blocks(len(total), steps[0]):
-            block, gradient = this.block(rows), total[rows]
+        for rows in blocks(total, steps[0]):
+            block, gradient = this.block(rows), part(total, rows)
             if normalize:
                 remove_parallel(gradient, tiles.unit(block), block.inverse_norms)
             gradient.mul_(tiles.restore(block, other) * factor)
-    return [image_gradient, text_gradient, *torch.stack(sums).sum(dim=0)]
+    return [image_gradient, text_gradient, *(add(values) for values in zip(*sums, strict=True))]
 
 
 def remove_parallel(gradient: Tensor, unit: Tensor, inverse_norms: Tensor) -> None:
@@ -197,13 +207,14 @@ def _clip_loss(
         tiles, scale = choose_tiles(backend, image), logit_scale / LN_2
         steps = tiles.tile_shape(image, chunk_size)
         x, y = tiles.prepare(image, normalize), tiles.prepare(text, normalize)
-        scratch = tiles.scratch(x, y, steps, any(needs))
-        others = sum_others(tiles, x, y, scale, steps, scratch)  # (2, N): by image and by text
+        memory = tiles.memory(x, y, steps, keep=any(needs))
+        others = sum_others(tiles, x, y, scale, steps, memory)  # (2, N): by image and by text
         cosines = pair_cosines(tiles, x, y, steps[0])
         pairs = cosines * scale
         odds = (others - pairs) * LN_2
-        # + pairs * 0: an infinite feature gives NaN, as in the textbook, and not softplus(-inf) = 0
-        loss = (F.softplus(odds) + pairs * 0).mean().float()
+        loss = F.softplus(odds).mean().float()
+        if not normalize:  # an infinite feature gives NaN, as in the textbook, and not softplus(-inf) = 0
+            loss += 0 * pairs.sum()
         if not any(needs):
             return loss, scale.new_empty(0), scale.new_empty(0), torch.zeros_like(scale)
 
@@ -212,12 +223,12 @@ def _clip_loss(
         center = cosines.mean()  # Σ G = 0, so any constant may be taken off the cosines; this leaves small numbers
 
         def coefficients(tile: Tile) -> tuple[Tensor, Tensor]:
-            sums = row_lse[tile.rows], column_lse[tile.columns], pair[tile.rows]
+            sums = part(row_lse, tile.rows), part(column_lse, tile.columns), part(pair, tile.rows)
             return tiles.coefficients(tile, scale, *sums, center)
 
         factor = logit_scale / (2 * len(image))
         image_gradient, text_gradient, moment = sweep(
-            tiles, coefficients, x, y, steps, scratch, normalize, factor, needs
+            tiles, coefficients, x, y, steps, memory, normalize, factor, needs
         )
         return loss, image_gradient, text_gradient, moment / (2 * len(image))
 

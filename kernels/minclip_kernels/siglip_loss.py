@@ -6,19 +6,10 @@ Its coefficients need no sum over the others, so loss and gradients come from th
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from minclip_kernels.clip_loss import (
-    as_scalar,
-    check_arguments,
-    choose_tiles,
-    needed_gradients,
-    pair_cosines,
-    register,
-    sweep,
-)
-from minclip_kernels.tiles_torch import LN_2, Tile
+from minclip_kernels.clip_loss import as_scalar, check_arguments, choose_tiles, needed_gradients, register, sweep
+from minclip_kernels.tiles_torch import LN_2
 
 
 def fused_siglip_loss(
@@ -50,22 +41,16 @@ def _siglip_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The loss (); its gradients for both features, (N, D), or empty where none is needed; for scale and bias, ()."""
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        tiles = choose_tiles(backend, image)
+        tiles, count = choose_tiles(backend, image), len(image)
         steps = tiles.tile_shape(image, chunk_size)
         x, y = tiles.prepare(image, normalize), tiles.prepare(text, normalize)
-        pairs = pair_cosines(tiles, x, y, steps[0]) * logit_scale + logit_bias
-        pair = -torch.sigmoid(-pairs)
-
-        def coefficients(tile: Tile) -> tuple[Tensor, ...]:
-            return tiles.sigmoid_coefficients(tile, logit_scale / LN_2, logit_bias / LN_2, pair[tile.rows])
-
-        factor = logit_scale / len(image)
-        image_gradient, text_gradient, others, *moments = sweep(
-            tiles, coefficients, x, y, steps, tiles.scratch(x, y, steps, True), normalize, factor, needs
-        )
-        loss = (others + (F.softplus(-pairs) + pairs * 0).sum()) / len(image)  # pairs * 0: see clip_loss
-        scale_gradient, bias_gradient = (moment / len(image) for moment in moments)
-        return loss.float(), image_gradient, text_gradient, scale_gradient, bias_gradient
+        image_gradient, text_gradient, loss, of_scale, of_bias = sweep(
+            tiles, lambda tile: tiles.sigmoid_coefficients(tile, logit_scale / LN_2, logit_bias / LN_2), x, y, steps,
+            tiles.memory(x, y, steps, keep=False), normalize, logit_scale / count, needs,
+        )  # fmt: skip
+        if not normalize:  # an infinite feature gives NaN, also where the textbook's loss is infinite or 0
+            loss = loss + 0 * of_scale
+        return (loss / count).float(), image_gradient, text_gradient, of_scale / count, of_bias / count
 
 
 register(_siglip_loss, tensors=4)

@@ -5,6 +5,7 @@ to a fortieth of its speed where results are denormal, as they are for logits 90
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,17 +19,21 @@ EPSILON = 1e-12  # the shortest length that a feature is divided by, as in F.nor
 TILE_ROWS, TILE_COLUMNS = 512, 1024
 
 
+def part(of: Tensor, rows: slice) -> Tensor:
+    """of[rows]; in a small batch slices that hold everything would be a good part of the time (so would `len`)."""
+    return of if rows.stop - rows.start == of.shape[0] else of[rows]
+
+
 class Side(NamedTuple):
     """One tower's features, or a block of them, as the tiles use them."""
 
     features: Tensor  # (n, D), a factor of the products
     inverse_norms: Tensor  # (n, 1), 1 / max(|x|, 1e-12), or ones
-    unit_length: Tensor  # (), see tiles_triton; 1 here
+    unit_length: Tensor  # (), see tiles_triton; here nobody uses it
 
     def block(self, rows: slice) -> "Side":
-        if rows.stop - rows.start == len(self.features):
-            return self  # in a small batch slices are a good part of the time
-        return Side(self.features[rows], self.inverse_norms[rows], self.unit_length)
+        features = part(self.features, rows)
+        return self if features is self.features else Side(features, self.inverse_norms[rows], self.unit_length)
 
 
 class Tile(NamedTuple):
@@ -38,8 +43,8 @@ class Tile(NamedTuple):
     y: Side
     rows: slice
     columns: slice
-    alone: bool  # no other tiles: in `scratch` the second pass finds the cosines of the first
-    scratch: Tensor  # memory that every tile of a pass uses again: on a CPU fresh pages cost more than the arithmetic
+    number: int  # in each pass it is the same, from 0
+    memory: Tensor  # that all tiles use again: on a CPU fresh pages cost more than the arithmetic
 
     @property
     def diagonal(self) -> int:
@@ -67,7 +72,7 @@ def inverse_norms(features: Tensor, normalize: bool) -> Tensor:
 def prepare(features: Tensor, normalize: bool) -> Side:
     """One tower as the tiles use it: normalised once, and not rounded to the features' own dtype."""
     inverse = inverse_norms(features, normalize)
-    return Side(features * inverse, inverse, inverse.new_ones(()))
+    return Side(features * inverse, inverse, inverse)
 
 
 def unit(block: Side) -> Tensor:
@@ -80,38 +85,52 @@ def restore(rows: Side, columns: Side) -> Tensor:
     return rows.inverse_norms
 
 
-def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
-    """total += coefficients @ features."""
-    total.addmm_(coefficients, features)
+def accumulate(total: Tensor, coefficients: Tensor, features: Tensor, first: bool) -> None:
+    """total += coefficients @ features; the first time there is nothing in total yet."""
+    total.addmm_(coefficients, features, beta=0 if first else 1)
 
 
-def log2_sum_exp2(parts: Tensor) -> Tensor:
-    """Combines the log-sum-exps of several blocks, (blocks, n), to those of all of them, (n,)."""
-    return parts[0] if len(parts) == 1 else torch.logsumexp(parts * LN_2, dim=0) / LN_2
+def log2_sum_exp2(parts: Sequence[Tensor] | Tensor) -> Tensor:
+    """Combines the log-sum-exps of several blocks, (n,) each, to those of all of them, (n,)."""
+    return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(tuple(parts)) * LN_2, dim=0) / LN_2
 
 
-def lowest(dtype: torch.dtype) -> float:
-    """In the place of -inf, whose difference with itself is not a number."""
-    return torch.finfo(dtype).min
+def kept_tiles(count: int, width: int, steps: tuple[int, int]) -> tuple[int, int]:
+    """How many tiles keep their cosines for the second pass, and how many there are.
+
+    Together they are no larger than the features, 2·N·D numbers; and one that is alone always does.
+    """
+    rows, columns = (min(step, count) for step in steps)
+    kept, tiles = 2 * count * width // (rows * columns), math.ceil(count / rows) * math.ceil(count / columns)
+    return (kept if kept < tiles - 1 else tiles), tiles  # the last one shares its place with nobody
 
 
-def scratch(x: Side, y: Side, steps: tuple[int, int], coefficients: bool) -> Tensor:
-    return x.features.new_empty(3, min(steps[0], len(x.features)), min(steps[1], len(y.features)))
+def memory(x: Side, y: Side, steps: tuple[int, int], keep: bool) -> Tensor:
+    """(places, R, C): one for each tile that keeps its cosines, and three for all others."""
+    count, width = x.features.shape
+    kept = kept_tiles(count, width, steps)[0] if keep else 0
+    return x.features.new_empty(kept + 3, *(min(step, count) for step in steps))
 
 
-def _parts(tile: Tile) -> tuple[Tensor, ...]:
-    """Three times the memory of one tile, (R, C)."""
-    return tile.scratch[:, : len(tile.x.features), : len(tile.y.features)].unbind()
+def _cosines(tile: Tile, again: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The cosines of a tile, and memory for twice as much, (R, C) each; `again`: in the second pass."""
+    kept = tile.number < tile.memory.shape[0] - 3
+    places = (tile.memory[place] for place in (tile.number if kept else -3, -2, -1))
+    shape = tile.x.features.shape[0], tile.y.features.shape[0]
+    cosines, first, second = (place if place.shape == shape else place[: shape[0], : shape[1]] for place in places)
+    if not (kept and again):
+        torch.mm(tile.x.features, tile.y.features.T, out=cosines)
+    return cosines, first, second
 
 
 def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
     """log2(Σ exp2(logit)) over each row and over each column of one tile, matching pairs left out.
 
-    scale: (), the logit scale / ln 2. Returns (R,) and (C,), `lowest` or little more where nothing is left.
+    scale: (), the logit scale / ln 2. Returns (R,) and (C,); where nothing is left, about the lowest number, which can
+    be taken off itself, unlike -inf.
     """
-    cosines, logits, other = _parts(tile)
-    torch.mm(tile.x.features, tile.y.features.T, out=cosines)  # (R, C)
-    torch.mul(cosines, scale, out=logits).diagonal(tile.diagonal).fill_(lowest(logits.dtype))
+    cosines, logits, other = _cosines(tile)
+    torch.mul(cosines, scale, out=logits).diagonal(tile.diagonal).fill_(torch.finfo(logits.dtype).min)
     row_max, column_max = logits.amax(dim=1, keepdim=True), logits.amax(dim=0)  # (R, 1) and (C,)
     row_sums = torch.sub(logits, row_max, out=other).exp2_().sum(dim=1)
     column_sums = logits.sub_(column_max).exp2_().sum(dim=0)
@@ -126,35 +145,23 @@ def coefficients(
     row_lse, column_lse: (R,) and (C,), log2 of the whole sums, matching pairs included. pair: (R,). center: ().
     Returns (R, C) and ().
     """
-    cosines, column_part, g = _parts(tile)
-    if not tile.alone:
-        torch.mm(tile.x.features, tile.y.features.T, out=cosines)  # (R, C)
+    cosines, column_part, g = _cosines(tile, again=True)
     torch.mul(cosines, scale, out=column_part)
     torch.sub(column_part, row_lse[:, None], out=g).exp2_()
     g.add_(column_part.sub_(column_lse).exp2_())
-    _put_pairs(g, pair, tile.diagonal)
+    places = g.diagonal(tile.diagonal)
+    first = max(0, -tile.diagonal)
+    places.copy_(pair[first : first + len(places)])
     return g, cosines.sub_(center).mul_(g).sum()
 
 
-def sigmoid_coefficients(
-    tile: Tile, scale: Tensor, bias: Tensor, pair: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The coefficients of the sigmoid loss for one tile, and its loss without the matching pairs.
+def sigmoid_coefficients(tile: Tile, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sigmoid loss of one tile, and its coefficients. With t the logit, or minus the logit of a matching pair:
 
-    scale, bias: (), the logit scale and bias / ln 2. pair: (R,).
-    Returns G = σ(logit) with `pair` in the place of matching pairs (R, C), Σ softplus(logit) (), Σ G cosine (), Σ G ().
+    Returns G = σ(t), or -σ(t) for a matching pair, (R, C), Σ softplus(t) (), Σ G cosine (), Σ G ().
+    scale, bias: (), the logit scale and bias / ln 2.
     """
-    cosines, logits, g = _parts(tile)
-    torch.mm(tile.x.features, tile.y.features.T, out=cosines)  # (R, C)
-    torch.mul(cosines, scale, out=logits).add_(bias).mul_(LN_2)
-    torch.sigmoid(logits, out=g)
-    losses = F.softplus(logits)
-    losses.diagonal(tile.diagonal).zero_()
-    _put_pairs(g, pair, tile.diagonal)
-    return g, losses.sum(), cosines.mul_(g).sum(), g.sum()
-
-
-def _put_pairs(g: Tensor, pair: Tensor, diagonal: int) -> None:
-    places = g.diagonal(diagonal)
-    first = max(0, -diagonal)
-    places.copy_(pair[first : first + len(places)])
+    cosines, t, g = _cosines(tile)
+    torch.mul(cosines, scale, out=t).add_(bias).mul_(LN_2).diagonal(tile.diagonal).neg_()
+    torch.sigmoid(t, out=g).diagonal(tile.diagonal).neg_()
+    return g, F.softplus(t).sum(), cosines.mul_(g).sum(), g.sum()

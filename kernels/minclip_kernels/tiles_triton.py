@@ -100,7 +100,7 @@ def log_sum_exp_kernel(
 
 @triton.jit
 def coefficients_kernel(
-    x, y, x_norms, y_norms, scale, center, weight, row_lse, column_lse, pair, out, moments,
+    x, y, x_norms, y_norms, scale, center, row_lse, column_lse, pair, weight, out, moments,
     row_count, column_count, width, diagonal,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -123,20 +123,21 @@ def coefficients_kernel(
 
 @triton.jit
 def sigmoid_kernel(
-    x, y, x_norms, y_norms, scale, bias, weight, pair, out, sums, row_count, column_count, width, diagonal,
+    x, y, x_norms, y_norms, scale, bias, weight, out, sums, row_count, column_count, width, diagonal,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes G' = (σ(logit), or `pair`) r q weight to out; Σ softplus, Σ G cosine and Σ G to sums (blocks, 3)."""
+    """Writes G' = ±σ(t) r q weight to out; Σ softplus(t), Σ G cosine and Σ G to sums (blocks, 3). See tiles_torch."""
     product, norms, rows, columns, _, _ = _cosines(
         x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
     )
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    matching = inside & (columns[None, :] == rows[:, None] + diagonal)
-    pairs = tl.load(pair + rows, mask=rows < row_count, other=0.0)
+    matching = columns[None, :] == rows[:, None] + diagonal
     cosines = product * norms
-    logits = tl.where(inside, cosines * tl.load(scale) + tl.load(bias), -float("inf"))
-    small = tl.exp2(-tl.abs(logits))
-    g = tl.where(matching, pairs[:, None], tl.where(logits >= 0, 1.0, small) / (1.0 + small))
+    logits = cosines * tl.load(scale) + tl.load(bias)
+    t = tl.where(inside, tl.where(matching, -logits, logits), -float("inf"))
+    small = tl.exp2(-tl.abs(t))
+    g = tl.where(t >= 0, 1.0, small) / (1.0 + small)
+    g = tl.where(matching, -g, g)
     place = sums + tl.program_id(0).to(tl.int64) * 3
     tl.store(place + 1, tl.sum(g * cosines))
     tl.store(place + 2, tl.sum(g))
@@ -144,8 +145,7 @@ def sigmoid_kernel(
     w = small / (2.0 + small)
     v = w * w
     series = 1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * (1 / 13)))))
-    losses = 0.6931471805599453 * tl.maximum(logits, 0.0) + 2 * w * (1.0 + v * series)
-    tl.store(place, tl.sum(tl.where(matching, 0.0, losses)))
+    tl.store(place, tl.sum(0.6931471805599453 * tl.maximum(t, 0.0) + 2 * w * (1.0 + v * series)))
     place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
     tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
 
@@ -186,21 +186,18 @@ def restore(rows: Side, columns: Side) -> Tensor:
     return rows.unit_length * columns.unit_length
 
 
-def accumulate(total: Tensor, coefficients: Tensor, features: Tensor) -> None:
-    """total += coefficients @ features, with float32 sums."""
-    if features.dtype == torch.float32:
-        total.addmm_(coefficients, features)
-    elif features.is_cuda and torch.version.hip is None:
-        total.add_(torch.mm(coefficients, features, out_dtype=torch.float32))
+def accumulate(total: Tensor, coefficients: Tensor, features: Tensor, first: bool) -> None:
+    """See tiles_torch.accumulate; with float32 sums."""
+    if features.is_cuda and features.dtype != torch.float32 and torch.version.hip is None:
+        product = torch.mm(coefficients, features, out_dtype=torch.float32)
+        total.copy_(product) if first else total.add_(product)
     else:  # torch has no out_dtype here
-        total.addmm_(coefficients.float(), features.float())
+        total.addmm_(coefficients.float(), features.float(), beta=0 if first else 1)
 
 
-def scratch(x: Side, y: Side, steps: tuple[int, int], coefficients: bool) -> Tensor:
-    """The G' of one block of rows."""
-    dtype = torch.float32 if INTERPRETED else x.features.dtype
-    shape = (min(steps[0], len(x.features)), len(y.features)) if coefficients else (0, 0)
-    return x.features.new_empty(shape, dtype=dtype)
+def memory(x: Side, y: Side, steps: tuple[int, int], keep: bool) -> Tensor:
+    """None: on a GPU torch gives the memory of one block of rows to the next, and no logits are kept."""
+    return x.features.new_empty(0)
 
 
 def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,25 +211,24 @@ def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 def coefficients(
     tile: Tile, scale: Tensor, row_lse: Tensor, column_lse: Tensor, pair: Tensor, center: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """See tiles_torch.coefficients; G' in the features' dtype."""
-    _, row_blocks, column_blocks = _grid(coefficients_kernel, tile)
-    out, weight = tile.scratch[: len(tile.x.features)], 1 / restore(tile.x, tile.y)
-    moments = scale.new_empty(row_blocks * column_blocks)
-    _launch(coefficients_kernel, tile, scale, center, weight, row_lse, column_lse, pair, out, moments)
-    return out.to(tile.x.features.dtype), moments.sum()
+    return _with_moments(coefficients_kernel, 1, tile, scale, center, row_lse, column_lse, pair)
 
 
-def sigmoid_coefficients(
-    tile: Tile, scale: Tensor, bias: Tensor, pair: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sigmoid_coefficients(tile: Tile, scale: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """See tiles_torch.sigmoid_coefficients; G' in the features' dtype."""
-    _, row_blocks, column_blocks = _grid(sigmoid_kernel, tile)
-    out, weight = tile.scratch[: len(tile.x.features)], 1 / restore(tile.x, tile.y)
-    sums = scale.new_empty(row_blocks * column_blocks, 3)
-    _launch(sigmoid_kernel, tile, scale, bias, weight, pair, out, sums)
-    loss, scale_moment, bias_moment = sums.sum(dim=0)
-    return out.to(tile.x.features.dtype), loss, scale_moment, bias_moment
+    return _with_moments(sigmoid_kernel, 3, tile, scale, bias)
+
+
+def _with_moments(kernel, moments: int, tile: Tile, *arguments: Tensor) -> tuple[Tensor, ...]:
+    """G' of a tile, (R, C), and the sums of what each of its blocks adds up."""
+    _, row_blocks, column_blocks = _grid(kernel, tile)
+    x, weight = tile.x.features, 1 / restore(tile.x, tile.y)
+    out = x.new_empty(len(x), len(tile.y.features), dtype=torch.float32 if INTERPRETED else x.dtype)
+    sums = weight.new_empty(row_blocks * column_blocks, moments)
+    _launch(kernel, tile, *arguments, weight, out, sums)
+    return out.to(x.dtype), *sums.sum(dim=0)
 
 
 def architecture(device: torch.device) -> str:

@@ -49,7 +49,7 @@ class Setting:
             "version": version_of(contender),
             **environment(self.device),
         }
-        return row | {"flops": str(contender.work.flops)}
+        return row | {"flops": f"{contender.flops(self.count, self.width):.3g}"}
 
 
 class Crew:
@@ -174,7 +174,7 @@ def summarize(
     """Medians, and the share of the floor as the median over rounds."""
     both = [turn["both"] for turn in turns]
     median = statistics.median(both)
-    flops = contender.work.flops * setting.count**2 * setting.width
+    flops = contender.flops(setting.count, setting.width) * setting.count**2 * setting.width
     row = {
         "forward_ms": f"{statistics.median(turn['forward'] for turn in turns):.3f}",
         "backward_ms": f"{statistics.median(turn['both'] - turn['forward'] for turn in turns):.3f}",

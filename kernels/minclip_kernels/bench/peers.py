@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minclip_kernels import fused_clip_loss, fused_siglip_loss
+from minclip_kernels import fused_clip_loss, fused_siglip_loss, tiles_torch
 from minclip_kernels.bench.floors import Work
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # image and text (N, D), scale, bias (), -> loss ()
@@ -33,6 +33,7 @@ class Contender:
     tf32: bool = False  # rounds float32 features to TF32 on a GPU, whatever torch is told
     width_step: int = 1  # D must be a multiple
     compiled: bool = False  # by torch.compile: the first turn takes long
+    kept: Callable[[int, int], float] = lambda count, width: 0.0  # the share of the logits that is not computed again
 
     @property
     def is_floor(self) -> bool:
@@ -41,6 +42,10 @@ class Contender:
     @property
     def is_ours(self) -> bool:
         return self.package == "minclip_kernels"
+
+    def flops(self, count: int, width: int) -> float:
+        """N²D floating-point operations for the loss and its gradients."""
+        return self.work.flops - 2 * self.kept(count, width)
 
     def obstacle(self, device: str, width: int) -> str | None:
         """Why it cannot run here, or None."""
@@ -140,6 +145,11 @@ def ours(backend: str) -> Loss:
     return lambda image, text, scale, _: fused_clip_loss(image, text, scale, backend=backend)
 
 
+def kept_by_ours(count: int, width: int) -> float:
+    kept, tiles = tiles_torch.kept_tiles(count, width, (tiles_torch.TILE_ROWS, tiles_torch.TILE_COLUMNS))
+    return kept / tiles
+
+
 def our_siglip(backend: str) -> Loss:
     return lambda image, text, scale, bias: fused_siglip_loss(image, text, scale, bias, backend=backend)
 
@@ -183,7 +193,7 @@ def siglip_kernel_loss() -> Loss:
 OUR_WORK, OUR_SIGLIP_WORK = Work(8, 3, 4, 0), Work(6, 3, 1, 0)
 CONTENDERS = [
     Contender("bare products, 4", "clip", lambda: four_products, Work(8, 0, 0, 0)),
-    Contender("fused, torch", "clip", lambda: ours("torch"), OUR_WORK, "minclip_kernels"),
+    Contender("fused, torch", "clip", lambda: ours("torch"), OUR_WORK, "minclip_kernels", kept=kept_by_ours),
     Contender("fused, triton", "clip", lambda: ours("triton"), OUR_WORK, "minclip_kernels", needs_gpu=True),
     Contender("arange, torch.compile", "clip", lambda: compiled(arange_loss), Work(6, 6, 4, 2), compiled=True),
     Contender("arange", "clip", lambda: arange_loss, Work(6, 18, 4, 4)),
