@@ -20,6 +20,11 @@ FLOOR, OURS, ARANGE = (peers.find("clip", name) for name in ("bare products, 4",
 EAGER = ["fused, torch", "arange", "one-hot", "sigmoid"]
 
 
+@pytest.fixture(autouse=True)
+def no_repetitions(monkeypatch):
+    monkeypatch.setattr(worker, "TURN_SECONDS", 0.0)
+
+
 def settings(*counts, width=16, dtype="float32"):
     return [measure.Setting("clip", dtype, width, count, "cpu") for count in counts]
 

@@ -84,6 +84,19 @@ def test_products_are_counted(image_needs, text_needs, products, monkeypatch):
     assert counter.get_total_flops() == products * 2 * 40**2 * 6
 
 
+@every_backend
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
+def test_bad_numbers_give_nan(where, bad, normalize):
+    for tower in (0, 1):
+        features = make_features("random", 5, 3)
+        features[tower][2, 1] = bad
+        actual = run(fused_siglip_loss, *on(where, *features), 10.0, -10.0, normalize=normalize, backend=where[0])
+        assert actual.loss.isnan()
+        assert not (actual.image.isfinite().all() and actual.text.isfinite().all())
+
+
 def test_second_derivatives_are_refused():
     image, text = make_features("random", 9, 5)
     image.requires_grad_()
