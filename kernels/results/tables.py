@@ -37,7 +37,7 @@ def of_losses(column: str) -> str:
     names = list(dict.fromkeys(row["contender"] for row in rows))
     cells = {(row["N"], row["contender"]): row for row in rows}
     lines = []
-    for count in dict.fromkeys(row["N"] for row in rows):
+    for count in sorted({row["N"] for row in rows}, key=int):
         values = (cells[count, name] for name in names)
         lines.append(
             [f"{int(count):,}", *(number(float(row[column])) if row[column] else row["result"] for row in values)]
