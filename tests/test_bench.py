@@ -1,21 +1,26 @@
 """The benchmark of the losses: the gate, the turns, what is kept when it is interrupted; no timing is a test."""
 
 import importlib.util
+import itertools
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from minclip_kernels import clip_loss, tiles_torch
 from minclip_kernels.bench import command, floors, gate, measure, peers, records, report, sweep, worker
-from torch.utils.flop_counter import FlopCounterMode
 
 from minclip import cli
 
+checks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("loss_checks.py"))))
 FLOOR, OURS, ARANGE = (peers.find("clip", name) for name in ("bare products, 4", "fused, torch", "arange"))
 EAGER = ["fused, torch", "arange", "one-hot", "sigmoid"]
 
@@ -49,8 +54,7 @@ def test_ours_and_plain_pytorch_pass_the_gate(contender, dtype):
 def test_the_products_that_are_claimed_are_made(contender):
     N, D = 40, 16
     image, text, scale, bias = gate.make_inputs(N, D, torch.float32, "cpu")
-    in_place = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    with checks.count_products() as counter:
         torch.autograd.grad(contender.make()(image, text, scale, bias), (image, text))
     assert counter.get_total_flops() == contender.work.flops * N**2 * D
 
@@ -287,6 +291,24 @@ def test_a_worker_in_a_process_of_its_own_knows_its_memory():
         os.kill(remote.process.pid, signal.SIGKILL)
         assert crew.ask(ARANGE, "turn") == {"error": "out of memory (killed by the system)"}
         assert "both" in crew.ask(ARANGE, "prepare", dtype="float32", width=16, count=8)  # a new one
+
+
+def test_a_turn_of_something_small_is_the_median_of_many_runs(monkeypatch):
+    monkeypatch.setattr(worker, "TURN_SECONDS", 0.05)
+    small, times = worker.Worker(OURS, "cpu"), itertools.chain([9.0, 1.0], itertools.repeat(2.0))
+    monkeypatch.setattr(small, "once", lambda: {"forward": 0.0, "both": next(times)})
+    assert small.turn() == {"forward": 0.0, "both": 2.0}
+
+
+def test_the_products_of_ours_are_counted_with_what_is_kept(monkeypatch):
+    monkeypatch.setattr(tiles_torch, "TILE_ROWS", 8)
+    monkeypatch.setattr(tiles_torch, "TILE_COLUMNS", 16)
+    monkeypatch.setattr(clip_loss, "_clip_loss", clip_loss._clip_loss._init_fn)  # inside the operator nobody counts
+    for count, width in ((32, 4), (32, 14), (32, 16), (64, 8), (8, 2)):
+        inputs = gate.make_inputs(count, width, torch.float32, "cpu")
+        with checks.count_products() as counter:
+            OURS.make()(*inputs)
+        assert counter.get_total_flops() == OURS.flops(count, width) * count**2 * width
 
 
 # --- floors, report, pictures -----------------------------------------------------------------------------------------

@@ -46,8 +46,9 @@ TORCH = {
     "an old tile in place of this one": ("if not (kept and again):", "if not again:"),
     "one kept tile too many": ("tile.memory.shape[0] - 3", "tile.memory.shape[0] - 2"),
     "sigmoid without its bias": (".add_(bias)", ""),
-    "sigmoid of pairs as of all others": (".mul_(LN_2).diagonal(tile.diagonal).neg_()", ".mul_(LN_2)"),
+    "sigmoid of pairs as of all others": ("add_(bias).diagonal(tile.diagonal).neg_()", "add_(bias)"),
     "sigmoid pairs pushed away": ("out=g).diagonal(tile.diagonal).neg_()", "out=g)"),
+    "sigmoid pairs without their offset": ("diagonal(tile.diagonal).neg_()", "diagonal(0).neg_()"),
 }
 TRITON = {
     "matching pair kept among the others": ("    counted &= columns[None, :] != rows[:, None] + diagonal\n", ""),
@@ -80,6 +81,7 @@ TRITON = {
         "tl.where(inside, g * (cosines - tl.load(center)), 0.0)",
         "g * (cosines - tl.load(center))",
     ),
+    "last block of rows only": ("beta=0 if first else 1", "beta=0"),
     "unit of one tower only": ("rows.unit_length * columns.unit_length", "rows.unit_length * rows.unit_length"),
     "float16 coefficients in no unit": ("inverse.max() / 64", "inverse.new_ones(())"),
     "short series": ("2 * w * (1.0 + v * series)", "2 * w"),
@@ -123,15 +125,26 @@ def use_mutant(source, change, folder, monkeypatch):
         monkeypatch.setattr(loss, "choose_tiles", lambda *_: module)
 
 
+@pytest.fixture
+def narrow_tiles(monkeypatch):
+    """Several columns of tiles in the battery's small batches; and torch.empty is full of NaN."""
+    monkeypatch.setattr(tiles_torch, "TILE_COLUMNS", 32)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("narrow_tiles")
 def test_the_battery_passes_without_mutants():
     battery("torch")
 
 
+@pytest.mark.usefixtures("narrow_tiles")
 @pytest.mark.parametrize("name", TORCH)
 def test_torch_mutant_is_killed(name, tmp_path, monkeypatch):
     use_mutant(tiles_torch.__file__, TORCH[name], tmp_path, monkeypatch)
     monkeypatch.setattr(clip_loss.choose_tiles("torch", torch.ones(())), "TILE_COLUMNS", 32)
-    with pytest.raises((AssertionError, RuntimeError)):
+    with pytest.raises(AssertionError):
         battery("torch")
 
 

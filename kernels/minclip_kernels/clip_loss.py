@@ -1,7 +1,7 @@
-"""CLIP's loss and its exact gradients with four products of N×N×D in O(N) memory.
+"""CLIP's loss and its exact gradients with at most four products of N×N×D in O(N) memory.
 
 With unit features x_i, y_j and logits z_ij = s⟨x_i, y_j⟩, the loss is ½ mean_i (LSE_j z_ij - z_ii) over the images plus
-the same over the texts. Only tiles of z ever exist: a first pass over them gives the sums of every row and column, a
+the same over the texts. They come in tiles: a first pass over them gives the sums of every row and column, a
 second one the gradients. The sums leave the matching pair out, so that
 
     LSE_j z_ij - z_ii = softplus(lse_others_i - z_ii)
@@ -29,6 +29,7 @@ from minclip_kernels.tiles_torch import EPSILON, LN_2, Side, Tile, computing_dty
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "torch", "triton")
+MOST_PARTS = 64  # log-sum-exps of blocks that wait to be combined; memory stays O(N), and few roundings are added
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -50,8 +51,8 @@ def fused_clip_loss(
     normalize: divide each feature by its length first (by at least 1e-12, as F.normalize does).
     backend: "torch" (any device), "triton" (CUDA and ROCm; CPU tensors under TRITON_INTERPRET=1), or "auto": triton
         on a GPU, torch elsewhere and for float64.
-    chunk_size: rows of the logits in memory at once; the default suits the cache or the memory of the device. It
-        changes nothing but rounding.
+    chunk_size: rows of one block of logits; the default suits the cache or the memory of the device. It changes time
+        and memory, and of the result nothing but the rounding.
 
     Returns a float32 scalar. Differentiable once with respect to both features and the scale.
     Raises TypeError and ValueError that name what came and what was expected.
@@ -124,38 +125,35 @@ def blocks(of: Tensor, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
-
-
-def add(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(tuple(parts)).sum(dim=0)
+def combine(parts: list[Tensor], together: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else together(parts)
 
 
 def pair_cosines(tiles: ModuleType, x: Side, y: Side, step: int) -> Tensor:
     """The cosines of the matching pairs, (N,), a block of rows at a time."""
     pairs = ((tiles.unit(x.block(rows)), tiles.unit(y.block(rows))) for rows in blocks(x.features, step))
-    return join([image.mul(text).sum(dim=1) for image, text in pairs])
+    return combine([image.mul(text).sum(dim=1) for image, text in pairs], torch.cat)
 
 
 def every_tile(x: Side, y: Side, steps: tuple[int, int], memory: Tensor) -> Iterator[Tile]:
     """The whole matrix, row of tiles by row of tiles."""
-    numbers = itertools.count()
-    for rows in blocks(x.features, steps[0]):
-        x_block = x.block(rows)
-        for columns in blocks(y.features, steps[1]):
-            yield Tile(x_block, y.block(columns), rows, columns, next(numbers), memory)
+    places = itertools.product(blocks(x.features, steps[0]), blocks(y.features, steps[1]))
+    for number, (rows, columns) in enumerate(places):
+        yield Tile(x.block(rows), y.block(columns), rows, columns, number, memory)
 
 
 def sum_others(tiles: ModuleType, x: Side, y: Side, scale: Tensor, steps: tuple[int, int], memory: Tensor) -> Tensor:
     """The first pass: log2 Σ exp2 over each row and each column of the logits without the matching pairs, (2, N)."""
-    row_parts, column_parts = {}, {}  # by where a block of rows begins, or one of columns
+    sides = {}, {}  # where a block of rows begins, or one of columns -> its parts
     for tile in every_tile(x, y, steps, memory):
-        of_rows, of_columns = tiles.log_sum_exps(tile, scale)
-        row_parts.setdefault(tile.rows.start, []).append(of_rows)
-        column_parts.setdefault(tile.columns.start, []).append(of_columns)
-    sides = ([log2_sum_exp2(p) for p in parts.values()] for parts in (row_parts, column_parts))
-    return torch.stack([join(sums) for sums in sides])
+        places = tile.rows.start, tile.columns.start
+        for side, place, new in zip(sides, places, tiles.log_sum_exps(tile, scale), strict=True):
+            parts = side.setdefault(place, [])
+            parts.append(new)
+            if len(parts) == MOST_PARTS:
+                parts[:] = [log2_sum_exp2(torch.stack(parts))]
+    blockwise = ([combine(parts, lambda p: log2_sum_exp2(torch.stack(p))) for parts in side.values()] for side in sides)
+    return torch.stack([combine(sums, torch.cat) for sums in blockwise])
 
 
 def sweep(
@@ -184,7 +182,8 @@ def sweep(
             if normalize:
                 remove_parallel(gradient, tiles.unit(block), block.inverse_norms)
             gradient.mul_(tiles.restore(block, other) * factor)
-    return [image_gradient, text_gradient, *(add(values) for values in zip(*sums, strict=True))]
+    totals = (combine(list(values), lambda v: torch.stack(v).sum()) for values in zip(*sums, strict=True))
+    return [image_gradient, text_gradient, *totals]
 
 
 def remove_parallel(gradient: Tensor, unit: Tensor, inverse_norms: Tensor) -> None:
@@ -207,14 +206,13 @@ def _clip_loss(
         tiles, scale = choose_tiles(backend, image), logit_scale / LN_2
         steps = tiles.tile_shape(image, chunk_size)
         x, y = tiles.prepare(image, normalize), tiles.prepare(text, normalize)
-        memory = tiles.memory(x, y, steps, keep=any(needs))
+        memory = tiles.memory(x, steps, keep=any(needs))
         others = sum_others(tiles, x, y, scale, steps, memory)  # (2, N): by image and by text
         cosines = pair_cosines(tiles, x, y, steps[0])
         pairs = cosines * scale
         odds = (others - pairs) * LN_2
-        loss = F.softplus(odds).mean().float()
-        if not normalize:  # an infinite feature gives NaN, as in the textbook, and not softplus(-inf) = 0
-            loss += 0 * pairs.sum()
+        # + 0 * pairs: something infinite gives NaN, as in the textbook, and not softplus(-inf) = 0
+        loss = (F.softplus(odds) + 0 * pairs).mean().float()
         if not any(needs):
             return loss, scale.new_empty(0), scale.new_empty(0), torch.zeros_like(scale)
 
@@ -257,7 +255,9 @@ def register(loss: Any, tensors: int) -> None:
 
     def fake(image, text, *others):
         like = (image if others[-1][0] else image[:0, 0], text if others[-1][1] else text[:0, 0])
-        gradients = (torch.empty_like(tensor, dtype=others[0].dtype) for tensor in (*like, *others[: tensors - 2]))
+        gradients = (
+            tensor.new_empty(tensor.shape, dtype=others[0].dtype) for tensor in (*like, *others[: tensors - 2])
+        )
         return image.new_empty((), dtype=torch.float32), *gradients
 
     def save(ctx, inputs, output) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from minclip_kernels.clip_loss import as_scalar, check_arguments, choose_tiles, needed_gradients, register, sweep
-from minclip_kernels.tiles_torch import LN_2
 
 
 def fused_siglip_loss(
@@ -45,11 +44,10 @@ def _siglip_loss(
         steps = tiles.tile_shape(image, chunk_size)
         x, y = tiles.prepare(image, normalize), tiles.prepare(text, normalize)
         image_gradient, text_gradient, loss, of_scale, of_bias = sweep(
-            tiles, lambda tile: tiles.sigmoid_coefficients(tile, logit_scale / LN_2, logit_bias / LN_2), x, y, steps,
-            tiles.memory(x, y, steps, keep=False), normalize, logit_scale / count, needs,
+            tiles, lambda tile: tiles.sigmoid_coefficients(tile, logit_scale, logit_bias), x, y, steps,
+            tiles.memory(x, steps, keep=False), normalize, logit_scale / count, needs,
         )  # fmt: skip
-        if not normalize:  # an infinite feature gives NaN, also where the textbook's loss is infinite or 0
-            loss = loss + 0 * of_scale
+        loss = loss + 0 * of_scale  # an infinite feature gives NaN, also where the textbook's loss is infinite or 0
         return (loss / count).float(), image_gradient, text_gradient, of_scale / count, of_bias / count
 
 

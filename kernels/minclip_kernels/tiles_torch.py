@@ -1,11 +1,11 @@
 """The tiles of the loss in plain PyTorch: on any device, also in float64.
 
-Everything about logits is in units of log 2, because exp2 is several times faster than exp: on a CPU (MKL's exp falls
-to a fortieth of its speed where results are denormal, as they are for logits 90 below the largest) as on a GPU.
+In the softmax loss everything about logits is in units of log 2, because exp2 is several times faster than exp: on a
+CPU (MKL's exp falls to a fortieth of its speed where results are denormal, as they are for logits 90 below the largest)
+as on a GPU.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ class Tile(NamedTuple):
     rows: slice
     columns: slice
     number: int  # in each pass it is the same, from 0
-    memory: Tensor  # that all tiles use again: on a CPU fresh pages cost more than the arithmetic
+    memory: Tensor  # of the whole loss; the next tile works in it again. On a CPU fresh pages cost more than arithmetic
 
     @property
     def diagonal(self) -> int:
@@ -90,23 +90,24 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor, first: boo
     total.addmm_(coefficients, features, beta=0 if first else 1)
 
 
-def log2_sum_exp2(parts: Sequence[Tensor] | Tensor) -> Tensor:
-    """Combines the log-sum-exps of several blocks, (n,) each, to those of all of them, (n,)."""
-    return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(tuple(parts)) * LN_2, dim=0) / LN_2
+def log2_sum_exp2(parts: Tensor) -> Tensor:
+    """Combines the log-sum-exps of several blocks, (blocks, n), to those of all of them, (n,)."""
+    return parts[0] if len(parts) == 1 else torch.logsumexp(parts * LN_2, dim=0) / LN_2
 
 
 def kept_tiles(count: int, width: int, steps: tuple[int, int]) -> tuple[int, int]:
     """How many tiles keep their cosines for the second pass, and how many there are.
 
-    Together they are no larger than the features, 2·N·D numbers; and one that is alone always does.
+    As many as are together no larger than the features, 2·N·D numbers. What is not kept shares one more place, so where
+    that would be a single tile, it is kept as well.
     """
     rows, columns = (min(step, count) for step in steps)
     kept, tiles = 2 * count * width // (rows * columns), math.ceil(count / rows) * math.ceil(count / columns)
-    return (kept if kept < tiles - 1 else tiles), tiles  # the last one shares its place with nobody
+    return (kept if kept < tiles - 1 else tiles), tiles
 
 
-def memory(x: Side, y: Side, steps: tuple[int, int], keep: bool) -> Tensor:
-    """(places, R, C): one for each tile that keeps its cosines, and three for all others."""
+def memory(x: Side, steps: tuple[int, int], keep: bool) -> Tensor:
+    """(places, R, C): one for each tile that keeps its cosines, one for those of the others, and two to work in."""
     count, width = x.features.shape
     kept = kept_tiles(count, width, steps)[0] if keep else 0
     return x.features.new_empty(kept + 3, *(min(step, count) for step in steps))
@@ -159,9 +160,9 @@ def sigmoid_coefficients(tile: Tile, scale: Tensor, bias: Tensor) -> tuple[Tenso
     """The sigmoid loss of one tile, and its coefficients. With t the logit, or minus the logit of a matching pair:
 
     Returns G = σ(t), or -σ(t) for a matching pair, (R, C), Σ softplus(t) (), Σ G cosine (), Σ G ().
-    scale, bias: (), the logit scale and bias / ln 2.
+    scale, bias: (), of the logits themselves, in no unit.
     """
     cosines, t, g = _cosines(tile)
-    torch.mul(cosines, scale, out=t).add_(bias).mul_(LN_2).diagonal(tile.diagonal).neg_()
+    torch.mul(cosines, scale, out=t).add_(bias).diagonal(tile.diagonal).neg_()
     torch.sigmoid(t, out=g).diagonal(tile.diagonal).neg_()
     return g, F.softplus(t).sum(), cosines.mul_(g).sum(), g.sum()

@@ -11,15 +11,17 @@ Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter multipl
 by cutting off, so there features become float32 before, and G' becomes bfloat16 after.
 """
 
+import functools
 import os
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from minclip_kernels.tiles_torch import Side, Tile, inverse_norms, log2_sum_exp2
+from minclip_kernels.tiles_torch import LN_2, Side, Tile, inverse_norms, log2_sum_exp2
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # @triton.jit decides now, too
 LARGEST_CHUNK = 512 * 2**20  # bytes of coefficients in memory at once
@@ -152,6 +154,8 @@ def sigmoid_kernel(
 
 def choose_blocking(kernel, architecture: str, dtype: torch.dtype) -> Blocking:
     """For an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
+    if architecture == "interpreter":
+        return INTERPRETER_BLOCKING
     blocking = Blocking()
     if architecture.startswith("gfx"):
         blocking = Blocking(num_stages=2)  # 64 KiB of shared memory
@@ -191,21 +195,21 @@ def accumulate(total: Tensor, coefficients: Tensor, features: Tensor, first: boo
     if features.is_cuda and features.dtype != torch.float32 and torch.version.hip is None:
         product = torch.mm(coefficients, features, out_dtype=torch.float32)
         total.copy_(product) if first else total.add_(product)
-    else:  # torch has no out_dtype here
+    else:  # elsewhere torch has no out_dtype, or needs none
         total.addmm_(coefficients.float(), features.float(), beta=0 if first else 1)
 
 
-def memory(x: Side, y: Side, steps: tuple[int, int], keep: bool) -> Tensor:
-    """None: on a GPU torch gives the memory of one block of rows to the next, and no logits are kept."""
+def memory(x: Side, steps: tuple[int, int], keep: bool) -> Tensor:
+    """Empty: on a GPU torch gives the memory of one block of rows to the next, and no cosines are kept."""
     return x.features.new_empty(0)
 
 
 def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
     """See tiles_torch.log_sum_exps; -inf where nothing is left."""
-    _, row_blocks, column_blocks = _grid(log_sum_exp_kernel, tile)
-    row_lse = scale.new_empty(column_blocks, len(tile.x.features))
-    column_lse = scale.new_empty(row_blocks, len(tile.y.features))
-    _launch(log_sum_exp_kernel, tile, scale, row_lse, column_lse)
+    grid = _grid(log_sum_exp_kernel, tile)
+    row_lse = scale.new_empty(grid.column_blocks, len(tile.x.features))
+    column_lse = scale.new_empty(grid.row_blocks, len(tile.y.features))
+    _launch(log_sum_exp_kernel, grid, tile, scale, row_lse, column_lse)
     return log2_sum_exp2(row_lse), log2_sum_exp2(column_lse)
 
 
@@ -218,19 +222,20 @@ def coefficients(
 
 def sigmoid_coefficients(tile: Tile, scale: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """See tiles_torch.sigmoid_coefficients; G' in the features' dtype."""
-    return _with_moments(sigmoid_kernel, 3, tile, scale, bias)
+    return _with_moments(sigmoid_kernel, 3, tile, scale / LN_2, bias / LN_2)
 
 
 def _with_moments(kernel, moments: int, tile: Tile, *arguments: Tensor) -> tuple[Tensor, ...]:
     """G' of a tile, (R, C), and the sums of what each of its blocks adds up."""
-    _, row_blocks, column_blocks = _grid(kernel, tile)
+    grid = _grid(kernel, tile)
     x, weight = tile.x.features, 1 / restore(tile.x, tile.y)
     out = x.new_empty(len(x), len(tile.y.features), dtype=torch.float32 if INTERPRETED else x.dtype)
-    sums = weight.new_empty(row_blocks * column_blocks, moments)
-    _launch(kernel, tile, *arguments, weight, out, sums)
+    sums = weight.new_empty(grid.row_blocks * grid.column_blocks, moments)
+    _launch(kernel, grid, tile, *arguments, weight, out, sums)
     return out.to(x.dtype), *sums.sum(dim=0)
 
 
+@functools.cache
 def architecture(device: torch.device) -> str:
     """ "sm_90" or "gfx942", for instance; "interpreter" where nothing is compiled."""
     if INTERPRETED:
@@ -240,24 +245,27 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def _grid(kernel, tile: Tile) -> tuple[Blocking, int, int]:
-    """How the kernel cuts the tile, and how many blocks then lie below and beside each other."""
-    features = tile.x.features
-    if INTERPRETED:
-        blocking = INTERPRETER_BLOCKING
-    else:
-        blocking = choose_blocking(kernel, architecture(features.device), features.dtype)
-    rows, columns = len(features), len(tile.y.features)
-    return blocking, triton.cdiv(rows, blocking.block_m), triton.cdiv(columns, blocking.block_n)
+class Grid(NamedTuple):
+    """How a kernel cuts a tile, and how many blocks then lie below and beside each other."""
+
+    blocking: Blocking
+    row_blocks: int
+    column_blocks: int
 
 
-def _launch(kernel, tile: Tile, *arguments: Tensor) -> None:
-    x, y = tile.x.features, tile.y.features
+def _grid(kernel, tile: Tile) -> Grid:
+    x = tile.x.features
+    blocking = choose_blocking(kernel, architecture(x.device), x.dtype)
+    rows, columns = triton.cdiv(len(x), blocking.block_m), triton.cdiv(len(tile.y.features), blocking.block_n)
+    return Grid(blocking, rows, columns)
+
+
+def _launch(kernel, grid: Grid, tile: Tile, *arguments: Tensor) -> None:
+    x, y, blocking = tile.x.features, tile.y.features, grid.blocking
     if INTERPRETED:
         x, y = x.float(), y.float()
-    blocking, row_blocks, column_blocks = _grid(kernel, tile)
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        kernel[(row_blocks * column_blocks,)](
+        kernel[(grid.row_blocks * grid.column_blocks,)](
             x, y, tile.x.inverse_norms, tile.y.inverse_norms, *arguments, len(x), len(y), x.shape[1], tile.diagonal,
             BLOCK_M=blocking.block_m, BLOCK_N=blocking.block_n, BLOCK_K=blocking.block_k, GROUP_M=blocking.group_m,
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",

@@ -1,4 +1,4 @@
-"""The contenders take turns: one run each, again and again, so that a busy minute of the machine hits all of them."""
+"""The contenders take turns, again and again, so that a busy minute of the machine hits all of them."""
 
 import re
 import statistics
@@ -106,10 +106,11 @@ def progress(what: str, total: int) -> Iterator[tqdm]:
 def measure(
     setting: Setting, contenders: list[Contender], crew: Crew, gates: dict[Contender, str], seconds: float,
     keep: Callable[[list[Row]], None],
-) -> int:  # fmt: skip
-    """Measures all contenders in about `seconds`, at least once and more often where that is short; returns the rounds.
+) -> float:  # fmt: skip
+    """Measures all contenders in about `seconds`, at least once and more often where that is short.
 
-    Hands the rows to `keep`, also where the user interrupts: then those that have had a turn.
+    Returns the seconds that one run of each takes. Hands the rows to `keep`, also where the user interrupts: then those
+    that have had a turn.
     """
     start, done = time.monotonic(), 0
     answers: dict[Contender, dict[str, Any]] = {}
@@ -144,7 +145,7 @@ def measure(
                 last = time.monotonic() - began
     finally:
         keep(rows(setting, answers, turns, gates))
-    return done
+    return sum(statistics.median(turn["both"] for turn in some) for some in turns.values() if some) / 1e3
 
 
 def rows(

@@ -59,8 +59,8 @@ def sweep(
             def keep(rows: list[records.Row], done: set[tuple[str, ...]] = done) -> None:
                 records.append(path, [row for row in rows if records.key(row) not in done])
 
-            rounds = measure(setting, todo, crew, notes, share * (end - begin), keep)
-            seconds_per_cost = (time.monotonic() - begin) * 2 / (rounds + 1) / setting.cost  # two runs at least
+            once = measure(setting, todo, crew, notes, share * (end - begin), keep)
+            seconds_per_cost = 2 * once / setting.cost  # two runs at least
 
 
 def _ready(

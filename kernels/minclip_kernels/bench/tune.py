@@ -27,13 +27,12 @@ REPEATS = 3
 @contextmanager
 def using(kernel, tile: Blocking) -> Iterator[None]:
     """Inside, `kernel` is launched with this tile."""
-    usual, interpreted = tiles_triton.choose_blocking, tiles_triton.INTERPRETER_BLOCKING
+    usual = tiles_triton.choose_blocking
     tiles_triton.choose_blocking = lambda other, *rest: tile if other is kernel else usual(other, *rest)
-    tiles_triton.INTERPRETER_BLOCKING = tile
     try:
         yield
     finally:
-        tiles_triton.choose_blocking, tiles_triton.INTERPRETER_BLOCKING = usual, interpreted
+        tiles_triton.choose_blocking = usual
 
 
 def losses(dtype: torch.dtype, width: int, count: int, device: str) -> dict[Any, Callable[[], Any]]:

@@ -26,7 +26,7 @@ STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 OUT_OF_MEMORY = "out of memory"
 SMALL = 64  # pairs of the turn that only loads libraries
 # The threads of the one before go on spinning for some milliseconds, and caches are full of its data.
-TURN_SECONDS = 0.2
+TURN_SECONDS = 0.03
 
 
 class Worker:
