@@ -325,8 +325,9 @@ for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the sca
 # Ordinary features are the easy case. The project's tests (`tests/loss_checks.py`) compare a loss and all its
 # gradients with formulas in float64, on features that are nearly parallel, in opposite cones, duplicated, perfectly
 # aligned, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any shape; at the
-# highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row. Here your loss
-# takes the place of the project's. (Where an exercise is not solved yet, ours is examined in its place.)
+# highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row, and the rounding
+# of what cancels in it. Here your loss takes the place of the project's. (Where an exercise is not solved yet, ours is
+# examined in its place.)
 
 # %%
 # needs Triton
@@ -462,9 +463,10 @@ axes.invert_yaxis()
 # %% [markdown]
 # Without the matrix it takes four products this way: one for the sums, one to make the tiles again (no element of G
 # is known before a whole pass has been made over its column), two for the gradients: $4 \cdot 2N^2D$. With the
-# matrix, three are enough: the fourth product is the price of the memory. A batch that fits into one tile has its
-# product kept, and is served with three. While the matrix fits, the price shows: on a CPU the plain loss, compiled by
-# `torch.compile`, was as fast as the fused one, or faster ([the table](../kernels/README.md#measured)).
+# matrix, three are enough: the fourth product is the price of the memory. In PyTorch the fused loss keeps of its first
+# product what fits into one tile, or into as much memory as the features take, $2ND$ numbers: a small batch is served
+# with three products, a large one with nearly four. While the matrix fits, the price shows: on a CPU the plain loss,
+# compiled by `torch.compile`, was as fast as the fused one, or faster ([the table](../kernels/README.md#measured)).
 #
 # ## What this lesson does not show
 #
