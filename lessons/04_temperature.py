@@ -30,17 +30,16 @@ print(f"the logarithm starts at {START:.2f}, the scale at {math.exp(START):.1f}"
 # ## Cosines lie too close together
 #
 # A cosine lies between −1 and 1, whatever the model does. Take a model that does very well: its picture has a cosine
-# of 1 with its own text and of 0 with all others. (Or of −1: one picture can have that. In a batch whose own cosines
-# are all 1, the wrong ones are on average at least $-1/(N - 1)$.) If the cosines go into the softmax as they are,
-# what does the right text get, and what loss is left?
+# of 1 with its own text and of 0 with all others. If the cosines go into the softmax as they are, what does the right
+# text get, and what loss is left? (In the third row all others are at −1. One picture can have that, not all of a
+# batch.)
 
 # %%
 print("  texts  scale  wrong cosines  the right text gets  loss")
 for N, scale, wrong, words in (
     (128, 1.0, 1.0, "all alike: guessing"),
     (128, 1.0, 0.0, ""),
-    (128, 1.0, -1 / 127, "the least for a whole batch"),
-    (128, 1.0, -1.0, "one row"),
+    (128, 1.0, -1.0, ""),
     (128, 1 / 0.07, 0.0, ""),
     (32768, 1 / 0.07, 0.0, "the batch of the CLIP paper"),
 ):
@@ -105,13 +104,13 @@ for axes in (left, right):
         axes.text(value, 1.01, words, transform=axes.get_xaxis_transform(), fontsize=8, ha="center")
 
 # %% [markdown]
-# A small scale pushes all wrong texts alike, a large one sees only the hardest (lesson 01 has it with 64 texts, [Wang
-# & Liu 2021](https://arxiv.org/abs/2012.09740) in general). While that one is ahead, the push at large scales is
-# about $s$, without end. Once it is behind, a large scale soon ends the push.
+# The smaller the scale, the more evenly the push is spread; the larger, the more of it meets the hardest wrong text
+# ([Wang & Liu 2021](https://arxiv.org/abs/2012.09740)). How large is large depends on the row: at 1/0.07 the hardest
+# of lesson 01, one among 63, got two thirds. While the hardest is ahead of the right text, the push at large scales
+# is about $s$, without end. Once it is behind, a large scale soon ends the push.
 #
-# CLIP learns the scale, "to avoid turning as a hyper-parameter" (section 2.3 of [Radford et al.
-# 2021](https://arxiv.org/abs/2103.00020)). What the optimiser then looks for is the least *loss*, not the hardest
-# push.
+# CLIP learns the scale, "to avoid turning [sic: tuning] as a hyper-parameter" (section 2.3 of [Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020)).
 #
 # ## The gradient of the scale
 #
@@ -121,15 +120,23 @@ for axes in (left, right):
 # $$\frac{d}{ds} \ln \sum_j e^{s c_j} = \frac{\sum_j c_j \, e^{s c_j}}{\sum_k e^{s c_k}} = \sum_j p_j c_j, \qquad
 # \frac{dL}{ds} = \sum_j p_j c_j - c_i$$
 #
-# in words: *the cosine that the model expects, minus the cosine of the right one*.
+# in words: the mean of the row's cosines, each weighted with its probability (the *expected* cosine), *minus the
+# cosine of the right one*.
 #
 # - While the right cosine is above the expected one, that is negative, and a step makes the scale larger. While it is
-#   below, it is positive: wrong answers are cheaper when said softly.
-# - Its own derivative is $\sum_j p_j c_j^2 - (\sum_j p_j c_j)^2$, the variance of the cosines under $p$, and never
-#   negative. So the loss, drawn over $s$, has at most one valley.
+#   below, it is positive, and a step makes the scale smaller. That needs a wrong text ahead *and* a scale large enough
+#   to give it most of the probability; the cell below shows it for the row with its two largest cosines exchanged.
+# - The second derivative, $\sum_j p_j c_j^2 - (\sum_j p_j c_j)^2$, is the variance of the cosines under $p$, never
+#   negative. So the slope only rises as $s$ grows, it passes 0 at most once, and the loss has at most one valley.
 # - As $s \to \infty$, all of $p$ goes to the largest cosine, and the derivative to $\max_j c_j - c_i$: 0 if the right
 #   text is the nearest, above 0 if it is not.
-#
+
+# %%
+for scale in (1.0, 5.0, 1 / 0.07, 100.0):
+    expected, right_one = (scale * exchanged).softmax(dim=0) @ exchanged, exchanged[0]
+    print(f"scale {scale:5.1f}: expected {expected:.3f} − right {right_one:.3f} = {expected - right_one:+.3f}")
+
+# %% [markdown]
 # **Exercise 1.** Write it for CLIP's whole loss: half the mean over the rows plus half the mean over the columns
 # (there the softmax runs down the column). It returns one number, a tensor of shape ().
 
@@ -159,18 +166,20 @@ for step in (1e-1, 1e-3, 1e-5, 1e-12):
 
 # %% [markdown]
 # The two agree best at a middling step: a large one takes a chord for the tangent, a tiny one divides rounding
-# errors. The sign is plus: with random features, the scale wants to fall.
+# errors. The sign is plus: among random cosines some wrong one is usually above the right one, and at this scale it
+# weighs most in the expected cosine. So descent lowers the scale.
 #
 # ## Why a logarithm
 #
-# A scale must be positive, and what counts is its *ratio* to another: only $s$ times a difference of cosines enters
-# the softmax, $p_j / p_k = e^{s (c_j - c_k)}$, so that doubling $s$ squares all these ratios, from 5 to 10 as from 50
-# to 100. CLIP keeps $t = \ln s$ (a "log-parameterized multiplicative scalar", says section 2.3; the reasons are ours)
-# and uses $s = e^t$: any $t$ is allowed, and a step in $t$ multiplies $s$. By the chain rule $\partial L / \partial t
-# = s \, \partial L / \partial s$.
+# A scale must be positive, and useful ones lie far apart: only $s$ times a difference of cosines enters the softmax,
+# $p_j / p_k = e^{s (c_j - c_k)}$, so if every difference becomes a tenth, the same softmax needs ten times the scale.
+# A step of fixed size would be large at 5 and nothing at 100; a step of so many per cent suits both. CLIP keeps $t =
+# \ln s$ (a "log-parameterized multiplicative scalar", says section 2.3; the reasons are ours) and uses $s = e^t$: any
+# $t$ is allowed, and a step in $t$ multiplies $s$. By the chain rule $\partial L / \partial t = s \, \partial L /
+# \partial s$.
 #
-# **Exercise 2.** One step of plain gradient descent on the log-scale, with the clamp after the step. All are plain
-# numbers (`math.exp`, `math.log`). You get the derivative for $s$, not for $t$.
+# **Exercise 2.** One step of plain gradient descent on the log-scale; then cut $t$ off at $\ln 100$ (*clamp* it). All
+# are plain numbers (`math.exp`, `math.log`). You get the derivative for $s$, not for $t$.
 
 
 # %%
@@ -185,17 +194,17 @@ step_log_scale = check.step_log_scale(step_log_scale)
 # %% [markdown]
 # ## Why 0.07, and why 100
 #
-# Both stand in one sentence of the paper's section 2.5: the temperature was "initialized to the equivalent of 0.07
-# from (Wu et al., 2018)", earlier work on contrastive learning
-# ([arXiv:1805.01978](https://arxiv.org/abs/1805.01978)), "and clipped to prevent scaling the logits by more than 100
-# which we found necessary to prevent training instability". Why it is necessary, and why 100 and not 50 or 200, the
-# paper does not say. Two suspects, neither tested here: the push on a row that is wrong grows with $s$ (the dashed
-# curve), and $s$ multiplies the rounding errors of the cosines.
+# 0.07 was taken over from earlier work; for 100 the paper gives a symptom, not a reason. Both stand in one sentence
+# of the paper's section 2.5: the temperature was "initialized to the equivalent of 0.07 from (Wu et al., 2018)",
+# earlier work on contrastive learning ([arXiv:1805.01978](https://arxiv.org/abs/1805.01978)), "and clipped to prevent
+# scaling the logits by more than 100 which we found necessary to prevent training instability". Why it is necessary,
+# and why 100 and not 50 or 200, the paper does not say. Two suspects, neither tested here: the push on a row that is
+# wrong grows with $s$ (the dashed curve), and $s$ multiplies the rounding errors of the cosines.
 #
-# The clip is not in OpenAI's code, which "was rewritten for simpler inference" (a maintainer in [openai/CLIP
-# #46](https://github.com/openai/CLIP/issues/46)). Clamp the parameter after the step, not the scale in the forward
-# pass (as in [openai/CLIP #530](https://github.com/openai/CLIP/pull/530)). There a scale beyond 100 gets no gradient,
-# not even one to come back:
+# OpenAI's released code has no clamp: it "was rewritten for simpler inference" (a maintainer in [openai/CLIP
+# #46](https://github.com/openai/CLIP/issues/46)). Clamp the parameter after the step. A proposed change ([openai/CLIP
+# #530](https://github.com/openai/CLIP/pull/530)) clamps the scale in the forward pass instead; then a parameter that
+# has passed $\ln 100$ gets no gradient, and cannot come back:
 
 # %%
 for value in (99.0, 101.0):
@@ -204,16 +213,18 @@ for value in (99.0, 101.0):
     print(f"clamped in the forward pass, at a scale of {value:.0f}: its derivative for t is {t.grad:.1f}")
 
 # %% [markdown]
-# ## Three variants, and what they do to the curves
+# ## The paper's scale and three variants
 #
 # A training in miniature: 64 pairs of random features that are themselves the parameters, with no towers. (Sizes,
-# seeds, noise and learning rates, here and below, are our choice.) The runs differ in the scale alone:
+# seeds, noise and learning rates, here and below, are our choice.) All runs start from the same features. Those with
+# exp are clamped at 100 after every step; *no exp* is not, and stays far below.
 #
-# - *as in the paper*: $s = e^t$, from $t = \ln(1/0.07)$, clamped at 100;
+# - *as in the paper*: $s = e^t$, from $t = \ln(1/0.07)$;
 # - *no exp*: the parameter starts at $\ln(1/0.07)$ and is itself the scale ([M3D
 #   #52](https://github.com/BAAI-DCAI/M3D/issues/52));
 # - *from e*: $s = e^t$ from $t = 1$, which is `torch.ones([])`, as it once stood in OpenAI's inference code (#46) and
-#   in Hugging Face's ([transformers #13430](https://github.com/huggingface/transformers/issues/13430));
+#   in Hugging Face's ([transformers #13430](https://github.com/huggingface/transformers/issues/13430)); it starts
+#   almost as low as *no exp*, so between these two the exp is the difference;
 # - *no log*: $s = e^t$ from $t = 1/0.07$, which the question in #46 proposed.
 #
 # The optimiser is Adam (lesson 08 trains with a relative). It divides each gradient by its recent size, so that a
@@ -267,11 +278,15 @@ for (name, (losses, scales, *last)), style in zip(runs.items(), ("-", "--", "-."
     for axes, values in ((left, losses), (right, scales)):
         axes.plot(values, style, label=name, linewidth=2.6 if style == ":" else 1.8)
     print(
-        f"{name:15} {scales[0]:12,.2f} {min(scales):7.2f} {scales[-1]:6.2f} | {losses[0]:11,.2f} {losses[-1]:7.1e} |",
-        f"{how_many_right(table_of(*last)):>17} | {minclip.clip_loss(*last, 1 / 0.07):18.1e}",
+        f"{name:15} {scales[0]:12,.2f} {min(scales):7.2f} {scales[-1]:6.2f} | {losses[0]:11,.2f} {losses[-1]:7.4f} |",
+        f"{how_many_right(table_of(*last)):>17} | {minclip.clip_loss(*last, 1 / 0.07):18.4f}",
     )
-left.set(xlabel="step", ylabel="loss", title="loss", yscale="log", ylim=(3e-4, 200))
-right.set(xlabel="step", ylabel="scale", title="scale", yscale="log", ylim=(1.8, 140))
+for axes in (left, right):
+    axes.set_xscale("symlog", linthresh=50, linscale=2)  # evenly spaced up to step 50: there most happens
+    axes.set_xticks([0, 10, 20, 30, 40, 50, 100, 200, 400], ["0", "10", "20", "30", "40", "50", "100", "200", "400"])
+    axes.set_xlim(0, STEPS)
+left.set(xlabel="step (logarithmic from 50 on)", ylabel="loss", title="loss", yscale="log", ylim=(3e-4, 200))
+right.set(xlabel="step (logarithmic from 50 on)", ylabel="scale", title="scale", yscale="log", ylim=(1.8, 140))
 right.set_yticks([2, 2.7, 5, 10, 14.3, 20, 50, 100], ["2", "2.7", "5", "10", "14.3", "20", "50", "100"])
 right.minorticks_off()
 for axes, value, words in ((left, math.log(PAIRS), f"ln {PAIRS}: guessing"), (right, 100, "100: the clamp")):
@@ -284,26 +299,26 @@ below = next((step for step, loss in enumerate(at_once) if loss < math.log(PAIRS
 print(f"ln {PAIRS} is {math.log(PAIRS):.2f}; started at a scale of 100, the loss is below it from step {below}")
 
 # %% [markdown]
-# Look at the right panel first.
-#
-# - *As in the paper* begins above $\ln 64$: random features are wrong, and at this scale with confidence. So the
-#   scale falls first, as the sign of its gradient foretold, and rises when the pairs come right.
+# - *As in the paper* begins above $\ln 64$: random features are wrong, and at this scale with confidence. So its scale
+#   falls first, as the two low ones do a little, and all three rise when the pairs come right.
 # - *No exp* moves the scale by about 1 % of its start in each step, at most. It climbs slowly, and the loss waits.
-# - *From e* starts as low, but its steps multiply: it catches up, and here its loss even overtakes the paper's. What
-#   it costs is the beginning.
-# - *No log* begins at over a million, above the picture. After one step the clamp has the scale at 100. But that
-#   step's gradient was enormous, and Adam remembers sizes for about a thousand steps: divided by it, later gradients
-#   hardly move a feature. So the loss stays above $\ln 64$, a case from lesson 03's list. A scale of 100 alone does
-#   not do that, says the last line.
+# - *From e* starts as low, but its steps multiply: its scale comes near the paper's. Its loss is above the paper's for
+#   a while in the middle, and below it before and after.
+# - *No log* begins at over a million, above the picture. After one step the clamp has it at 100; it drifts a little
+#   lower, and stops, and the loss stays above $\ln 64$: a case from lesson 03's list. A scale of 100 alone is not what
+#   holds it there, says the last printed line. The likely cause is Adam, which remembers the size of the enormous first
+#   gradient for about a thousand steps and divides all later ones by it; we did not test that here.
 #
-# Mind the last column: at *one* scale for all, the two low starts have the lower loss here. (In M3D #52 the answer
-# was that exp makes little practical difference: here none to who is right, and much to the curve that you watch.)
+# At *one* scale for all (last column), the two low starts are better here than the paper's. Perhaps because a small
+# scale spreads its push; one seed of an easy task does not decide it. But a curve that falls late need not mean worse
+# features: three of the runs have everything right.
 #
 # ## Does the scale stop by itself?
 #
 # Now the features stand still, each nearest to its own, and we ask for the loss at every scale. Then with two texts
-# exchanged, a mistake in the batch. Then with the cosines of that batch squeezed, $c \to 0.9 + 0.1 c$, as in a narrow
-# cone (lesson 10): the same order, a tenth of each difference. Your two functions do the descent.
+# exchanged, a mistake in the batch. Then with the cosines of that batch squeezed, $c \to 0.9 + 0.1 c$: all features
+# point nearly the same way (a *narrow cone*, lesson 10), and every difference is a tenth. Your two functions do the
+# descent.
 
 # %%
 torch.manual_seed(2)
@@ -318,7 +333,7 @@ for (name, cosines), style in zip(tables.items(), ("-", "--", "-."), strict=True
     losses = [sum(F.cross_entropy(s * c, OWN).item() for c in (cosines, cosines.T)) / 2 for s in scales]
     axes.plot(scales, losses, style, label=name)
     if name == "every pair right":
-        some = list(zip(scales, losses, strict=True))[len(scales) // 3 :: len(scales) // 6]
+        some = list(zip(scales, losses, strict=True))[len(scales) // 3 : -1 : len(scales) // 6]
         words = "loss at " + ", ".join(f"{s:.0f}: {loss:.0e}" for s, loss in some)
     else:
         best = scales[losses.index(min(losses))]
@@ -332,35 +347,38 @@ axes.axvline(100, color="0.6", linewidth=1, zorder=0)
 axes.text(105, 20, "100: the clamp", fontsize=8)
 axes.set(xlabel="scale", ylabel="loss", xscale="log", yscale="log", xlim=(1, 1000), ylim=(1e-6, 50))
 axes.set_title("loss at each scale (a dot: the least)")
-axes.set_xticks([1, 2.7, 5, 10, 14.3, 30, 100, 300, 1000], ["1", "2.7", "5", "10", "14.3", "30", "100", "300", "1000"])
+axes.set_xticks([1, 3, 10, 30, 100, 300, 1000], ["1", "3", "10", "30", "100", "300", "1000"])
 axes.minorticks_off()
 _ = axes.legend(loc="lower left")
 
 # %% [markdown]
-# When every pair is right, in its row and in its column, each larger scale is a little better, ever more slowly; only
-# the clamp ends it. With a mistake there is a best scale, beyond which the mistake costs more than the others gain.
-# But nothing says that it is below 100: squeezed cosines need ten times the scale for the same softmax, and descent
-# ends at the clamp. OpenAI's released models stand at 100 (lesson 10), and an open_clip maintainer writes that the
-# scale "usually gets to the max (100) if training long enough"
-# ([#214](https://github.com/mlfoundations/open_clip/issues/214)).
+# When every pair is right, in its row and in its column, every larger scale has a lower loss, and no scale is best. But
+# what is left to gain soon becomes tiny, and with it the gradient. Whether a training reaches the clamp depends on its
+# length; we did not run the descent for it.
+#
+# With a mistake there is a best scale, beyond which the mistake costs more than the others gain. But nothing says that
+# it is below 100: squeezed cosines need ten times the scale for the same softmax, and the least loss moves just beyond
+# the clamp (the tenth is our choice; a milder squeeze would stay below). OpenAI's released models stand at 100 (lesson
+# 10), and an open_clip maintainer writes that the scale "usually gets to the max (100) if training long enough"
+# ([#214](https://github.com/mlfoundations/open_clip/issues/214)); whether for this reason, nothing here shows.
 #
 # ## What this lesson does not show
 #
-# - What training does without the clamp: where features were trained, no scale grew to 100; where larger scales were
-#   tried, the features stood still.
+# - What training does without the clamp: of the trained runs only the first step of *no log* was above 100, and no
+#   scale climbed there by itself. The curves up to 1000 are for features that stand still.
 # - More than one draw (one seed each) of an easy task, and one row of six cosines, typed by hand.
 # - What a push does to features: between them and the cosines is the normalisation, and Adam rescales every gradient.
-# - That 0.07 is the best start: it is what others had.
 #
 # ## What you take away
 #
 # - Cosines lie between −1 and 1, so a softmax over many of them cannot decide; the scale stretches them.
-# - A small scale pushes all wrong texts alike, a large one only the hardest.
+# - The smaller the scale, the more evenly the wrong texts are pushed; at a large one nearly all the push meets the
+#   hardest.
 # - The gradient of the scale is the expected cosine minus the right one.
 # - The parameter is a logarithm: positive for free, and steps are ratios. Use `.exp()`, start at $\ln(1/0.07)$, clamp
 #   at $\ln 100$ after every step (`CLIP.clamp_logit_scale`).
-# - Log the scale that multiplies the cosines. First value 2.66: look for a missing exp. 1 or 2.72: for a wrong start.
-#   A million, or 100 at step 1 and a loss that stays above $\ln N$: for a missing logarithm. Later above 100: for a
-#   missing clamp.
+# - Print the number that multiplies the cosines, $e^t$ (the parameter $t$ itself rightly begins at 2.66). If the
+#   multiplier begins at 2.66, look for a missing exp; at 2.72, the start is $t = 1$; at 1.6 million, the logarithm is
+#   missing (with the clamp: 100 from the second step on). If it ever passes 100, the clamp is missing.
 #
 # Stuck? `from solutions.lesson_04 import scale_gradient`, or read [solutions/lesson_04.py](solutions/lesson_04.py).

@@ -309,7 +309,7 @@ for name, way in (
 # *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them
 # and of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip,
 # which all together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed,
-# too.** The fused loss does that: it makes each tile a second time, instead of keeping it. How, is lesson 14.
+# too.** The fused loss does that: it makes nearly every tile a second time, instead of keeping it. How, is lesson 14.
 #
 # ## What this lesson does not show
 #
