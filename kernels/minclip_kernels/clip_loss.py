@@ -83,7 +83,7 @@ def check_arguments(image_features: Tensor, text_features: Tensor, backend: str,
 
 def as_scalar(name: str, value: Tensor | float, features: Tensor) -> Tensor:
     """The scale or the bias, (), in the dtype that the loss is computed in."""
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):  # Dynamo in torch 2.8 cannot trace int | float
         return torch.full((), float(value), dtype=computing_dtype(features), device=features.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a number or a scalar tensor")
