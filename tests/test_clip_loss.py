@@ -136,6 +136,30 @@ def test_float16_keeps_the_gradient_of_many_negatives(where, monkeypatch):
         assert error.norm() <= 1e-2 * want.norm()
 
 
+def test_where_duplicates_cancel_plain_pytorch_errs_as_much():
+    """Why `check` allows more than a millionth of the absolute sum in float32 at scale 100."""
+
+    def plain(image, text, scale):
+        unit = [torch.nn.functional.normalize(tower, dim=1) for tower in (image, text)]
+        logits, labels = scale * unit[0] @ unit[1].T, torch.arange(len(image))
+        return sum(torch.nn.functional.cross_entropy(z, labels) for z in (logits, logits.T)) / 2
+
+    worst = {}
+    for seed in range(100):
+        image, text = make_features("duplicated", 17, 5, seed=seed, spread=4.0)
+        wanted = checks.expected(image, text, 100.0)
+        for loss in (plain, fused_clip_loss):
+            actual = run(loss, image, text, 100.0)
+            for got, want, absolute in (
+                (actual.image, wanted.image, wanted.image_absolute),
+                (actual.text, wanted.text, wanted.text_absolute),
+            ):
+                shares = (got - want).norm(dim=1) / (1e-4 * want.norm(dim=1) + 1e-6 * absolute)
+                worst[loss] = max(worst.get(loss, 0.0), shares.max().item())
+    assert worst[plain] > 1
+    assert worst[fused_clip_loss] < 3 * worst[plain]
+
+
 @every_backend
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded"])
 def test_any_strides(where, layout):

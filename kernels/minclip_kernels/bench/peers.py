@@ -146,6 +146,7 @@ def ours(backend: str) -> Loss:
 
 
 def kept_by_ours(count: int, width: int) -> float:
+    """The share of tiles; of logits it is that only where N is a multiple of a tile's sides."""
     kept, tiles = tiles_torch.kept_tiles(count, width, (tiles_torch.TILE_ROWS, tiles_torch.TILE_COLUMNS))
     return kept / tiles
 
