@@ -40,7 +40,10 @@ def of_losses(column: str) -> str:
     for count in sorted({row["N"] for row in rows}, key=int):
         values = (cells[count, name] for name in names)
         lines.append(
-            [f"{int(count):,}", *(number(float(row[column])) if row[column] else row["result"] for row in values)]
+            [
+                f"{int(count):,}",
+                *(number(float(row[column])) if row[column] else row["result"] for row in values),
+            ]
         )
     return markdown(["N", *names], lines) + environment(rows[0])
 
@@ -48,7 +51,10 @@ def of_losses(column: str) -> str:
 def of_json(name: str, columns: Sequence[str]) -> str:
     content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     lines = [
-        [number(value) if isinstance(value, int | float) else value for value in (row[column] for column in columns)]
+        [
+            number(value) if isinstance(value, int | float) else value
+            for value in (row[column] for column in columns)
+        ]
         for row in content["rows"]
     ]
     return markdown(columns, lines) + environment(content["environment"])
@@ -58,7 +64,8 @@ TABLES = {
     "loss-times": lambda: of_losses("both_ms"),
     "loss-memory": lambda: of_losses("memory_mb"),
     "training": lambda: of_json(
-        "cpu-train.json", ["contender", "images/s", "lowest", "highest", "MB above model and optimizer"]
+        "cpu-train.json",
+        ["contender", "images/s", "lowest", "highest", "MB above model and optimizer"],
     ),
     "tokenizers": lambda: of_json(
         "cpu-tokenizer.json",

@@ -1,7 +1,6 @@
 """What to run first on a new GPU: python -m minclip_kernels.bench.first_hour, or minclip bench first-hour."""
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,11 @@ from pathlib import Path
 import torch
 
 from minclip_kernels import clip_loss
-from minclip_kernels.bench.command import choose_device, main, measure_and_show
-from minclip_kernels.bench.measure import Setting
+from minclip_kernels.bench.command import choose_device
+
 from minclip_kernels.bench.peers import find
+from minclip_kernels.bench.records import Results, Setting
+from minclip_kernels.bench.tune import tune
 
 DESCRIPTION = """The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
 
@@ -43,15 +44,30 @@ FULL = Plan(
     9.5,
     ("bare products, 4", "fused, triton", *PEERS),
 )
-DRY = Plan((16, 40), (16,), ("bfloat16", "float32"), 8, 20, 0.1, 0.1, ("bare products, 4", "fused, torch", "arange"))
+DRY = Plan(
+    (16, 40),
+    (16,),
+    ("bfloat16", "float32"),
+    8,
+    20,
+    0.1,
+    0.1,
+    ("bare products, 4", "fused, torch", "arange"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=Path("bench/first-hour"), metavar="FOLDER", help="(default: bench/first-hour)"
+        "--out",
+        type=Path,
+        default=Path("bench/first-hour"),
+        metavar="FOLDER",
+        help="(default: bench/first-hour)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="every step at tiny sizes on the CPU; needs TRITON_INTERPRET=1"
+        "--dry-run",
+        action="store_true",
+        help="every step at tiny sizes on the CPU; needs TRITON_INTERPRET=1",
     )
 
 
@@ -60,18 +76,17 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     plan = DRY if arguments.dry_run else FULL
     device = choose_device("cpu" if arguments.dry_run else "cuda")
-    clip_loss.choose_tiles("triton", torch.empty(1, 1, device=device))  # says why not, before anything is measured
-    from minclip_kernels.bench.tune import tune  # only now: triton does not exist on every system
-
+    clip_loss.choose_tiles(
+        "triton", torch.empty(1, 1, device=device)
+    )  # says why not, before anything is measured
     chosen = [find("clip", name) for name in plan.names]
     settings = [
         Setting("clip", dtype, width, count, device)
         for count in plan.counts for dtype in plan.dtypes for width in plan.widths
     ]  # fmt: skip
-    status = measure_and_show(
-        settings, chosen, arguments.out / "loss.csv", plan.sweep_minutes,
-        in_process=True, gate_count=plan.gate_count,
-    )  # fmt: skip
+    results = Results(arguments.out / "loss.csv")
+    sweep = Sweep(settings, chosen, results, in_process=True, gate_count=plan.gate_count)
+    status = measure_and_show(sweep, 10)
     lines = []
     seconds = 60 * plan.all_minutes - (time.monotonic() - start)
     for line in tune(plan.dtypes, plan.widths[0], plan.tune_count, device, seconds):
@@ -80,7 +95,3 @@ def run(arguments: argparse.Namespace) -> int:
     (arguments.out / "tiles.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{arguments.out / 'tiles.txt'}; {(time.monotonic() - start) / 60:.1f} minutes in all")
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main(DESCRIPTION, add_arguments, run))

@@ -28,7 +28,9 @@ REPEATS = 3
 def using(kernel, tile: Blocking) -> Iterator[None]:
     """Inside, `kernel` is launched with this tile."""
     usual = tiles_triton.choose_blocking
-    tiles_triton.choose_blocking = lambda other, *rest: tile if other is kernel else usual(other, *rest)
+    tiles_triton.choose_blocking = lambda other, *rest: (
+        tile if other is kernel else usual(other, *rest)
+    )
     try:
         yield
     finally:
@@ -90,7 +92,9 @@ def best_tile(
     return best, shortest, first
 
 
-def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float) -> Iterator[str]:
+def tune(
+    dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float
+) -> Iterator[str]:
     """For each dtype and kernel lines for the head of `tiles_triton.choose_blocking`; the last get less time."""
     end = time.monotonic() + seconds
     architecture = tiles_triton.architecture(torch.device(device))
