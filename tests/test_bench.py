@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minclip import cli
 
-FLOOR, OURS, ARANGE, LCE = (
-    peers.find("clip", name) for name in ("bare products, 4", "fused, torch", "arange", "linear_cross_entropy")
+FLOOR, OURS, TRITON, ARANGE, LCE = (
+    next(c for c in peers.CONTENDERS if c.name == name)
+    for name in ("bare products, 4", "fused, torch", "fused, triton", "arange", "linear_cross_entropy")
 )
-PLAIN = [c for c in peers.CONTENDERS if c.package in ("torch", peers.OURS) and not (c.needs_gpu or c.is_compiled)]
+PLAIN = [c for c in peers.CONTENDERS if c.package in ("torch", peers.OURS) and not (c.needs_gpu or "compile" in c.name)]
 HAS_LCE = pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
 
 
@@ -98,8 +99,7 @@ def test_the_bare_products_are_the_same_in_squares(monkeypatch):
 
 
 def test_a_contender_that_cannot_run_says_why():
-    triton = peers.find("clip", "fused, triton")
-    assert worker.RemoteWorker(triton).ask("check", setting()) == worker.NEEDS_GPU
+    assert worker.RemoteWorker(TRITON).ask("check", setting()) == worker.NEEDS_GPU
 
     def missing():
         raise ModuleNotFoundError("No module named 'peer'\nand more")
@@ -180,7 +180,8 @@ from minclip_kernels.bench import gate, peers
 if {name!r} == "memeff":
     import memeff.clip_loss
     memeff.clip_loss._validate_features = lambda *_: None
-print(gate.check(peers.find({loss!r}, {name!r}), peers.Setting({loss!r}, "float32", 40, {width}, "cpu")))
+contender = next(c for c in peers.CONTENDERS if (c.loss, c.name) == ({loss!r}, {name!r}))
+print(gate.check(contender, peers.Setting({loss!r}, "float32", 40, {width}, "cpu")))
 """
 
 
@@ -354,3 +355,13 @@ def test_the_benchmark_runs_without_minclip():
     done = subprocess.run([sys.executable, "-m", "minclip_kernels.bench", "--n", "0"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--n is 0" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the dry run needs the interpreter")
+def test_dry_run_of_the_first_hour(tmp_path, capsys):
+    assert cli.main(["bench", "first-hour", "--dry-run", "--out", str(tmp_path)]) == 0
+    tiles = (tmp_path / "tiles.txt").read_text()
+    assert tiles.count("        return Blocking(block_m=") == 6  # three kernels in two dtypes
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.csv", "loss.json", "loss.png", "tiles.txt"}
+    assert cli.main(["bench", "first-hour", "--out", str(tmp_path)]) == 1
+    assert "finds no GPU" in capsys.readouterr().err

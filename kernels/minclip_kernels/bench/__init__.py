@@ -1,7 +1,6 @@
 """Time and memory of the contrastive losses beside every installed peer.
 
 `peers.py` lists the contenders, `gate.py` checks their gradients, `worker.py` runs one of them,
-`measure.py` lets them take turns, `sweep.py` goes through all sizes, `records.py` keeps the rows,
-`report.py` and `plots.py` show them. `floors.py` predicts times from data sheets; `first_hour.py`
-and `tune.py` are for a new GPU.
+`measure.py` lets them take turns at every size, `records.py` keeps the rows, `report.py` shows
+them. `first_hour.py` and `tune.py` are for a new GPU.
 """

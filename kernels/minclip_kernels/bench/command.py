@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from minclip_kernels.bench import plots, records, report
+from minclip_kernels.bench import records, report
 from minclip_kernels.bench.gate import TOLERANCES
 from minclip_kernels.bench.measure import Workers, sweep
 from minclip_kernels.bench.peers import CONTENDERS, Contender, Setting
@@ -65,19 +65,21 @@ def measure(settings: Sequence[Setting], workers: Workers, path: Path, seconds: 
         print("interrupted; the same command again measures what is missing", file=sys.stderr)
         raise
     finally:
-        rows = [row for setting in settings for row in show(results.of(setting, workers), setting)]
+        rows = [row for setting in settings for row in show(setting, workers, results)]
         if any(row["result"] == MEASURED for row in rows):
             packages = [contender.package for contender in workers]
             description = records.describe(settings[0].device, packages)
             records.write_json(path.with_suffix(".json"), {"environment": description})
-            plots.draw(rows, path.with_suffix(".png"))
+            report.draw(rows, path.with_suffix(".png"))
             print(f"{path}, {path.stem}.json, {path.stem}.png")
     excused = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU
     ours = (row["result"] for row in rows if row["version"] == records.our_version())
     return int(not all(result.startswith(excused) for result in ours))
 
 
-def show(rows: list[Row], setting: Setting) -> list[Row]:
+def show(setting: Setting, contenders: Iterable[Contender], results: Results) -> list[Row]:
+    """Print the table of one setting and return its rows."""
+    rows = [row for contender in contenders if (row := results.find(setting, contender))]
     if rows:
         print(report.table(setting, rows), end="\n\n")
     return rows

@@ -45,7 +45,7 @@ class Contender:
 
     name: str
     loss: str  # "clip" or "siglip"
-    make: Callable[[], Loss]  # raises ImportError where its package is missing
+    make: Callable[[], Loss]  # raises an exception where its package is missing
     products: int  # N²D floating-point operations of loss and gradients: 2 per product
     matrices: int = 0  # N×N matrices of the features' dtype that are alive at once, at least
     package: str = "torch"  # the package whose version identifies it
@@ -57,22 +57,13 @@ class Contender:
     def is_floor(self) -> bool:
         return self.name.startswith("bare products")
 
-    @property
-    def is_compiled(self) -> bool:
-        return self.name.endswith("torch.compile")
-
     def flops(self, setting: Setting) -> float:
         """N²D operations: logits that are kept save the product that would repeat them."""
         return self.products - 2 * self.kept(setting)
 
-    def least_memory(self, setting: Setting) -> float:
-        """MB for its N×N matrices, the features and their gradients."""
-        numbers = self.matrices * setting.N**2 + 6 * setting.N * setting.D
-        return numbers * setting.torch_dtype.itemsize / 1e6
 
-
-def normalized(*towers: Tensor) -> list[Tensor]:
-    return [F.normalize(features, dim=1) for features in towers]
+def normalized(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    return F.normalize(image, dim=1), F.normalize(text, dim=1)
 
 
 def cosine_logits(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -109,8 +100,6 @@ def compiled(loss: Loss) -> Loss:
 
 def linear_cross_entropy_loss() -> Loss:
     """PyTorch's own loss in O(N) memory (2.13 or later), once for each direction."""
-    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        raise ImportError(f"torch {torch.__version__} has no chunked linear_cross_entropy")
     options = torch.nn.LinearCrossEntropyOptions()
 
     def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
@@ -160,7 +149,7 @@ def bare_products(two_passes: bool) -> Loss:
 
 
 def ours(backend: str) -> Loss:
-    return lambda image, text, scale, _: fused_clip_loss(image, text, scale, backend=backend)
+    return lambda *inputs: fused_clip_loss(*inputs[:3], backend=backend)
 
 
 def our_siglip(backend: str) -> Loss:
@@ -177,8 +166,7 @@ def kept_by_ours(setting: Setting) -> float:
 def open_clip_loss() -> Loss:
     from open_clip.loss import ClipLoss  # pyright: ignore[reportMissingImports]
 
-    loss = ClipLoss()
-    return lambda image, text, scale, _: loss(*normalized(image, text), scale.to(image.dtype))
+    return lambda x, y, scale, _: ClipLoss()(*normalized(x, y), scale.to(x.dtype))
 
 
 def inf_cl_loss() -> Loss:
@@ -230,7 +218,3 @@ CONTENDERS = (
     Contender("sigmoid", "siglip", lambda: sigmoid_loss, 6, 4),
     Contender("siglip-kernel", "siglip", siglip_kernel_loss, 6, 0, "siglip-kernel", needs_gpu=True),
 )
-
-
-def find(loss: str, name: str) -> Contender:
-    return next(c for c in CONTENDERS if (c.loss, c.name) == (loss, name))

@@ -27,8 +27,8 @@ import torch
 from minclip_kernels.bench.peers import OURS, Contender, Setting
 
 KEY = ["loss", "dtype", "N", "D", "contender", "version", "device", "threads", "torch", "triton"]
-NUMBERS = ["both_ms", "lowest_ms", "highest_ms", "rounds", "memory_mb", "flops", "tflops"]
-NUMBERS += ["of_floor"]
+TIMES = ["both_ms", "lowest_ms", "highest_ms", "rounds"]
+NUMBERS = [*TIMES, "memory_mb", "flops", "tflops", "of_floor"]
 COLUMNS = [*KEY, *NUMBERS, "gate", "result", "commit", "date"]
 MEASURED = "measured"  # the result of a row, or else why it was not measured
 LEAST_ROUNDS = 3  # a row with fewer was interrupted
@@ -42,15 +42,11 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[tuple[Any, ...], Row] = {}
+        self.rows: dict[tuple[str | int, ...], Row] = {}
         self._keep(read(path))
 
     def find(self, setting: Setting, contender: Contender) -> Row | None:
-        return self.rows.get(_key(identify(setting, contender)))
-
-    def of(self, setting: Setting, contenders: Iterable[Contender]) -> list[Row]:
-        found = (self.find(setting, contender) for contender in contenders)
-        return [row for row in found if row]
+        return self.rows.get(key(identify(setting, contender)))
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep the rows that are finished and new, and write the file."""
@@ -63,10 +59,10 @@ class Results:
     def _keep(self, rows: Iterable[Row]) -> None:
         for row in rows:
             if row["result"] != MEASURED or row["rounds"] >= LEAST_ROUNDS:
-                self.rows.setdefault(_key(row), row)
+                self.rows.setdefault(key(row), row)
 
 
-def _key(row: Row) -> tuple[Any, ...]:
+def key(row: Row) -> tuple[str | int, ...]:
     return tuple(row[name] for name in KEY)
 
 
@@ -93,12 +89,11 @@ def read(path: Path) -> list[Row]:
 
 
 def _parse(line: dict[str, str]) -> Row:
-    """Texts and numbers, None for an empty number; columns that are no longer used are ignored."""
-    numbers = {"N", "D", "threads", *NUMBERS}
-    return {
-        name: ast.literal_eval(line[name] or "None") if name in numbers else line[name]
-        for name in COLUMNS
+    """Texts, and numbers or None; columns that are no longer used are ignored."""
+    numbers = {
+        name: ast.literal_eval(line[name] or "None") for name in (*NUMBERS, "N", "D", "threads")
     }
+    return {name: line[name] for name in COLUMNS} | numbers
 
 
 @contextmanager
@@ -121,8 +116,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 @cache
 def environment(device: str) -> Row:
     """Device, threads and versions, as every row states them."""
+    model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
+    cpu = f"{model} ({os.cpu_count()} cores)"
     return {
-        "device": device_name(device),
+        "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": version("triton"),
@@ -141,13 +138,6 @@ def describe(device: str, packages: Iterable[str]) -> dict[str, Any]:
         "driver": "" if device == "cpu" else _output(*query),
         "packages": {package: version(package) for package in sorted(set(packages))},
     }
-
-
-def device_name(device: str) -> str:
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
-    return f"{model} ({os.cpu_count()} cores)"
 
 
 def system_field(file: str, name: str) -> str | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minclip_kernels.bench import gate
 from minclip_kernels.bench.gate import Failed
-from minclip_kernels.bench.peers import Contender, Loss, Setting, find
+from minclip_kernels.bench.peers import CONTENDERS, Contender, Loss, Setting
 from minclip_kernels.bench.records import system_field
 
 OUT_OF_MEMORY, KILLED = "out of memory", "killed, probably for lack of memory"
@@ -59,14 +59,15 @@ class Worker:
 
         The peak counts what is above the features: the gradients and what the loss needs.
         """
-        needed, free = self.contender.least_memory(setting), free_memory()
+        numbers = self.contender.matrices * setting.N**2 + 6 * setting.N * setting.D
+        needed, free = numbers * setting.torch_dtype.itemsize / 1e6, free_memory()
         if setting.device == "cpu" and free and needed > 0.9 * free:
             # Trying might make the system kill another program.
             return Failed(f"{OUT_OF_MEMORY} (needs about {needed / 1e3:.1f} GB)")
         torch.compiler.reset()
         self.loss = self.contender.make()
-        first = setting if self.contender.is_compiled else replace(setting, N=SMALL)
-        self.inputs = gate.make_inputs(first)
+        compiled = self.contender.name.endswith("torch.compile")  # anew for every size
+        self.inputs = gate.make_inputs(setting if compiled else replace(setting, N=SMALL))
         self.once()
         self.inputs = gate.make_inputs(setting)
         before, taken, after = reset_peak(setting.device), self.once(), peak(setting.device)
@@ -97,39 +98,36 @@ class Worker:
 
 
 class RemoteWorker:
-    """A contender on a CPU, in a process of its own that knows it by name."""
+    """A contender on a CPU, in a process of its own."""
 
     def __init__(self, contender: Contender) -> None:
-        self.contender, self.pool = contender, _new_process()
+        self.contender, self.index = contender, CONTENDERS.index(contender)
+        self.start()
+
+    def start(self) -> None:
+        on_interrupt = signal.SIGINT, signal.SIG_DFL  # Ctrl-C ends the process as well, silently
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, on_interrupt)
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
-        names = self.contender.loss, self.contender.name
         try:
-            return self.pool.submit(_ask, *names, request, *arguments).result()
+            return self.pool.submit(_ask, self.index, request, *arguments).result()
         except BrokenProcessPool:
-            self.pool = _new_process()
+            self.start()
             return Failed(KILLED)
 
 
-def _new_process() -> ProcessPoolExecutor:
-    # Ctrl-C ends it as well, silently.
-    on_interrupt = signal.SIGINT, signal.SIG_DFL
-    return ProcessPoolExecutor(1, get_context("spawn"), signal.signal, on_interrupt)
-
-
 @cache
-def _worker(loss: str, name: str) -> Worker:
-    return Worker(find(loss, name))
+def _worker(index: int) -> Worker:
+    return Worker(CONTENDERS[index])
 
 
-def _ask(loss: str, name: str, request: str, *arguments: Any) -> Any:
-    return _worker(loss, name).ask(request, *arguments)
+def _ask(index: int, request: str, *arguments: Any) -> Any:
+    return _worker(index).ask(request, *arguments)
 
 
 def free_memory() -> float | None:
-    """The MB that a program can still get, or None where it is unknown."""
     return _megabytes("meminfo", "MemAvailable")
 
 
@@ -157,5 +155,6 @@ def peak(device: str) -> float | None:
 
 
 def _megabytes(file: str, name: str) -> float | None:
+    """A field of a file in /proc that is given in kB."""
     kilobytes = system_field(file, name)
     return 1024e-6 * float(kilobytes.removesuffix("kB")) if kilobytes else None
