@@ -13,3 +13,5 @@ if __name__ == "__main__":
         sys.exit(command.run(parser.parse_args()))
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

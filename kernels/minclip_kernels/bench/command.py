@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
 
 import torch
@@ -65,24 +65,27 @@ def measure(settings: Sequence[Setting], workers: Workers, path: Path, seconds: 
         print("interrupted; the same command again measures what is missing", file=sys.stderr)
         raise
     finally:
-        rows = [row for setting in settings for row in show(setting, workers, results)]
-        if any(row["result"] == MEASURED for row in rows):
-            packages = [contender.package for contender in workers]
-            description = records.describe(settings[0].device, packages)
-            records.write_json(path.with_suffix(".json"), {"environment": description})
-            report.draw(rows, path.with_suffix(".png"))
-            print(f"{path}, {path.stem}.json, {path.stem}.png")
+        rows = show(settings, list(workers), results)
     excused = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU
     ours = (row["result"] for row in rows if row["version"] == records.our_version())
     return int(not all(result.startswith(excused) for result in ours))
 
 
-def show(setting: Setting, contenders: Iterable[Contender], results: Results) -> list[Row]:
-    """Print the table of one setting and return its rows."""
-    rows = [row for contender in contenders if (row := results.find(setting, contender))]
-    if rows:
-        print(report.table(setting, rows), end="\n\n")
-    return rows
+def show(
+    settings: Sequence[Setting], contenders: Sequence[Contender], results: Results
+) -> list[Row]:
+    """Print a table of every setting, draw a figure of them all, and return their rows."""
+    rows = {s: [row for c in contenders if (row := results.find(s, c))] for s in settings}
+    for setting, here in rows.items():
+        print(report.table(setting, here) if here else f"{setting}: nothing yet", end="\n\n")
+    everything = list(chain(*rows.values()))
+    if any(row["result"] == MEASURED for row in everything):
+        packages = [contender.package for contender in contenders]
+        description = records.describe(settings[0].device, packages)
+        records.write_json(results.path.with_suffix(".json"), {"environment": description})
+        report.draw(everything, results.path.with_suffix(".png"))
+        print(f"{results.path}, and the environment as .json and a figure as .png beside it")
+    return everything
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -83,7 +83,6 @@ class Turns:
         row |= {"gate": self.gate.get(contender), "result": self.errors.get(contender, MEASURED)}
         rounds = [times for times in self.rounds if contender in times]
         taken = [times[contender] for times in rounds]
-        row["rounds"] = len(taken)
         if contender in self.errors or not taken:
             return row
         median, flops = statistics.median(taken), row["flops"] * self.setting.N**2 * self.setting.D
@@ -97,4 +96,5 @@ class Turns:
             "tflops": flops / median / 1e9,
             "of_floor": statistics.median(shares) if shares else None,
         }
-        return row | {name: value and float(f"{value:.6g}") for name, value in numbers.items()}
+        row |= {name: value and float(f"{value:.6g}") for name, value in numbers.items()}
+        return row | {"rounds": len(taken)}

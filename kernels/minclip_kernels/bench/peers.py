@@ -126,11 +126,11 @@ class BareProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *_):
         image, text = ctx.saved_tensors
-        image_gradient, text_gradient = torch.zeros_like(image), torch.zeros_like(text)
+        image_gradient, text_gradient = torch.empty_like(image), torch.empty_like(text)
         for rows, columns, logits in _squares(image):
             torch.mm(image[rows], text[columns].T, out=logits)
-            image_gradient[rows].addmm_(logits, text[columns])
-            text_gradient[columns].addmm_(logits.T, image[rows])
+            image_gradient[rows].addmm_(logits, text[columns], beta=int(columns.start > 0))
+            text_gradient[columns].addmm_(logits.T, image[rows], beta=int(rows.start > 0))
         return image_gradient, text_gradient, None
 
 

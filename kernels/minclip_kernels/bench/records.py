@@ -58,7 +58,7 @@ class Results:
 
     def _keep(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            if row["result"] != MEASURED or row["rounds"] >= LEAST_ROUNDS:
+            if row["result"] != MEASURED or (row.get("rounds") or 0) >= LEAST_ROUNDS:
                 self.rows.setdefault(key(row), row)
 
 
@@ -130,12 +130,11 @@ def environment(device: str) -> Row:
 
 def describe(device: str, packages: Iterable[str]) -> dict[str, Any]:
     """The environment at length: also Python, the system, the driver and the peers' versions."""
-    query = "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
     return {
         **environment(device),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "driver": "" if device == "cpu" else _output(*query),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "packages": {package: version(package) for package in sorted(set(packages))},
     }
 
