@@ -236,10 +236,18 @@ def test_what_is_in_the_table_is_not_measured_again(tmp_path, monkeypatch):
     assert second[:2] == first
     added = [(row["N"], row["contender"]) for row in second[2:]]
     assert added == [(8, "fused, torch"), (16, FLOOR.name), (16, "fused, torch"), (16, "arange")]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "ask", None)  # nobody is asked anything
+        assert sweep(path, 8, 16) == second
     monkeypatch.setattr(records, "our_version", lambda: "changed")
     third = sweep(path, 8)
     assert third[:6] == second
     assert [row["contender"] for row in third[6:]] == ["fused, torch"]
+
+
+def test_long_rounds_stop_in_time_but_not_before_the_least_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "SHORT_ROUND", 0.0)
+    assert {row["rounds"] for row in sweep(tmp_path / "a.csv", 8)} == {measure.LEAST_ROUNDS}
 
 
 @pytest.mark.parametrize(("rounds", "kept"), [(2, []), (4, [(FLOOR.name, 5), ("slow", 4)])])
