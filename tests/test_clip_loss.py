@@ -363,7 +363,7 @@ def sharded(backend, image, text, logit_scale, sizes, ids=None, positives="drop"
         pairs = own_cosines * scale, cosines * scale
         mean, softmax = clip_loss.between_passes(problem, scale, sums, *pairs, cosines.mean())
         losses.append(mean.double() * len(own_cosines) / count)
-        gradients.append(tiles.softmax_gradients(softmax, 1 / (2 * count), [True, True]))
+        gradients.append(tiles.softmax_gradients(softmax, 1 / (2 * count), [True] * 3))
     images, texts, moments = zip(*gradients, strict=True)
     loss, text_gradient, moment = (torch.stack(parts).sum(dim=0) for parts in (losses, texts, moments))
     return Result(loss, torch.cat(images), text_gradient, moment)
@@ -768,22 +768,29 @@ def test_no_product_is_computed_for_nobody(
 
 
 @INTERPRETED
-def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(monkeypatch):
-    from minclip_kernels import tiles_triton
+@pytest.mark.parametrize("exact", [False, True])
+def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(exact, monkeypatch):
+    """One product in each of two kernels, another where they are computed again exactly, and two outside."""
+    from triton.runtime.interpreter import InterpreterBuilder
 
-    launch, launches = tiles_triton._launch, []
+    dot, inside = InterpreterBuilder.create_dot, []
 
-    def counted(kernel, *arguments, **options):
-        launches.append(kernel.__name__)
-        return launch(kernel, *arguments, **options)
+    def counted(self, a, b, *arguments):
+        inside.append(2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1])
+        return dot(self, a, b, *arguments)
 
-    monkeypatch.setattr(tiles_triton, "_launch", counted)
-    image, text = make_features("random", 128, 128)  # Smaller ones are padded to this.
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", counted)
+    image, text = make_features("parallel" if exact else "random", 128, 128)  # Smaller ones are padded to this.
+    if exact:
+        image[5] *= -1  # All logits of this row lie far below those of the others.
     with count_products() as counter:
-        fused_clip_loss(image.requires_grad_(), text.requires_grad_(), 3.0, backend="triton")
-    multiplying = [name for name in launches if name in ("log_sum_exp_kernel", "coefficients_kernel")]
-    assert multiplying == ["log_sum_exp_kernel", "coefficients_kernel"]  # one product each
-    assert counter.get_total_flops() == 2 * 2 * 128**3
+        fused_clip_loss(image.requires_grad_(), text.requires_grad_(), 100.0, backend="triton")
+    product = 2 * 128**3
+    assert counter.get_total_flops() == 2 * product
+    if exact:
+        assert sum(inside) > 2 * product
+    else:
+        assert sum(inside) == 2 * product
 
 
 # VmHWM and not getrusage: the latter's maximum begins with that of the process that started this one

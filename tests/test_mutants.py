@@ -35,15 +35,12 @@ TORCH = {
     ),
     # The first pass.
     "features rounded": (
-        "Tower(features * inverse_norms, inverse_norms)",
-        "Tower((features * inverse_norms).bfloat16().to(dtype), inverse_norms)",
+        "torch.mul(features, inverse_norms, out=unit)",
+        "torch.mul(features, inverse_norms).bfloat16().to(dtype)",
     ),
     "nothing left is not a number": ("lowest = torch.finfo(logits.dtype).min", "lowest = -torch.inf"),
     "no maximum": ("top = logits.amax(dim=1).max()", "top = torch.zeros_like(logits.max())"),
-    "e in place of 2": (
-        "out=self._matrix(tile, self._place(tile))).exp2_()",
-        "out=self._matrix(tile, self._place(tile))).exp_()",
-    ),
+    "e in place of 2": ("shares = logits.sub_(top).exp2_()", "shares = logits.sub_(top).exp_()"),
     "last tile only": (
         "torch.logaddexp2(rows[tile.rows], sums.rows, out=rows[tile.rows])",
         "rows[tile.rows] = sums.rows",
@@ -66,22 +63,25 @@ TORCH = {
     "what was in memory": ("int(tile.rows.start > 0)", "1"),
     "the scale's gradient without its weight": ("moments[0] * weight", "moments[0]"),
     "center without its weight": ("softmax.center * total * weight", "softmax.center * total"),
-    "half a center": ("softmax.center * total * weight", "softmax.center * total * weight / 2"),
     "no center": ("gradients.scale - softmax.center * total * weight", "gradients.scale"),
     # Tiles that are kept.
     "an old tile in place of this one": (
-        "return tile.index if tile.index < self.kept else -3",
+        "return tile.index if tile.index < self.kept else -2",
         "return min(tile.index, self.kept)",
     ),
     "one kept tile too many": ("if tile.index < self.kept else", "if tile.index <= self.kept else"),
     "the tile before": ("return tile.index if", "return max(0, tile.index - 1) if"),
-    "recomputed into a kept tile": ("else -3", "else max(0, self.kept - 1)"),
+    "recomputed into a kept tile": ("else -2", "else max(0, self.kept - 1)"),
     # Tiles that are computed exactly.
     "no fallback": ("< SMALLEST_SUM:", "< 0:"),
-    "fallback for rows only": ("min(sums[0].min(), sums[1].min())", "sums[0].min()"),
-    "fallback for columns only": ("min(sums[0].min(), sums[1].min())", "sums[1].min()"),
+    "fallback for rows only": ("min(rows.min(), columns.min())", "rows.min()"),
+    "fallback for columns only": ("min(rows.min(), columns.min())", "columns.min()"),
     "exact sums in units of 1": ("logits *= LN_2", "pass"),
     "exact tile without its column term": (".add_(logits.sub_(column_lse).exp2_())", ""),
+    "exact sums of what is left of the first try": (
+        "            logits = self._logits(tile, scale, self._place(tile))\n        self.tops",
+        "        self.tops",
+    ),
     "a fallback that is forgotten": (
         "self.tops.append(None)",
         "self.tops.append(top)",
