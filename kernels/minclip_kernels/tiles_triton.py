@@ -53,7 +53,7 @@ class Tower:
     """The features of images or of texts as the kernels use them, padded to whole tiles."""
 
     features: Tensor  # (N, D), rows scaled to a length in [1, 2)
-    inverse_norms: Tensor  # (N,), zero in the padding
+    inverse_norms: Tensor  # (N,), of the scaled rows
     shrinks: Tensor  # (N,), the power of two that every row was multiplied by
     count: int  # rows without padding
 
