@@ -1,7 +1,7 @@
-"""The contrastive losses, written to be read, and the floors under them. `minclip_kernels` has the fast ones.
+"""The contrastive losses, written to be read, and their floors. `minclip_kernels` has the fast ones.
 
-Everywhere: image_features (N, D), text_features (N, D), row i of the one belonging to row i of the other, of any norm;
-logit_scale already exponentiated; the loss comes back as a scalar.
+Everywhere: image_features (N, D) and text_features (N, D) of any norm, where row i of one belongs to row i of the
+other; logit_scale already exponentiated; the loss is returned as a scalar.
 """
 
 import math
@@ -24,7 +24,7 @@ def _logits(
 def clip_loss_onehot(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
 ) -> torch.Tensor:
-    """The loss as a beginner writes it: the target is the identity matrix, every picture with its own text.
+    """The loss as a beginner writes it: the target is the identity matrix, each picture with its own text.
 
     −½ mean_i Σ_j 1[i=j] (log softmax over row i + log softmax over column i); Radford et al. 2021, figure 3.
     """
@@ -38,7 +38,7 @@ def clip_loss_onehot(
 def clip_loss(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
 ) -> torch.Tensor:
-    """The same number with the column of every one in the identity matrix for a label: 0, 1, … N−1."""
+    """The same loss by labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1."""
     logits = _logits(image_features, text_features, logit_scale)
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
@@ -50,7 +50,7 @@ def siglip_loss(
     logit_scale: torch.Tensor | float,
     logit_bias: torch.Tensor | float,
 ) -> torch.Tensor:
-    """Every one of the N² pairs is a yes-or-no question: −(1/N) Σ_ij log σ(±(z_ij + bias)), + on the diagonal.
+    """One yes-or-no question for each of the N² pairs: −(1/N) Σ_ij log σ(±(z_ij + bias)), + on the diagonal.
 
     Source: Zhai et al. 2023 (SigLIP, arXiv:2303.15343), algorithm 1.
     """
@@ -60,27 +60,40 @@ def siglip_loss(
 
 
 def cost_of_equals(count: torch.Tensor, loss: str = "clip") -> torch.Tensor:
-    """What each of `count` pairs pays at least when they cannot be told apart from one another; any shape, float64.
+    """The least loss of each of `count` pairs that cannot be told apart from one another; any shape, float64.
 
-    "clip": k equal columns to choose from cost ln k. "siglip": the best answer to k equal questions, one of them a yes,
-    is "yes with probability 1/k": ln k + (k − 1) ln(k / (k − 1)).
+    "clip": choosing among k equal columns costs ln k. "siglip": the best answer to k equal questions, one of them a
+    yes, is "yes with probability 1/k", which costs ln k + (k − 1) ln(k / (k − 1)).
     """
     count = count.double()
     cost = count.log()
     return cost + torch.xlogy(count - 1, count / (count - 1)) if loss == "siglip" else cost
 
 
+def batch_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "clip") -> float:
+    """The loss of a perfect model on one batch, given the ids (B) of its captions and of its pictures.
+
+    A caption, or a picture, that occurs k times cannot be told apart from itself, and costs something every time.
+    """
+
+    def mean_cost(ids: torch.Tensor) -> float:
+        _, group, counts = ids.unique(return_inverse=True, return_counts=True)
+        return cost_of_equals(counts, loss)[group].mean().item()
+
+    return max(mean_cost(captions), mean_cost(pictures))
+
+
 def loss_floor(batch_size: int, n_captions: int = 1) -> float:
     """The least contrastive loss of a model that tells `n_captions` equally likely captions apart, and no more.
 
-    With k pairs of the same caption in a batch, each of them has k equal columns to choose from and pays ln k. On
-    average that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) is the model that tells
+    If k pairs of a batch have the same caption, each of them has k equal columns to choose from and pays ln k. The mean
+    of that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) stands for a model that tells
     nothing apart: ln(batch_size), near which every training starts. "My loss is stuck at 4.85" means ln 128.
     """
     if batch_size < 1 or n_captions < 1:
         raise ValueError(f"batch_size and n_captions must be at least 1, they are {batch_size} and {n_captions}")
     if n_captions == 1:
         return math.log(batch_size)
-    others = torch.arange(batch_size, dtype=torch.float64)  # how many of the other pairs have my caption
+    others = torch.arange(batch_size, dtype=torch.float64)  # how many of the other pairs have the same caption
     binomial = torch.distributions.Binomial(batch_size - 1, torch.tensor(1 / n_captions, dtype=torch.float64))
     return float((binomial.log_prob(others).exp() * torch.log1p(others)).sum())
