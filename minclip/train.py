@@ -124,15 +124,16 @@ def contrastive_loss(
 def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config: TrainConfig) -> Measured:
     """Update the model on a batch of normalised pictures (B, 3, R, R) and token ids (B, T).
 
-    A gradient that is not finite leaves the weights of AdamW as they are; the caller finds it in what is returned.
+    With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model = state.model
     loss = contrastive_loss(model, model.encode_image(images), encode_by_length(model, tokens), config)
     state.optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    # torch's fused optimizers look at this flag on the device and then skip the update, as `torch.amp` needs it.
-    state.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    if state.optimizer.defaults.get("fused"):
+        # Fused optimizers read this flag on the device and skip the update if it is set; torch.amp relies on it too.
+        state.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
     state.optimizer.step()
     model.clamp_logit_scale()
     state.step += 1

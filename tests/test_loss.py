@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minclip import clip_loss, clip_loss_onehot, loss_floor, siglip_loss
+from minclip.loss import batch_floor
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 30))
 scales = st.floats(0.01, 100)
@@ -119,3 +120,31 @@ def test_a_perfect_model_pays_the_floor_of_its_duplicate_captions():
         batch = captions[torch.randint(16, (64,), generator=generator)]
         losses.append(clip_loss(batch, batch, 100.0).item())
     assert sum(losses) / len(losses) == pytest.approx(loss_floor(64, 16), abs=0.01)
+
+
+def test_the_floor_of_a_batch_counts_its_duplicates():
+    different = torch.arange(4)
+    assert batch_floor(different, different) == 0
+    assert batch_floor(torch.tensor([5, 5, 5, 5]), different) == pytest.approx(math.log(4))
+    assert batch_floor(torch.tensor([5, 5, 1, 2]), different) == pytest.approx(math.log(2) / 2)
+    assert batch_floor(different, torch.tensor([0, 1, 1, 1])) == pytest.approx(3 * math.log(3) / 4)
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("which", ["captions", "pictures"])
+def test_no_model_gets_under_the_floor_of_duplicates(which, loss):
+    """Gradient descent on free features, equal ones for what is equal, ends at the floor."""
+    same, different = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
+    captions, pictures = (same, different) if which == "captions" else (different, same)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(6, 8, generator=generator).requires_grad_() for _ in range(2)]
+    bias = torch.zeros(()).requires_grad_()
+    optimizer = torch.optim.Adam([*features, bias], lr=0.05)
+    value = torch.tensor(0.0)
+    for _ in range(800):
+        image, text = features[0][pictures], features[1][captions]
+        value = clip_loss(image, text, 50.0) if loss == "clip" else siglip_loss(image, text, 50.0, bias)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert value.item() == pytest.approx(batch_floor(captions, pictures, loss), abs=2e-3)
