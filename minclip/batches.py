@@ -30,14 +30,19 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 class Batches:
-    """The batches of a training: step -> rows -> pictures and tokens. Each epoch leaves out the rest of the division.
+    """The batches of a training: step -> rows -> pictures and tokens.
 
-    Steps count from 0 and go on over the epochs. `tokens` (N, T) int64 are those of all captions.
+    Steps count from 0 and go on from epoch to epoch; an epoch leaves out the pairs that do not fill a batch. `tokens`
+    (N, T) int64 are those of all captions. Raises ValueError if these do not fill one batch.
     """
 
     def __init__(
         self, pairs: Pairs, tokens: torch.Tensor, preprocess: Preprocess, *, batch_size: int, seed: int
     ) -> None:
+        if batch_size > len(pairs):
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be at most {len(pairs)}, the number of training captions"
+            )
         self.pairs, self.tokens, self.preprocess = pairs, tokens, preprocess
         self.batch_size, self.seed = batch_size, seed
         self.caption_ids = tokens.unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids

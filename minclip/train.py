@@ -62,13 +62,6 @@ class TrainConfig:
             if not is_kept:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
 
-    def check_captions(self, n: int) -> None:
-        """Raise ValueError if n captions do not fill one batch."""
-        if self.batch_size > n:
-            raise ValueError(
-                f"batch_size is {self.batch_size}; it must be at most {n}, the number of training captions"
-            )
-
 
 @dataclass
 class State:
@@ -141,26 +134,25 @@ def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config:
 
 
 def train(
-    model: CLIP, tokenizer: Tokenizer, pairs: Pairs, held_out: Pairs | None, config: TrainConfig, run: Path
+    model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: Pairs | None, config: TrainConfig, run: Path
 ) -> list[Row]:
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
     At every report the weights and metrics are written to the folder `run`, and `held_out` is evaluated. Raises
     FloatingPointError if the loss or its gradient is not finite; the weights of the last report stay.
     """
-    config.check_captions(len(pairs))
-    tokens = tokenizer(pairs.captions, model.config.context_length)
-    batches = Batches(pairs, tokens, model.preprocess, batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * len(batches)
     state = State(model, make_optimizer(model, config))
-    history = History(len(batches), cost_of_equals(torch.tensor(config.batch_size), config.loss).item())
+    history = History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
     model.train()
-    with tqdm(total=steps * config.batch_size, unit=" images", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(
+        total=steps * batches.batch_size, unit=" images", unit_scale=True, disable=not sys.stderr.isatty()
+    ) as bar:
         while state.step < steps:
             _next_step(state, batches, history, steps, config)
             if state.step in report_at or state.step % READ_BACK_EVERY == 0:
-                _show(history.read_back(), state.step * config.batch_size, bar)
+                _show(history.read_back(), state.step * batches.batch_size, bar)
             if state.step in report_at:
                 bar.write(_report(model, tokenizer, held_out, history, run), file=sys.stderr)
     model.eval()

@@ -75,3 +75,8 @@ def test_the_floor_is_that_of_the_rows(pairs):
     """Two captions of a picture cannot be told apart by it: 11 of the 12 pictures stand twice in a whole epoch."""
     made = batches(pairs, N)
     assert made.floor(0, "clip") == pytest.approx(22 / 23 * torch.tensor(2.0).log().item())
+
+
+def test_a_batch_larger_than_the_data_is_refused(pairs):
+    with pytest.raises(ValueError, match="batch_size is 24; it must be at most 23"):
+        batches(pairs, 24)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from minclip import __version__, data, plots
+from minclip.batches import Batches
 from minclip.commands.common import add_device, choose_device, load_pairs, named_as_options, print_unseen
 from minclip.formats.run import RUNS, save_setup
 from minclip.model import CLIP, PRESETS
@@ -58,17 +59,21 @@ def run(arguments: argparse.Namespace) -> int:
     pairs, held_out = load_pairs(training, preset.image_resolution)
     if arguments.smoke:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
-    config = fit_to(config, len(pairs), may_shrink=arguments.batch_size is None)
+    if arguments.batch_size is None:
+        config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
 
     tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
+    tokens = tokenizer(pairs.captions, preset.context_length)
     torch.manual_seed(config.seed)
     model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")).to(device)
+    with named_as_options(TrainConfig):
+        batches = Batches(pairs, tokens, model.preprocess, batch_size=config.batch_size, seed=config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_setup(folder, model, tokenizer, {**training, **asdict(config), "minclip": __version__})
     shown = held_out or pairs
     before = plots.similarity_sample(model, tokenizer, shown)
-    print(describe_start(model, tokenizer, pairs, held_out, config, folder))
-    rows = train(model, tokenizer, pairs, held_out, config, folder)
+    print(describe_start(model, batches, held_out, config, folder))
+    rows = train(model, tokenizer, batches, held_out, config, folder)
     plots.draw_run(model, tokenizer, shown, before, rows, folder)
     print(f"{folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
@@ -82,15 +87,6 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     with named_as_options(TrainConfig):
         return replace(SMOKE if arguments.smoke else TrainConfig(), **given)
-
-
-def fit_to(config: TrainConfig, n_captions: int, may_shrink: bool) -> TrainConfig:
-    """The configuration for this number of captions; only a default batch size shrinks to it."""
-    if may_shrink:
-        config = replace(config, batch_size=min(config.batch_size, max(2, n_captions)))
-    with named_as_options(TrainConfig):
-        config.check_captions(n_captions)
-    return config
 
 
 def source(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -115,15 +111,13 @@ def check_folder(folder: Path) -> None:
         raise PermissionError(f"{folder} cannot be written: {there} is not a folder that you may write to")
 
 
-def describe_start(
-    model: CLIP, tokenizer: Tokenizer, pairs: data.Pairs, held_out: data.Pairs | None, config: TrainConfig, run: Path
-) -> str:
-    longest = max(len(tokenizer.encode(caption)) + 2 for caption in pairs.captions)
-    context = model.config.context_length
-    cut = f"; captions of up to {longest} tokens are cut at {context}" if longest > context else ""
+def describe_start(model: CLIP, batches: Batches, held_out: data.Pairs | None, config: TrainConfig, run: Path) -> str:
+    pairs, context = batches.pairs, model.config.context_length
+    n_full = int((batches.tokens[:, context - 1 :] != 0).sum())
+    cut = f"; {n_full} captions reach {context} tokens, and longer ones are cut there" if n_full else ""
     tested = f"{len(held_out.origins)} unseen pictures" if held_out else "nothing: too few pictures"
     return (
         f"{len(pairs.origins)} pictures, {len(pairs)} captions; tested on {tested}\n"
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab_size} tokens{cut}\n"
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.config.vocab_size} tokens{cut}\n"
         f"{config.epochs} epochs in batches of {config.batch_size} on {model.device} -> {run}"
     )
