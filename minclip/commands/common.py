@@ -42,7 +42,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
+    print(json.dumps(content, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
 
 
 def announce(figure: Path, arguments: argparse.Namespace) -> None:
