@@ -22,7 +22,6 @@ os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides th
 os.environ["KINETO_LOG_LEVEL"] = "6"  # torch's profiler, below, need not report on itself
 
 import math
-import sys
 import warnings
 
 import check
@@ -322,27 +321,26 @@ for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the sca
 # %% [markdown]
 # ## The tests of the project, on your kernels
 #
-# Ordinary features are the easy case. The project's tests (`tests/loss_checks.py`) compare a loss and all its
-# gradients with formulas in float64, on features that are nearly parallel, in opposite cones, duplicated, perfectly
-# aligned, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any shape; at the
-# highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row, and the rounding
-# of what cancels in it. Here your loss takes the place of the project's. (Where an exercise is not solved yet, ours is
-# examined in its place.)
+# Ordinary features are the easy case. The project's tests use `minclip_kernels.testing`, which compares a loss and all
+# its gradients with formulas in float64, on features that are nearly parallel, in opposite cones, duplicated, perfectly
+# aligned, both, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any shape; at
+# the highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row, and the
+# rounding of what cancels in it. It compares any loss, and here it compares yours. (Where an exercise is not solved
+# yet, our solution is compared.)
 
 # %%
 # needs Triton
-sys.path.append("../tests")
-import loss_checks  # needs pytest, and the package minclip installed from its repository
+from minclip_kernels.testing import KINDS, assert_equals_reference, make_features
 
-loss_checks.fused_clip_loss = own_clip_loss  # what its function `check` examines
 count = 0
-for kind in check.pick(loss_checks.KINDS, ["cones", "tiny"]):
+for kind in check.pick(KINDS, ["cones", "tiny_loss"]):
     for N, D in check.pick([(1, 3), (16, 16), (17, 5), (33, 40), (40, 33)], [(17, 20)]):
         for scale, spread in ((1.0, 0.0), (100.0, 4.0)):
-            loss_checks.check(*loss_checks.make_features(kind, N, D, seed=count, spread=spread), scale)
+            features = make_features(kind, N, D, seed=count, spread=spread)
+            assert_equals_reference(own_clip_loss, *features, scale)
             count += 1
 for dtype in (torch.bfloat16, torch.float16):
-    loss_checks.check(*loss_checks.make_features("random", 33, 20, spread=1.0, dtype=dtype), 20.0)
+    assert_equals_reference(own_clip_loss, *make_features("random", 33, 20, spread=1.0, dtype=dtype), 20.0)
     count += 1
 yours = all(f.__module__ == "__main__" for f in (loss_from_others, sums_kernel.fn, coefficients_kernel.fn))
 print(

@@ -39,8 +39,6 @@ def prepare(folder: Path) -> dict[str, int]:
     shutil.copytree(
         build.FOLDER, folder / "lessons", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     )
-    (folder / "tests").mkdir()
-    shutil.copy(build.FOLDER.parent / "tests" / "loss_checks.py", folder / "tests")  # lesson 14 asks it
     pictures = {}
     for path in sorted((folder / "lessons").glob("*.ipynb")):
         notebook, pictures[path.name] = nbformat.read(path, as_version=4), 0

@@ -36,12 +36,37 @@ def clip_loss_onehot(
 
 
 def clip_loss(
-    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    ids: torch.Tensor | None = None,
+    positives: str = "drop",
 ) -> torch.Tensor:
-    """The same loss by labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1."""
+    """The same loss by labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1.
+
+    `ids` (N,) integers: pairs with the same id, such as two pictures with one caption, are not negatives of each other.
+    With `positives` "drop" they are left out of each other's sums; with "all" each of them is a right answer, and all
+    have the same share of the target (Khosla et al. 2020, equation 2).
+    """
     logits = _logits(image_features, text_features, logit_scale)
-    labels = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    target = torch.arange(len(logits), device=logits.device)
+    if ids is not None:
+        equal = _equal(ids, logits)
+        if positives == "drop":
+            pairs = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+            logits = logits.masked_fill(equal & ~pairs, -torch.inf)
+        elif positives == "all":
+            target = equal.to(logits.dtype) / equal.sum(dim=1)  # (N, N), symmetric; rows and columns sum to 1
+        else:
+            raise ValueError(f"positives is {positives!r}, expected 'drop' or 'all'")
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _equal(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Whether row and column have the same id: (N, N), true for the pairs themselves."""
+    if ids.shape != logits.shape[:1]:
+        raise ValueError(f"ids has shape {tuple(ids.shape)}, expected ({len(logits)},), one for each pair")
+    return ids[:, None] == ids
 
 
 def siglip_loss(
@@ -75,12 +100,22 @@ def batch_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "cli
 
     A caption, or a picture, that occurs k times cannot be told apart from itself, and costs something every time.
     """
+    return max(_mean_cost(captions, loss), _mean_cost(pictures, loss))
 
-    def mean_cost(ids: torch.Tensor) -> float:
-        _, group, counts = ids.unique(return_inverse=True, return_counts=True)
-        return cost_of_equals(counts, loss)[group].mean().item()
 
-    return max(mean_cost(captions), mean_cost(pictures))
+def floor_with_ids(ids: torch.Tensor, positives: str = "drop") -> float:
+    """The least `clip_loss` of a batch with these ids (N).
+
+    With "drop", duplicates cost nothing. With "all", each of k pairs with the same id must share its probability among
+    k right answers, which costs ln k.
+    """
+    return 0.0 if positives == "drop" else _mean_cost(ids)
+
+
+def _mean_cost(ids: torch.Tensor, loss: str = "clip") -> float:
+    """The mean of `cost_of_equals` over a batch in which equal ids (N) cannot be told apart."""
+    _, group, counts = ids.unique(return_inverse=True, return_counts=True)
+    return cost_of_equals(counts, loss)[group].mean().item()
 
 
 def loss_floor(batch_size: int, n_captions: int = 1) -> float:

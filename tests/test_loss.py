@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from minclip_kernels import fused_clip_loss
+from minclip_kernels.testing import assert_equals_reference, evaluate
 
 from minclip import clip_loss, clip_loss_onehot, loss_floor, siglip_loss
-from minclip.loss import batch_floor
+from minclip.loss import batch_floor, floor_with_ids
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 30))
 scales = st.floats(0.01, 100)
@@ -120,6 +122,81 @@ def test_a_perfect_model_pays_the_floor_of_its_duplicate_captions():
         batch = captions[torch.randint(16, (64,), generator=generator)]
         losses.append(clip_loss(batch, batch, 100.0).item())
     assert sum(losses) / len(losses) == pytest.approx(loss_floor(64, 16), abs=0.01)
+
+
+def draw_ids(count: int, names: int, seed: int) -> torch.Tensor:
+    return torch.randint(names, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+@given(shapes, scales, seeds, st.sampled_from([1, 3, 20]), st.sampled_from(["drop", "all"]))
+def test_equal_ids_as_in_the_fused_loss(shape, scale, seed, names, positives):
+    image, text = pairs(shape, seed)
+    options = {"ids": draw_ids(shape[0], names, seed), "positives": positives}
+    plain = assert_equals_reference(clip_loss, image, text, scale, **options)
+    fused = evaluate(fused_clip_loss, image, text, scale, **options)
+    torch.testing.assert_close(plain.loss.float(), fused.loss, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(plain[1:4], fused[1:4], rtol=1e-9, atol=1e-12 * (1 + scale))
+
+
+@given(shapes, scales, seeds, st.sampled_from(["drop", "all"]))
+def test_ids_that_all_differ_change_nothing(shape, scale, seed, positives):
+    image, text = pairs(shape, seed)
+    ids = torch.randperm(shape[0], generator=torch.Generator().manual_seed(seed))
+    with_ids = clip_loss(image, text, scale, ids, positives)
+    torch.testing.assert_close(with_ids, clip_loss(image, text, scale))
+
+
+@given(shapes, scales, seeds)
+def test_pairs_that_all_have_the_same_id_have_no_negatives(shape, scale, seed):
+    image, text = pairs(shape, seed)
+    same = torch.zeros(shape[0], dtype=torch.int64)
+    value = clip_loss(image, text, scale, same)
+    assert value.item() == 0
+    for gradient in torch.autograd.grad(value, (image, text)):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_unusable_ids_are_named():
+    image, text = pairs((3, 4), 0)
+    with pytest.raises(ValueError, match=r"\(4,\).*\(3,\)"):
+        clip_loss(image, text, 1.0, torch.arange(4))
+    with pytest.raises(ValueError, match=r"'some'.*'drop' or 'all'"):
+        clip_loss(image, text, 1.0, torch.arange(3), "some")
+
+
+def test_floor_with_ids():
+    ids = torch.tensor([5, 5, 5, -1, 5, 0])
+    assert floor_with_ids(ids) == 0
+    assert floor_with_ids(ids, "all") == pytest.approx(4 / 6 * math.log(4))
+    assert floor_with_ids(torch.arange(7), "all") == 0
+
+
+@pytest.mark.parametrize("positives", ["drop", "all"])
+def test_gradient_descent_on_free_features_ends_at_the_floor(positives):
+    ids = torch.tensor([0, 0, 0, 1, 1, 2])
+    image, text = (features.detach().requires_grad_() for features in pairs((6, 8), 0))
+    optimizer = torch.optim.Adam([image, text], lr=0.05)
+    values = []
+    for _ in range(400):
+        loss = clip_loss(image, text, 50.0, ids, positives)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    floor = floor_with_ids(ids, positives)
+    assert min(values) >= floor
+    assert values[-1] == pytest.approx(floor, abs=1e-3)
+
+
+def test_a_batch_of_duplicates_pays_for_them_only_where_they_are_negatives():
+    """Equal captions with equal features: without ids they cost the floor, with "drop" nothing."""
+    captions = torch.tensor([0, 0, 1, 2, 2, 2])
+    features = torch.eye(3)[captions]
+    assert clip_loss(features, features, 100.0).item() == pytest.approx(floor_with_ids(captions, "all"))
+    assert clip_loss(features, features, 100.0, captions).item() == pytest.approx(0, abs=1e-6)
+    assert clip_loss(features, features, 100.0, captions, "all").item() == pytest.approx(
+        floor_with_ids(captions, "all")
+    )
 
 
 def test_the_floor_of_a_batch_counts_its_duplicates():

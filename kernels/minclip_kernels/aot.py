@@ -1,11 +1,16 @@
-"""Compiles every kernel for GPUs that are not there, and checks what came out: python -m minclip_kernels.aot
+"""Compile every kernel for GPUs that are not there, and check what came out.
 
-Each kernel is compiled with the blocks that the launcher would choose (tiles_triton.choose_blocking), in each dtype,
-for each architecture; ptxas, cuobjdump and nvdisasm come inside the triton package. The width D is an argument of the
-kernels and no constant: one binary serves D = 128, 512, 768, 1024 and every other multiple of 16.
+    python -m minclip_kernels.aot
 
-Exit status 1 if a budget is broken: a spill, too much shared memory for the architecture, a product that misses the
-tensor cores in bfloat16 or float16, fewer than two blocks per SM on sm_90, or more than two exponentials per element.
+Each kernel is compiled with the tiles that the launcher would choose
+(`tiles_triton.choose_blocking`), for each architecture and dtype; ptxas, cuobjdump and nvdisasm
+come inside the triton package. The width D is an argument of the kernels and no constant: one
+binary serves every width, which the launcher pads to whole steps.
+
+Exit status 1 if a budget is broken: a spill, too much shared memory for the architecture, a product
+in 16 bits that misses the tensor cores, and, in 16 bits on sm_90, fewer than two blocks per SM, too
+many instructions per logit outside the product, or tiles that read more than a byte from the
+level-2 cache for every 64 operations.
 """
 
 import argparse
@@ -14,38 +19,70 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from minclip_kernels import tiles_triton
+from minclip_kernels import kernels_triton, tiles_triton
+from minclip_kernels.tiles_triton import Blocking
 
-KERNELS = {
-    "log_sum_exp": tiles_triton.log_sum_exp_kernel,
-    "coefficients": tiles_triton.coefficients_kernel,
-    "sigmoid": tiles_triton.sigmoid_kernel,
-}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 WARP_REGISTERS = 65536 // 32  # 32-bit registers of an SM, for each thread of a warp
+FLOPS_PER_BYTE = 64  # of traffic from the level-2 cache, at least
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as the launcher calls it in one situation."""
+
+    kernel: str  # log_sum_exp, exact_log_sum_exp, coefficients or sigmoid
+    constants: dict[str, Any] = field(default_factory=dict)
+    instructions: float = math.inf  # outside the product, per logit, at most, on sm_90
+
+    def blocking(self, architecture: str, dtype: str) -> Blocking:
+        """Return the tiles that the launcher would choose."""
+        kernel = f"kept_{self.kernel}" if self.constants.get("KEPT") else self.kernel
+        has_ids = bool(self.constants.get("IDS"))
+        return tiles_triton.choose_blocking(kernel, architecture, DTYPES[dtype], has_ids)
+
+
+NO_IDS: dict[str, Any] = {"IDS": 0, "KEEP": False, "KEPT": False, "EXACT": False}
+VARIANTS = {
+    "log_sum_exp": Variant("log_sum_exp", instructions=30),
+    "coefficients": Variant("coefficients", instructions=30),
+    "sigmoid": Variant("sigmoid", instructions=35),
+    "log_sum_exp exact": Variant("exact_log_sum_exp"),
+    "coefficients exact": Variant("coefficients", {"EXACT": True}),
+    "log_sum_exp keep": Variant("log_sum_exp", {"KEEP": True}),
+    "coefficients kept": Variant("coefficients", {"KEPT": True}),
+    "log_sum_exp drop": Variant("log_sum_exp", {"IDS": 1}),
+    "log_sum_exp all": Variant("log_sum_exp", {"IDS": 2}),
+    "coefficients drop": Variant("coefficients", {"IDS": 1}),
+    "coefficients all": Variant("coefficients", {"IDS": 2}),
+}
+MAIN = ("log_sum_exp", "coefficients", "sigmoid")
 
 
 @dataclass(frozen=True)
 class Architecture:
     shared_kib: int  # of one SM; a block gets 1 KiB less
-    instruction: str  # what a bfloat16 or float16 product must become
-    blocks_per_sm: int = 1  # at least, in bfloat16 and float16
+    instruction: str  # what a product in 16 bits must become
+    blocks_per_sm: int = 1  # in 16 bits, at least
+    has_budget: bool = False  # of instructions
 
 
 ARCHITECTURES = {
     "sm_80": Architecture(164, "HMMA"),
     "sm_86": Architecture(100, "HMMA"),
     "sm_89": Architecture(100, "HMMA"),
-    "sm_90": Architecture(228, "HGMMA", blocks_per_sm=2),
+    "sm_90": Architecture(228, "HGMMA", blocks_per_sm=2, has_budget=True),
     "sm_100": Architecture(228, "UTCHMMA"),
     "sm_120": Architecture(100, "HMMA"),
     "gfx942": Architecture(65, "v_mfma"),
@@ -54,129 +91,201 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Report:
+    """What compiling a kernel showed."""
+
+    blocking: Blocking
     registers: int
     spills: int
     shared: int  # bytes
     blocks_per_sm: int
     instruction: str
-    exponentials: float  # per element of the product
+    instructions: float  # outside the loop of the product, per logit; nan where not counted
+    exponentials: float  # per logit
 
-    def broken(self, architecture: Architecture, dtype: str) -> list[str]:
-        """The budgets that this kernel does not keep."""
-        half = dtype != "fp32"
+    def broken(self, variant: Variant, architecture: Architecture, dtype: str) -> list[str]:
+        """Return the budgets that this kernel does not keep."""
+        is_half = dtype != "fp32"
+        needs_product = not variant.constants.get("KEPT") and variant.kernel in MAIN
+        intensity = self.blocking.block_m * self.blocking.block_n
+        intensity /= self.blocking.block_m + self.blocking.block_n  # of 16 bits
+        budgeted = is_half and architecture.has_budget and variant.instructions < math.inf
         checks = {
             "spills": self.spills > 0,
             "shared memory": self.shared > (architecture.shared_kib - 1) * 1024,
-            "no " + architecture.instruction: half and self.instruction != architecture.instruction,
-            "blocks per SM": half and self.blocks_per_sm < architecture.blocks_per_sm,
-            "exponentials": self.exponentials > 2,
+            f"no {architecture.instruction}": (
+                is_half and needs_product and self.instruction != architecture.instruction
+            ),
+            "blocks per SM": budgeted and self.blocks_per_sm < architecture.blocks_per_sm,
+            "instructions": budgeted and self.instructions > variant.instructions,
+            "level-2 traffic": budgeted
+            and variant.kernel != "sigmoid"
+            and intensity < FLOPS_PER_BYTE,
         }
         return [name for name, is_broken in checks.items() if is_broken]
 
 
-def compile_kernel(kernel: str, name: str, dtype: str) -> Report:
-    """Compiles one kernel for the architecture `name`, and reads the result."""
-    blocking = tiles_triton.choose_blocking(KERNELS[kernel], name, DTYPES[dtype])
-    target = GPUTarget("hip", name, 64) if name.startswith("gfx") else GPUTarget("cuda", int(name[3:]), 32)
-    options = {"num_warps": blocking.num_warps, "num_stages": blocking.num_stages, "enable_fp_fusion": True}
-    compiled = triton.compile(_source(KERNELS[kernel], blocking, dtype), target=target, options=options)
-    elements_per_thread = blocking.block_m * blocking.block_n / (blocking.num_warps * target.warp_size)
-    shared = compiled.metadata.shared
-    if target.backend == "hip":
-        return _read_amd(compiled.asm["amdgcn"], shared, blocking, elements_per_thread)
-    return _read_nvidia(compiled.asm["cubin"], shared, blocking, elements_per_thread, ARCHITECTURES[name])
+def compile_variant(
+    variant: Variant, name: str, dtype: str, blocking: Blocking | None = None,
+    precision: str = "ieee", unaligned: Sequence[str] = (), ones: Sequence[str] = (),
+) -> Report:  # fmt: skip
+    """Compile a kernel for the architecture `name`, and read the result.
 
-
-def _source(kernel, blocking: tiles_triton.Blocking, dtype: str) -> ASTSource:
-    def kind(name: str) -> str:
-        if name.isupper():
-            return "constexpr"
-        if name in ("row_count", "column_count", "width", "diagonal"):
-            return "i32"
-        return f"*{dtype}" if name in ("x", "y", "out") else "*fp32"
-
-    signature = {name: kind(name) for name in kernel.arg_names}
-    constants = {
-        "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
-        "GROUP_M": blocking.group_m, "PRECISION": "ieee",
+    unaligned: integer arguments that are no multiple of 16. ones: those that are 1, which Triton
+    compiles for themselves.
+    """
+    if blocking is None:
+        blocking = variant.blocking(name, dtype)
+    target = (
+        GPUTarget("cuda", int(name[3:]), 32)
+        if name.startswith("sm")
+        else GPUTarget("hip", name, 64)
+    )
+    options = {
+        "num_warps": blocking.num_warps, "num_stages": blocking.num_stages, "enable_fp_fusion": True
     }  # fmt: skip
-    # what the launcher sees too: torch's memory is aligned, and sizes are multiples of 16
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if not name.isupper()}
-    return ASTSource(kernel, signature, constants, aligned)
+    source = _source(variant, blocking, dtype, precision, unaligned, ones)
+    compiled = triton.compile(source, target=target, options=options)
+    threads = blocking.num_warps * target.warp_size
+    read = _read_amd if target.backend == "hip" else _read_nvidia
+    return read(compiled, blocking, blocking.block_m * blocking.block_n / threads, name)
 
 
-def _read_nvidia(
-    cubin: bytes, shared: int, blocking: tiles_triton.Blocking, elements_per_thread: float, architecture: Architecture
-) -> Report:
+def _source(
+    variant: Variant, blocking: Blocking, dtype: str, precision: str, unaligned: Sequence[str],
+    ones: Sequence[str],
+) -> ASTSource:  # fmt: skip
+    kernel = getattr(kernels_triton, f"{variant.kernel}_kernel")
+    constants = NO_IDS | variant.constants | {
+        "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
+        "PARTS": blocking.parts, "DESCRIPTORS": blocking.descriptors, "GROUP": 16,
+        "PRECISION": precision,
+    } | dict.fromkeys(ones, 1)  # fmt: skip
+    signature = {name: _type(name, blocking, dtype) for name in kernel.arg_names}
+    signature |= {name: "constexpr" for name in signature if name in constants}
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, (name, kind) in enumerate(signature.items())
+        if kind[0] in "*i" and name not in unaligned
+    }
+    constants = {name: value for name, value in constants.items() if name in signature}
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+INTEGERS = (
+    "first_row", "first_column", "row_blocks", "column_blocks", "row_count", "column_count",
+    "width", "offset",
+)  # fmt: skip
+
+
+def _type(name: str, blocking: Blocking, dtype: str) -> str:
+    if name in INTEGERS:
+        return "i32"
+    if name == "weight":
+        return "fp32"
+    if name in ("x", "y") and blocking.descriptors:
+        rows = blocking.block_m if name == "x" else blocking.block_n
+        return f"tensordesc<{dtype}[{rows},{blocking.block_k}]>"
+    pointers = {"x": dtype, "y": dtype, "out": dtype, "kept": "i16"}
+    pointers |= {"row_ids": "i64", "column_ids": "i64"}
+    return "*" + pointers.get(name, "fp32")
+
+
+def _read_nvidia(compiled: Any, blocking: Blocking, logits_per_thread: float, name: str) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
+        path.write_bytes(compiled.asm["cubin"])
         usage = _output(BINARIES / "cuobjdump", "-res-usage", path)
         assembly = _output(BINARIES / "nvdisasm", "-c", path)
     match = re.search(r"REG:(\d+)", usage)
     assert match, usage
-    registers = int(match[1])
-    allocated = math.ceil(registers / 8) * 8
-    by_registers = WARP_REGISTERS // (allocated * blocking.num_warps)
-    by_memory = architecture.shared_kib * 1024 // (shared + 1024)  # each block takes 1 KiB for itself
+    registers, shared = int(match[1]), compiled.metadata.shared
+    by_registers = WARP_REGISTERS // (math.ceil(registers / 8) * 8 * blocking.num_warps)
+    # Each block takes 1 KiB of shared memory for itself.
+    by_memory = ARCHITECTURES[name].shared_kib * 1024 // (shared + 1024)
     by_tensor_memory = 512 // blocking.block_n if "UTCHMMA" in assembly else by_memory
+    product = next((i for i in ("UTCHMMA", "HGMMA", "HMMA", "FFMA") if i in assembly), "none")
     return Report(
-        registers=registers,
-        spills=len(re.findall(r"\b(?:LDL|STL)\b", assembly)),
-        shared=shared,
-        blocks_per_sm=min(by_registers, by_memory, by_tensor_memory),
-        instruction=_first(("UTCHMMA", "HGMMA", "HMMA", "FFMA"), assembly),
-        exponentials=len(re.findall(r"MUFU\.EX2", assembly)) / elements_per_thread,
-    )
+        blocking, registers, len(re.findall(r"\b(?:LDL|STL)\b", assembly)), shared,
+        min(by_registers, by_memory, by_tensor_memory), product,
+        _outside_the_product(assembly, product) / logits_per_thread,
+        len(re.findall(r"MUFU\.EX2", assembly)) / logits_per_thread,
+    )  # fmt: skip
 
 
-def _read_amd(assembly: str, shared: int, blocking: tiles_triton.Blocking, elements_per_thread: float) -> Report:
-    def field(name: str) -> int:
-        match = re.search(rf"\.{name}:\s+(\d+)", assembly)
-        assert match, f"no {name} in the assembly"
+def _outside_the_product(assembly: str, product: str) -> int:
+    """Return the number of instructions outside the shortest loop with a product."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    for line in assembly.splitlines():
+        if label := re.match(r"\s*(\.L_x?_?\w+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(instruction[1])
+    loops = []
+    for end, instruction in enumerate(instructions):
+        target = re.search(r"BRA.*?(\.L_x?_?\w+)", instruction)
+        start = labels.get(target[1], end) if target else end
+        if any(product in inside for inside in instructions[start:end]):
+            loops.append(end + 1 - start)
+    return len(instructions) - min(loops, default=0)
+
+
+def _read_amd(compiled: Any, blocking: Blocking, logits_per_thread: float, name: str) -> Report:
+    assembly, shared = compiled.asm["amdgcn"], compiled.metadata.shared
+
+    def number(key: str) -> int:
+        match = re.search(rf"\.{key}:\s+(\d+)", assembly)
+        assert match, f"no {key} in the assembly"
         return int(match[1])
 
-    registers = field("vgpr_count")
+    registers = number("vgpr_count")
     waves_per_simd = 512 // (math.ceil(registers / 8) * 8)
+    by_memory = 64 * 1024 // shared if shared else waves_per_simd
     return Report(
-        registers=registers,
-        spills=field("vgpr_spill_count") + field("sgpr_spill_count"),
-        shared=shared,
-        blocks_per_sm=min(waves_per_simd * 4 // blocking.num_warps, 64 * 1024 // shared),
-        instruction=_first(("v_mfma", "v_fma"), assembly),
-        exponentials=len(re.findall("v_exp_f32", assembly)) / elements_per_thread,
-    )
+        blocking, registers, number("vgpr_spill_count"), shared,
+        min(waves_per_simd * 4 // blocking.num_warps, by_memory),
+        next((i for i in ("v_mfma", "v_fma") if i in assembly), "none"), math.nan,
+        len(re.findall("v_exp_f32", assembly)) / logits_per_thread,
+    )  # fmt: skip
 
 
-def _first(instructions: tuple[str, ...], assembly: str) -> str:
-    return next((instruction for instruction in instructions if instruction in assembly), "none")
-
-
-def _output(*command) -> str:
+def _output(*command: Any) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--architecture", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument(
+        "--architecture", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
+    )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--kernel", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
     if tiles_triton.INTERPRETED:
-        parser.error("TRITON_INTERPRET=1 is set: kernels are interpreted and cannot be compiled; unset it")
-
+        parser.error("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
     print(f"triton {triton.__version__}")
-    print("arch    dtype  kernel        registers  spills  shared KiB  blocks/SM  product  exp/element")
+    print(
+        "arch    dtype  kernel              tile       registers  spills  shared KiB  blocks/SM"
+        "  product  instr/logit  exp/logit"
+    )
     failed = False
     for name in arguments.architecture:
         for dtype in arguments.dtype:
-            for kernel in KERNELS:
-                r = compile_kernel(kernel, name, dtype)
-                broken = r.broken(ARCHITECTURES[name], dtype)
-                failed = failed or bool(broken)
-                line = f"{name:7} {dtype:6} {kernel:13} {r.registers:9} {r.spills:7} {r.shared / 1024:11.1f}"
-                line += f" {r.blocks_per_sm:10} {r.instruction:>8} {r.exponentials:12.2f}"
-                print(line + ("  BROKEN: " + ", ".join(broken) if broken else ""), flush=True)
+            for kernel in arguments.kernel:
+                failed |= _show(name, dtype, kernel)
     return int(failed)
+
+
+def _show(name: str, dtype: str, kernel: str) -> bool:
+    """Print a line about a kernel; return whether it breaks a budget."""
+    r = compile_variant(VARIANTS[kernel], name, dtype)
+    broken = r.broken(VARIANTS[kernel], ARCHITECTURES[name], dtype)
+    tile = f"{r.blocking.block_m}x{r.blocking.block_n}x{r.blocking.block_k}"
+    line = f"{name:7} {dtype:6} {kernel:19} {tile:11} {r.registers:8} {r.spills:7}"
+    line += f" {r.shared / 1024:11.1f} {r.blocks_per_sm:10} {r.instruction:>8}"
+    line += f" {r.instructions:12.1f} {r.exponentials:10.2f}"
+    print(line + ("  BROKEN: " + ", ".join(broken) if broken else ""), flush=True)
+    return bool(broken)
 
 
 if __name__ == "__main__":

@@ -1,243 +1,415 @@
-"""The same tile functions as tiles_torch.py, as Triton kernels: a matrix product whose tiles never leave the chip.
+"""The tiles as Triton kernels (kernels_triton.py): buffers, launches, and the loop over chunks.
 
-Each kernel multiplies BLOCK_M rows with BLOCK_N columns and reduces the product in registers. Nothing is added by
-atomics: every block writes its sums to a place of its own, and torch adds them in a fixed order.
+Both passes go over the matrix in square chunks. In a chunk the first pass leaves two vectors for
+each tile; the second leaves the coefficients G' of the whole chunk, which the vendor's matrix
+product multiplies with the features, adding up in float32. The features go into every product as
+they came, but for a power of two in each row: no normalised copy is ever rounded.
 
-The features go into the products as they came, so that no normalised copy is rounded to bfloat16 or float16: the norms
-are multiplied to the float32 results. What the backward pass writes is G'_ij = G_ij r_i q_j / (unit_x unit_y), which
-is at most 8192 in size: float16 then holds coefficients down to a few 1e-8 with all their digits.
-
-Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter multiplies bfloat16 wrongly and rounds to it
-by cutting off, so there features become float32 before, and G' becomes bfloat16 after.
+Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter computes bfloat16 products
+incorrectly and truncates casts to bfloat16, so there features and G' are float32 inside the
+kernels, and torch rounds G'.
 """
 
 import functools
-import os
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+from triton import knobs
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from minclip_kernels.tiles_torch import LN_2, Side, Tile, inverse_norms, log2_sum_exp2
+from minclip_kernels import kernels_triton as kernels
+from minclip_kernels.tiles import Gradients, Problem, Softmax, Sums
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # @triton.jit decides now, too
-LARGEST_CHUNK = 512 * 2**20  # bytes of coefficients in memory at once
+INTERPRETED: bool = knobs.runtime.interpret  # @triton.jit decides now, too.
+LARGEST_CHUNK = 512 * 2**20  # Bytes of coefficients in memory at once.
+ROWS, STEP = 32, 128  # The block of kernels that walk along the features of some rows.
+COMBINED = 128  # The block of the kernel that combines tiles.
+HAS_ADDMM_OUT_DTYPE = "out_dtype" in (torch.addmm.__doc__ or "")  # since torch 2.10
+PADDING = 128  # Rows are padded to whole tiles,
+WIDTH_STEP = 64  # and features to whole steps of a product.
 
 
 @dataclass(frozen=True)
 class Blocking:
-    block_m: int = 64
+    """How a kernel cuts the matrix into tiles, and what works on one tile."""
+
+    block_m: int = 128
     block_n: int = 128
     block_k: int = 64
-    group_m: int = 8  # this many blocks of rows share the columns that are in the level-2 cache
     num_warps: int = 4
-    num_stages: int = 4
+    num_stages: int = 3
+    parts: int = 4  # groups of columns that take turns in the registers of the second pass
+    descriptors: bool = False  # asynchronous copies of whole tiles (TMA)
 
 
-INTERPRETER_BLOCKING = Blocking(block_n=64)
+@dataclass(frozen=True)
+class Tower:
+    """The features of images or of texts as the kernels use them, padded to whole tiles."""
+
+    features: Tensor  # (N, D), rows scaled to a length in [1, 2)
+    inverse_norms: Tensor  # (N,), zero in the padding
+    shrinks: Tensor  # (N,), the power of two that every row was multiplied by
+    count: int  # rows without padding
 
 
-@triton.jit
-def _cosines(
-    x, y, x_norms, y_norms, row_count, column_count, width,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """One block of the product in float32, the norms that make cosines of it, and its rows and columns."""
-    program = tl.program_id(0)
-    row_blocks, column_blocks = tl.cdiv(row_count, BLOCK_M), tl.cdiv(column_count, BLOCK_N)
-    group = program // (GROUP_M * column_blocks)
-    group_rows = tl.minimum(row_blocks - group * GROUP_M, GROUP_M)
-    place = program % (GROUP_M * column_blocks)
-    row_block, column_block = group * GROUP_M + place % group_rows, place // group_rows
+@dataclass(frozen=True)
+class Chunk:
+    """A part of the matrix, without padding."""
 
-    rows = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    ks = tl.arange(0, BLOCK_K)
-    x_block = x + rows.to(tl.int64)[:, None] * width + ks[None, :]
-    y_block = y + columns.to(tl.int64)[None, :] * width + ks[:, None]
-    product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        inside = ks < width - start
-        x_tile = tl.load(x_block, mask=(rows < row_count)[:, None] & inside[None, :], other=0.0)
-        y_tile = tl.load(y_block, mask=(columns < column_count)[None, :] & inside[:, None], other=0.0)
-        product = tl.dot(x_tile, y_tile, product, input_precision=PRECISION)
-        x_block += BLOCK_K
-        y_block += BLOCK_K
-
-    r = tl.load(x_norms + rows, mask=rows < row_count, other=0.0)
-    q = tl.load(y_norms + columns, mask=columns < column_count, other=0.0)
-    return product, r[:, None] * q[None, :], rows, columns, row_block, column_block
+    index: int
+    first_row: int
+    first_column: int
+    row_count: int
+    column_count: int
 
 
-@triton.jit
-def _log_sum_exp(logits, axis: tl.constexpr):
-    """log2 Σ exp2 over one axis, with the true maximum; -inf where every logit is."""
-    largest = tl.max(logits, axis)
-    empty = largest == -float("inf")
-    largest = tl.where(empty, 0.0, largest)
-    total = tl.sum(tl.exp2(logits - tl.expand_dims(largest, axis)), axis)
-    return tl.where(empty, -float("inf"), largest + tl.log2(tl.where(empty, 1.0, total)))
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a kernel in a chunk."""
+
+    blocking: Blocking
+    row_blocks: int
+    column_blocks: int
+
+    @property
+    def programs(self) -> int:
+        return self.row_blocks * self.column_blocks
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns in whole tiles."""
+        return self.row_blocks * self.blocking.block_m, self.column_blocks * self.blocking.block_n
 
 
-@triton.jit
-def log_sum_exp_kernel(
-    x, y, x_norms, y_norms, scale, row_lse, column_lse, row_count, column_count, width, diagonal,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes one log-sum-exp per row of the block to row_lse (column blocks, R), per column to column_lse."""
-    product, norms, rows, columns, row_block, column_block = _cosines(
-        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
+class TritonTiles:
+    """See `tiles.Tiles`."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.dtype = problem.image.dtype
+        self.device = problem.image.device
+        self.image, self.text = _prepare(problem)
+        side = math.isqrt(LARGEST_CHUNK // self.dtype.itemsize) // PADDING * PADDING
+        if problem.chunk_size is not None:
+            side = _round_up(problem.chunk_size, PADDING)
+        self.chunks = list(_chunks(self.image.count, self.text.count, side))
+        self.kept: dict[int, Tensor] = {}  # chunk index -> cosines as int16
+        # Their error is below that of bfloat16 coefficients, but not of finer ones.
+        can_keep = problem.second_pass and problem.normalize and self.dtype == torch.bfloat16
+        self.chunks_to_keep = (problem.memory or 0) // (2 * side**2) if can_keep else 0
+
+    def pair_cosines(self) -> Tensor:
+        """See `tiles.Tiles`."""
+        image, text = self.image, self.text
+        cosines = image.inverse_norms.new_empty(image.count)
+        _launch(
+            kernels.pair_kernel, triton.cdiv(image.count, ROWS), x=image.features,
+            y=text.features, r=image.inverse_norms, q=text.inverse_norms, cosines=cosines,
+            count=image.count, width=image.features.shape[1], offset=self.problem.offset,
+            BLOCK=ROWS, STEP=STEP,
+        )  # fmt: skip
+        return cosines
+
+    def log_sum_exps(self, scale: Tensor) -> Sums:
+        """See `tiles.Tiles`."""
+        rows, columns = scale.new_empty(self.image.count), scale.new_empty(self.text.count)
+        equals = self.problem.equals
+        has_pulls = equals is not None and equals.row_shares is not None
+        pulls = torch.zeros_like(rows) if has_pulls else None
+        for chunk in self.chunks:
+            grid = self._grid(chunk, "log_sum_exp")
+            row_sums = scale.new_empty(grid.column_blocks, grid.shape[0])
+            column_sums = scale.new_empty(grid.row_blocks, grid.shape[1])
+            parts = torch.empty_like(row_sums) if has_pulls else row_sums
+            self._sum_tiles(chunk, grid, scale, row_sums, column_sums, parts, rows, columns)
+            if pulls is not None:
+                total = parts.sum(dim=0)[: chunk.row_count]
+                pulls[chunk.first_row : chunk.first_row + chunk.row_count] += total
+        return Sums(rows, columns, pulls)
+
+    def _sum_tiles(
+        self, chunk: Chunk, grid: Grid, scale: Tensor, row_sums: Tensor, column_sums: Tensor,
+        pulls: Tensor, rows: Tensor, columns: Tensor,
+    ) -> None:  # fmt: skip
+        """Launch the first pass of a chunk: all tiles, those that were flagged again, combining."""
+        tops, flags = scale.new_empty(2, grid.programs).unbind()
+        keep = chunk.index < self.chunks_to_keep
+        kept = tops.new_empty(grid.shape, dtype=torch.int16) if keep else tops
+        if keep:
+            self.kept[chunk.index] = kept
+        sums = {"row_sums": row_sums, "column_sums": column_sums, "tops": tops}
+        inputs = self._ids() | sums | {"scale": scale, "flags": flags}
+        _launch(
+            kernels.log_sum_exp_kernel, grid.programs, **self._arguments(chunk, grid), **inputs,
+            **self._shares(), pulls=pulls, kept=kept, KEEP=keep,
+        )  # fmt: skip
+        exact = self._grid(chunk, "exact_log_sum_exp")  # The same tiles, more threads.
+        programs = min(grid.programs, 2 * processors(self.device))
+        _launch(
+            kernels.exact_log_sum_exp_kernel, programs, **self._arguments(chunk, exact), **inputs
+        )
+        programs = sum(triton.cdiv(length, COMBINED) for length in grid.shape)
+        _launch(
+            kernels.combine_kernel, programs, **sums, **_place(chunk, grid), rows=rows,
+            columns=columns, row_count=self.image.count, column_count=self.text.count,
+            BLOCK_M=grid.blocking.block_m, BLOCK_N=grid.blocking.block_n, BLOCK=COMBINED,
+            STEP=16, FIRST_ROWS=chunk.first_column == 0, FIRST_COLUMNS=chunk.first_row == 0,
+        )  # fmt: skip
+
+    def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
+        """See `tiles.Tiles`."""
+        scale, row_lse, column_lse, missing, center = softmax
+        row_factors = torch.empty_like(self.image.inverse_norms)
+        column_factors = torch.empty_like(self.text.inverse_norms)
+        scalars = scale.new_empty(2)
+        _launch(
+            kernels.factors_kernel, 1, row_lse=row_lse, column_lse=column_lse,
+            row_factors=row_factors, column_factors=column_factors, scalars=scalars,
+            row_count=len(row_lse), column_count=len(column_lse),
+            padded_rows=len(row_factors), padded_columns=len(column_factors), BLOCK=1024,
+        )  # fmt: skip
+
+        def coefficients(chunk: Chunk, grid: Grid, out: Tensor) -> Tensor:
+            moments = scale.new_empty(grid.programs)
+            kept = self.kept.get(chunk.index)
+            if kept is not None:
+                grid = self._grid(chunk, "kept_coefficients")  # The same tiles.
+            arguments = self._arguments(chunk, grid) | self._ids() | self._shares()
+            terms = {False: (row_factors, column_factors), True: (row_lse, column_lse)}
+            for is_exact, (row_terms, column_terms) in terms.items():
+                _launch(
+                    kernels.coefficients_kernel, grid.programs, **arguments, scale=scale,
+                    center=center, scalars=scalars, row_terms=row_terms,
+                    column_terms=column_terms, missing=missing,
+                    kept=moments if kept is None else kept, out=out, moments=moments, weight=weight,
+                    PARTS=grid.blocking.parts, EXACT=is_exact, KEPT=kept is not None,
+                )  # fmt: skip
+            return moments
+
+        image, text, moments = self._gradients("coefficients", coefficients, scale, weight, needs)
+        return Gradients(image, text, moments.sum())
+
+    def sigmoid_gradients(
+        self, scale: Tensor, bias: Tensor, weight: float, needs: list[bool]
+    ) -> tuple[Gradients, Tensor, Tensor]:
+        """See `tiles.Tiles`."""
+
+        def coefficients(chunk: Chunk, grid: Grid, out: Tensor) -> Tensor:
+            sums = scale.new_empty(grid.programs, 3)
+            _launch(
+                kernels.sigmoid_kernel, grid.programs, **self._arguments(chunk, grid),
+                scale=scale, bias=bias, out=out, sums=sums, weight=weight,
+                PARTS=grid.blocking.parts,
+            )  # fmt: skip
+            return sums
+
+        image, text, sums = self._gradients("sigmoid", coefficients, scale, weight, needs)
+        losses, moment, total = (value.clone() for value in sums.sum(dim=0))
+        # Adding 0 · moment turns an infinite feature into NaN, where the loss may be 0.
+        return Gradients(image, text, moment), losses.add_(moment, alpha=0), total
+
+    def _gradients(
+        self, kernel: str, coefficients: Callable[[Chunk, Grid, Tensor], Tensor],
+        scale: Tensor, weight: float, needs: list[bool],
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Return the gradients of both towers, empty where not needed, and the sums of all tiles.
+
+        `coefficients` launches a kernel that writes G' of a chunk, and returns its tiles' sums.
+        """
+        image, text = (
+            torch.empty_like(tower.features, dtype=torch.float32) if needed else scale.new_empty(0)
+            for tower, needed in zip((self.image, self.text), needs, strict=False)
+        )
+        sums = []
+        for chunk in self.chunks:
+            grid = self._grid(chunk, kernel)
+            out_dtype = torch.float32 if INTERPRETED else self.dtype
+            g = self.image.features.new_empty(grid.shape, dtype=out_dtype)
+            sums.append(coefficients(chunk, grid, g))
+            g = g.to(self.dtype)
+            rows, columns = _spans(chunk, grid)
+            if needs[0]:
+                features = self.text.features[columns]
+                _accumulate(image[rows], g, features, chunk.first_column == 0)
+            if needs[1]:
+                features = self.image.features[rows]
+                _accumulate(text[columns], g.T, features, chunk.first_row == 0)
+        self._finish(image, text, scale, weight)
+        image, text = (
+            gradient[: len(features), : features.shape[1]].contiguous() if needed else gradient
+            for gradient, features, needed in (
+                (image, self.problem.image, needs[0]), (text, self.problem.text, needs[1]),
+            )
+        )  # fmt: skip
+        return image, text, sums[0] if len(sums) == 1 else torch.cat(sums)
+
+    def _finish(self, image: Tensor, text: Tensor, scale: Tensor, weight: float) -> None:
+        """Turn gradients of prepared features into those of raw features, in place."""
+        image_programs, text_programs = len(image) // ROWS, len(text) // ROWS
+        if image_programs + text_programs == 0:
+            return
+        _launch(
+            kernels.finish_kernel, image_programs + text_programs,
+            image_gradient=image, image=self.image.features,
+            image_inverse_norms=self.image.inverse_norms, image_shrinks=self.image.shrinks,
+            image_programs=image_programs, text_gradient=text, text=self.text.features,
+            text_inverse_norms=self.text.inverse_norms, text_shrinks=self.text.shrinks,
+            scale=scale, weight=weight, width=self.image.features.shape[1],
+            NORMALIZE=self.problem.normalize, BLOCK=ROWS, STEP=STEP,
+        )  # fmt: skip
+
+    def _grid(self, chunk: Chunk, kernel: str) -> Grid:
+        has_ids = self.problem.equals is not None
+        blocking = choose_blocking(kernel, architecture(self.device), self.dtype, has_ids)
+        rows = triton.cdiv(chunk.row_count, blocking.block_m)
+        return Grid(blocking, rows, triton.cdiv(chunk.column_count, blocking.block_n))
+
+    def _arguments(self, chunk: Chunk, grid: Grid) -> dict[str, Any]:
+        """Return what every kernel that works on tiles is told."""
+        blocking = grid.blocking
+        x, y = self.image.features, self.text.features
+        if blocking.descriptors:
+            x = TensorDescriptor.from_tensor(x, [blocking.block_m, blocking.block_k])
+            y = TensorDescriptor.from_tensor(y, [blocking.block_n, blocking.block_k])
+        return _place(chunk, grid) | {
+            "x": x, "y": y, "r": self.image.inverse_norms, "q": self.text.inverse_norms,
+            "row_count": self.image.count, "column_count": self.text.count,
+            "width": self.image.features.shape[1], "offset": self.problem.offset,
+            "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
+            "GROUP": group_size(self.device), "DESCRIPTORS": blocking.descriptors,
+            "PRECISION": "tf32" if self.dtype == torch.float32 and allows_tf32() else "ieee",
+            "num_warps": blocking.num_warps, "num_stages": blocking.num_stages,
+        }  # fmt: skip
+
+    def _ids(self) -> dict[str, Any]:
+        equals, unused = self.problem.equals, self.image.inverse_norms
+        if equals is None:
+            return {"row_ids": unused, "column_ids": unused, "IDS": 0}
+        mode = kernels.DROP if equals.row_shares is None else kernels.ALL
+        return {"row_ids": equals.row_ids, "column_ids": equals.column_ids, "IDS": mode.value}
+
+    def _shares(self) -> dict[str, Tensor]:
+        equals, unused = self.problem.equals, self.image.inverse_norms
+        if equals is None or equals.row_shares is None or equals.column_shares is None:
+            return {"row_shares": unused, "column_shares": unused}
+        return {"row_shares": equals.row_shares, "column_shares": equals.column_shares}
+
+
+def _place(chunk: Chunk, grid: Grid) -> dict[str, int]:
+    return {
+        "first_row": chunk.first_row, "first_column": chunk.first_column,
+        "row_blocks": grid.row_blocks, "column_blocks": grid.column_blocks,
+    }  # fmt: skip
+
+
+def _spans(chunk: Chunk, grid: Grid) -> tuple[slice, slice]:
+    """Return the rows and the columns of a chunk, padding included."""
+    rows, columns = grid.shape
+    return (
+        slice(chunk.first_row, chunk.first_row + rows),
+        slice(chunk.first_column, chunk.first_column + columns),
     )
-    counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    counted &= columns[None, :] != rows[:, None] + diagonal
-    logits = tl.where(counted, product * norms * tl.load(scale), -float("inf"))
-    row_place = row_lse + column_block.to(tl.int64) * row_count + rows
-    column_place = column_lse + row_block.to(tl.int64) * column_count + columns
-    tl.store(row_place, _log_sum_exp(logits, tl.constexpr(1)), mask=rows < row_count)
-    tl.store(column_place, _log_sum_exp(logits, tl.constexpr(0)), mask=columns < column_count)
 
 
-@triton.jit
-def coefficients_kernel(
-    x, y, x_norms, y_norms, scale, center, row_lse, column_lse, pair, weight, out, moments,
-    row_count, column_count, width, diagonal,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes G' = (P^row + P^col, or `pair`) r q weight to out (R, C), and Σ G (cosine - center) to moments."""
-    product, norms, rows, columns, _, _ = _cosines(
-        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
-    )
-    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    row_sums = tl.load(row_lse + rows, mask=rows < row_count, other=0.0)
-    column_sums = tl.load(column_lse + columns, mask=columns < column_count, other=0.0)
-    pairs = tl.load(pair + rows, mask=rows < row_count, other=0.0)
-    cosines = product * norms
-    logits = cosines * tl.load(scale)
-    g = tl.exp2(logits - row_sums[:, None]) + tl.exp2(logits - column_sums[None, :])
-    g = tl.where(columns[None, :] == rows[:, None] + diagonal, pairs[:, None], g)
-    tl.store(moments + tl.program_id(0), tl.sum(tl.where(inside, g * (cosines - tl.load(center)), 0.0)))
-    place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
-    tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
+def _chunks(row_count: int, column_count: int, side: int) -> Iterator[Chunk]:
+    places = itertools.product(range(0, row_count, side), range(0, column_count, side))
+    for index, (row, column) in enumerate(places):
+        rows, columns = min(side, row_count - row), min(side, column_count - column)
+        yield Chunk(index, row, column, rows, columns)
 
 
-@triton.jit
-def sigmoid_kernel(
-    x, y, x_norms, y_norms, scale, bias, weight, out, sums, row_count, column_count, width, diagonal,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes G' = ±σ(t) r q weight to out; Σ softplus(t), Σ G cosine and Σ G to sums (blocks, 3). See tiles_torch."""
-    product, norms, rows, columns, _, _ = _cosines(
-        x, y, x_norms, y_norms, row_count, column_count, width, BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, PRECISION
-    )
-    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    matching = columns[None, :] == rows[:, None] + diagonal
-    cosines = product * norms
-    logits = cosines * tl.load(scale) + tl.load(bias)
-    t = tl.where(inside, tl.where(matching, -logits, logits), -float("inf"))
-    small = tl.exp2(-tl.abs(t))
-    g = tl.where(t >= 0, 1.0, small) / (1.0 + small)
-    g = tl.where(matching, -g, g)
-    place = sums + tl.program_id(0).to(tl.int64) * 3
-    tl.store(place + 1, tl.sum(g * cosines))
-    tl.store(place + 2, tl.sum(g))
-    # log(1 + small) = 2 artanh(w) as a series, w <= 1/3: right to the last digits however small it is, unlike log2
-    w = small / (2.0 + small)
-    v = w * w
-    series = 1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * (1 / 13)))))
-    tl.store(place, tl.sum(0.6931471805599453 * tl.maximum(t, 0.0) + 2 * w * (1.0 + v * series)))
-    place = out + rows.to(tl.int64)[:, None] * column_count + columns[None, :]
-    tl.store(place, (g * (norms * tl.load(weight))).to(out.dtype.element_ty), mask=inside)
+def _prepare(problem: Problem) -> tuple[Tower, Tower]:
+    """Return both towers as the kernels use them."""
+    raw = [problem.image, problem.text]
+    if INTERPRETED:
+        raw = [features.float() for features in raw]
+    image, text = (_new_tower(features) for features in raw)
+    image_programs, text_programs = len(image.features) // ROWS, len(text.features) // ROWS
+    _launch(
+        kernels.prepare_kernel, image_programs + text_programs,
+        image=raw[0], image_features=image.features, image_inverse_norms=image.inverse_norms,
+        image_shrinks=image.shrinks, image_count=image.count, image_row_stride=raw[0].stride(0),
+        image_column_stride=raw[0].stride(1), image_programs=image_programs,
+        text=raw[1], text_features=text.features, text_inverse_norms=text.inverse_norms,
+        text_shrinks=text.shrinks, text_count=text.count, text_row_stride=raw[1].stride(0),
+        text_column_stride=raw[1].stride(1), width=raw[0].shape[1],
+        padded_width=image.features.shape[1], NORMALIZE=problem.normalize, BLOCK=ROWS, STEP=STEP,
+    )  # fmt: skip
+    return image, text
 
 
-def choose_blocking(kernel, architecture: str, dtype: torch.dtype) -> Blocking:
-    """For an architecture, "sm_90" or "gfx942", and a dtype of the features; `aot.py` checks each choice."""
+def _new_tower(features: Tensor) -> Tower:
+    """Return a tower with nothing in it yet."""
+    rows, width = _round_up(len(features), PADDING), _round_up(features.shape[1], WIDTH_STEP)
+    inverse_norms, shrinks = features.new_empty(2, rows, dtype=torch.float32).unbind()
+    return Tower(features.new_empty(rows, width), inverse_norms, shrinks, len(features))
+
+
+def _accumulate(total: Tensor, coefficients: Tensor, features: Tensor, is_first: bool) -> None:
+    """total += coefficients @ features with sums in float32; at first total holds nothing."""
+    beta = 0 if is_first else 1
+    if features.is_cuda and features.dtype.itemsize == 2 and not torch.cuda.tunable.is_enabled():
+        if torch.version.hip is None and HAS_ADDMM_OUT_DTYPE:
+            torch.addmm(
+                total, coefficients, features, beta=beta, out_dtype=torch.float32, out=total
+            )
+            return
+        # AMD returns 16 bits; rounding each chunk's sum is cheaper than upcasting its factors.
+        product = torch.mm(coefficients, features)
+        total.copy_(product) if is_first else total.add_(product)
+        return
+    total.addmm_(coefficients.float(), features.float(), beta=beta)
+
+
+def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
+    tensors = (value for value in arguments.values() if isinstance(value, Tensor))
+    with torch.cuda.device_of(next(tensors)):  # Triton launches on the current device.
+        kernel[(programs,)](**arguments, enable_fp_fusion=True)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: bool) -> Blocking:
+    """Return the tiles of a kernel; `aot.py` checks each choice.
+
+    kernel: "log_sum_exp", "exact_log_sum_exp", "coefficients", "kept_coefficients" or "sigmoid".
+    architecture: "sm_90" or "gfx942", say. ids: whether the kernel compares ids.
+    """
     if architecture == "interpreter":
-        return INTERPRETER_BLOCKING
-    blocking = Blocking()
-    if architecture.startswith("gfx"):
-        blocking = Blocking(num_stages=2)  # 64 KiB of shared memory
-    elif architecture in ("sm_86", "sm_89", "sm_120"):
-        blocking = Blocking(num_stages=3)  # 99 KiB
-    if dtype == torch.float32:  # no tensor cores: twice the threads hold the same product
-        blocking = replace(blocking, block_k=32, num_warps=8)
-    if kernel is sigmoid_kernel:  # the longest epilogue: the whole width spills registers
-        blocking = replace(blocking, block_n=64, num_warps=4)
-    return blocking
-
-
-def tile_shape(features: Tensor, chunk_size: int | None) -> tuple[int, int]:
-    """Whole rows, as many as LARGEST_CHUNK holds; the kernels cut them into blocks."""
-    count = len(features)
-    return chunk_size or max(64, LARGEST_CHUNK // (features.element_size() * count) // 64 * 64), count
-
-
-def prepare(features: Tensor, normalize: bool) -> Side:
-    """The raw features, row after row in memory, and a unit of length that makes the largest norm 64 units."""
-    inverse = inverse_norms(features, normalize)
-    return Side(features.contiguous(), inverse, inverse.max() / 64)
-
-
-def unit(block: Side) -> Tensor:
-    """The normalised features, (n, D) in float32."""
-    return block.features * block.inverse_norms
-
-
-def restore(rows: Side, columns: Side) -> Tensor:
-    """What coefficients @ columns.features must be multiplied with to be the gradient for the rows' raw features."""
-    return rows.unit_length * columns.unit_length
-
-
-def accumulate(total: Tensor, coefficients: Tensor, features: Tensor, first: bool) -> None:
-    """See tiles_torch.accumulate; with float32 sums."""
-    if features.is_cuda and features.dtype != torch.float32 and torch.version.hip is None:
-        product = torch.mm(coefficients, features, out_dtype=torch.float32)
-        total.copy_(product) if first else total.add_(product)
-    else:  # elsewhere torch has no out_dtype, or needs none
-        total.addmm_(coefficients.float(), features.float(), beta=0 if first else 1)
-
-
-def memory(x: Side, steps: tuple[int, int], keep: bool) -> Tensor:
-    """Empty: on a GPU torch gives the memory of one block of rows to the next, and no cosines are kept."""
-    return x.features.new_empty(0)
-
-
-def log_sum_exps(tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """See tiles_torch.log_sum_exps; -inf where nothing is left."""
-    grid = _grid(log_sum_exp_kernel, tile)
-    row_lse = scale.new_empty(grid.column_blocks, len(tile.x.features))
-    column_lse = scale.new_empty(grid.row_blocks, len(tile.y.features))
-    _launch(log_sum_exp_kernel, grid, tile, scale, row_lse, column_lse)
-    return log2_sum_exp2(row_lse), log2_sum_exp2(column_lse)
-
-
-def coefficients(
-    tile: Tile, scale: Tensor, row_lse: Tensor, column_lse: Tensor, pair: Tensor, center: Tensor
-) -> tuple[Tensor, ...]:
-    """See tiles_torch.coefficients; G' in the features' dtype."""
-    return _with_moments(coefficients_kernel, 1, tile, scale, center, row_lse, column_lse, pair)
-
-
-def sigmoid_coefficients(tile: Tile, scale: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """See tiles_torch.sigmoid_coefficients; G' in the features' dtype."""
-    return _with_moments(sigmoid_kernel, 3, tile, scale / LN_2, bias / LN_2)
-
-
-def _with_moments(kernel, moments: int, tile: Tile, *arguments: Tensor) -> tuple[Tensor, ...]:
-    """G' of a tile, (R, C), and the sums of what each of its blocks adds up."""
-    grid = _grid(kernel, tile)
-    x, weight = tile.x.features, 1 / restore(tile.x, tile.y)
-    out = x.new_empty(len(x), len(tile.y.features), dtype=torch.float32 if INTERPRETED else x.dtype)
-    sums = weight.new_empty(grid.row_blocks * grid.column_blocks, moments)
-    _launch(kernel, grid, tile, *arguments, weight, out, sums)
-    return out.to(x.dtype), *sums.sum(dim=0)
+        return Blocking(block_m=64, block_n=64, block_k=32, parts=2)
+    is_sigmoid = kernel == "sigmoid"  # It has the longest epilogue.
+    if dtype == torch.float32:  # Without tensor cores, twice the threads hold the product.
+        rows = 64 if is_sigmoid else 128
+        return Blocking(block_m=rows, block_k=32, num_warps=8, num_stages=2, parts=1)
+    if architecture.startswith("gfx"):  # 64 KiB of shared memory, wavefronts of 64 threads
+        return Blocking(block_k=32, num_warps=8, num_stages=2, parts=1)
+    is_long = is_sigmoid or ids or kernel in ("exact_log_sum_exp", "kept_coefficients")
+    parts = 1 if kernel == "kept_coefficients" else 8
+    if architecture == "sm_90":
+        if is_sigmoid:
+            return Blocking(block_m=64, num_stages=4, parts=8, descriptors=True)
+        return Blocking(num_warps=8 if is_long else 4, parts=min(parts, 4), descriptors=True)
+    if architecture == "sm_100":
+        warps = 16 if kernel == "exact_log_sum_exp" else 4 if kernel == "coefficients" else 8
+        return Blocking(num_warps=warps, parts=parts, descriptors=True)
+    parts, warps = 4 if is_sigmoid else parts, 8 if is_long else 4
+    if architecture == "sm_120":
+        return Blocking(num_warps=warps, parts=parts, descriptors=True)
+    stages = 4 if architecture == "sm_80" else 3  # 163 and 99 KiB of shared memory
+    return Blocking(block_k=32, num_warps=warps, num_stages=stages, parts=parts)
 
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """ "sm_90" or "gfx942", for instance; "interpreter" where nothing is compiled."""
+    """Return "sm_90" or "gfx942", for instance; "interpreter" where nothing is compiled."""
     if INTERPRETED:
         return "interpreter"
     if torch.version.hip is not None:
@@ -245,29 +417,24 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-class Grid(NamedTuple):
-    """How a kernel cuts a tile, and how many blocks then lie below and beside each other."""
-
-    blocking: Blocking
-    row_blocks: int
-    column_blocks: int
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return the number of streaming multiprocessors (compute units) of a device."""
+    return 2 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _grid(kernel, tile: Tile) -> Grid:
-    x = tile.x.features
-    blocking = choose_blocking(kernel, architecture(x.device), x.dtype)
-    rows, columns = triton.cdiv(len(x), blocking.block_m), triton.cdiv(len(tile.y.features), blocking.block_n)
-    return Grid(blocking, rows, columns)
+def group_size(device: torch.device) -> int:
+    """Return how many blocks of rows make the tiles of a wave, two for each SM, about a square."""
+    return round(math.sqrt(2 * processors(device)))
 
 
-def _launch(kernel, grid: Grid, tile: Tile, *arguments: Tensor) -> None:
-    x, y, blocking = tile.x.features, tile.y.features, grid.blocking
-    if INTERPRETED:
-        x, y = x.float(), y.float()
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        kernel[(grid.row_blocks * grid.column_blocks,)](
-            x, y, tile.x.inverse_norms, tile.y.inverse_norms, *arguments, len(x), len(y), x.shape[1], tile.diagonal,
-            BLOCK_M=blocking.block_m, BLOCK_N=blocking.block_n, BLOCK_K=blocking.block_k, GROUP_M=blocking.group_m,
-            PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-            num_warps=blocking.num_warps, num_stages=blocking.num_stages, enable_fp_fusion=True,
-        )  # fmt: skip
+def allows_tf32() -> bool:
+    """Whether the user lets float32 products round their factors to TF32.
+
+    Only the newer switch is read where it is set: once it is, torch refuses to read the older one.
+    """
+    for switches in (torch.backends.cuda.matmul, torch.backends):
+        precision = getattr(switches, "fp32_precision", "none")
+        if precision != "none":
+            return precision == "tf32"
+    return torch.get_float32_matmul_precision() != "highest"

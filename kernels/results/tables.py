@@ -1,9 +1,8 @@
-"""Draws the tables of both READMEs from what was measured: python kernels/results/tables.py
+"""Draw the tables of both READMEs from what was measured: python kernels/results/tables.py
 
-A table stands between <!-- table: NAME --> and <!-- end -->; nothing in there is typed by hand.
+A table stands between <!-- table: NAME --> and <!-- end -->. Nothing in it is typed by hand.
 """
 
-import csv
 import json
 import re
 import sys
@@ -11,64 +10,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minclip_kernels.bench.records import MEASURED, read
+from minclip_kernels.bench.report import number
+
 RESULTS = Path(__file__).parent
 READMES = [RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md"]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TRAINING = "contender", "images/s", "lowest", "highest", "MB above model and optimizer"
+TOKENIZERS = "contender", "texts", "number", "tokens/s, first time", "tokens/s, again", "same ids"
 
 
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], source: dict[str, Any]) -> str:
+    """A table, and below it where it comes from: device, threads, version, commit and date."""
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
-
-
-def environment(values: dict[str, Any]) -> str:
-    where = f"{values['device']}, {values['threads']} threads, torch {values['torch']}"
-    return f"\n({where}; commit {values['commit']}, {values['date']}.)\n"
+    table = "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
+    where = "{device}, {threads} threads, torch {torch}; commit {commit}, {date}"
+    return f"{table}\n({where.format(**source)}.)\n"
 
 
 def of_losses(column: str) -> str:
-    """A row for each N, a column for each contender that was measured: milliseconds or megabytes."""
-    with (RESULTS / "cpu-loss.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = list(dict.fromkeys(row["contender"] for row in rows))
-    cells = {(row["N"], row["contender"]): row for row in rows}
-    lines = []
-    for count in sorted({row["N"] for row in rows}, key=int):
-        values = (cells[count, name] for name in names)
-        lines.append(
-            [f"{int(count):,}", *(number(float(row[column])) if row[column] else row["result"] for row in values)]
-        )
-    return markdown(["N", *names], lines) + environment(rows[0])
+    """A row for each N, a column for each contender that was measured at some N."""
+    rows = read(RESULTS / "cpu-loss.csv")
+    names = list(dict.fromkeys(row["contender"] for row in rows if row["result"] == MEASURED))
+    cells = {(row["N"], row["contender"]): number(row[column]) or row["result"] for row in rows}
+    counts = sorted({row["N"] for row in rows})
+    lines = [[f"{N:,}", *(cells.get((N, name), "") for name in names)] for N in counts]
+    return markdown(["N", *names], lines, rows[-1])
 
 
 def of_json(name: str, columns: Sequence[str]) -> str:
     content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
-    lines = [
-        [number(value) if isinstance(value, int | float) else value for value in (row[column] for column in columns)]
-        for row in content["rows"]
-    ]
-    return markdown(columns, lines) + environment(content["environment"])
+    lines = [[_cell(row[column]) for column in columns] for row in content["rows"]]
+    return markdown(columns, lines, content["environment"])
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else number(value)
 
 
 TABLES = {
     "loss-times": lambda: of_losses("both_ms"),
     "loss-memory": lambda: of_losses("memory_mb"),
-    "training": lambda: of_json(
-        "cpu-train.json", ["contender", "images/s", "lowest", "highest", "MB above model and optimizer"]
-    ),
-    "tokenizers": lambda: of_json(
-        "cpu-tokenizer.json",
-        ["contender", "texts", "number", "tokens/s, first time", "tokens/s, again", "same ids"],
-    ),
+    "training": lambda: of_json("cpu-train.json", TRAINING),
+    "tokenizers": lambda: of_json("cpu-tokenizer.json", TOKENIZERS),
 }
 
 
 def draw(text: str) -> str:
-    """`text` with its tables drawn anew. Raises ValueError for a table that nobody knows."""
+    """`text` with its tables drawn again. Raises ValueError for an unknown table."""
 
     def table(match: re.Match[str]) -> str:
         if match[2] not in TABLES:

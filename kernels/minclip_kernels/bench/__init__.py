@@ -1,6 +1,6 @@
-"""Time and memory of the contrastive losses, beside every peer installed: python -m minclip_kernels.bench --help
+"""Time and memory of the contrastive losses beside every installed peer.
 
-peers.py says who takes part, gate.py whether it computes the right gradients, worker.py makes one run one turn,
-measure.py lets them take turns, records.py keeps what was measured, report.py and plots.py show it; floors.py predicts
-from data sheets, first_hour.py and tune.py are for a new GPU.
+`peers.py` lists the contenders, `gate.py` checks their gradients, `worker.py` runs one of them,
+`measure.py` lets them take turns at every size, `records.py` keeps the rows, `report.py` shows
+them. `first_hour.py` and `tune.py` are for a new GPU.
 """

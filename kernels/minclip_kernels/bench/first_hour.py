@@ -1,86 +1,57 @@
-"""What to run first on a new GPU: python -m minclip_kernels.bench.first_hour, or minclip bench first-hour."""
+"""`minclip bench first-hour`: what to run first on a new GPU."""
 
 import argparse
-import sys
-import time
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from minclip_kernels import clip_loss
-from minclip_kernels.bench.command import choose_device, main, measure_and_show
-from minclip_kernels.bench.measure import Setting
-from minclip_kernels.bench.peers import find
+from minclip_kernels.bench.command import choose_device, measure
+from minclip_kernels.bench.peers import CONTENDERS, Setting
+from minclip_kernels.bench.worker import Worker
 
-DESCRIPTION = """The first hour with a new GPU, in ten minutes: gate, sweep, the best tiles, pictures.
+DESCRIPTION = """The first hour with a new GPU: the sweep over sizes, then the best tiles.
 
-Leaves loss.csv, loss.json, three pictures and tiles.txt, whose lines belong in tiles_triton.choose_blocking.
-Nothing new is begun when ten minutes are nearly over; the same command again goes on where it stopped."""
+Run pytest -m cuda before it. Leaves loss.csv, loss.json, loss.png and tiles.txt. The same command
+again measures only what is missing in the CSV."""
 
-
-@dataclass(frozen=True)
-class Plan:
-    counts: tuple[int, ...]
-    widths: tuple[int, ...]
-    dtypes: tuple[str, ...]
-    tune_count: int
-    gate_count: int
-    sweep_minutes: float
-    all_minutes: float
-    names: tuple[str, ...]  # of the contenders
-
-
-# Without what would take the time: torch.compile, anew for each size, and the small tiles of our torch back-end.
-PEERS = ("arange", "one-hot", "open_clip", "memeff", "inf_cl")
-FULL = Plan(
-    tuple(2**k for k in range(10, 19)),
-    (512, 768),
-    ("bfloat16", "float32"),
-    16384,
-    1100,
-    6.5,
-    9.5,
-    ("bare products, 4", "fused, triton", *PEERS),
-)
-DRY = Plan((16, 40), (16,), ("bfloat16", "float32"), 8, 20, 0.1, 0.1, ("bare products, 4", "fused, torch", "arange"))
+# torch.compile compiles anew for every size, and our torch back-end has small tiles.
+TOO_SLOW = "arange, torch.compile", "fused, torch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=Path, default=Path("bench/first-hour"), metavar="FOLDER", help="(default: bench/first-hour)"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="every step at tiny sizes on the CPU; needs TRITON_INTERPRET=1"
-    )
+    add, out = parser.add_argument, Path("bench/first-hour")
+    add("--out", type=Path, default=out, metavar="FOLDER", help="results (default: %(default)s)")
+    dry_run = "every step at tiny sizes on the CPU, which needs TRITON_INTERPRET=1"
+    add("--dry-run", action="store_true", help=dry_run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status 1 when our loss does not pass the gate. Raises ValueError where there is no GPU."""
-    start = time.monotonic()
-    plan = DRY if arguments.dry_run else FULL
-    device = choose_device("cpu" if arguments.dry_run else "cuda")
-    clip_loss.choose_tiles("triton", torch.empty(1, 1, device=device))  # says why not, before anything is measured
-    from minclip_kernels.bench.tune import tune  # only now: triton does not exist on every system
+    """Return 1 if our loss fails the gate, else 0. Raises ValueError where there is no GPU."""
+    dry = arguments.dry_run
+    device = choose_device("cpu" if dry else "cuda")
+    clip_loss.choose_tiles("triton", torch.empty(1, 1, device=device))  # says why not
+    from minclip_kernels.bench.tune import (
+        CANDIDATES,
+        tune,
+    )  # imported here because Triton may be missing
 
-    chosen = [find("clip", name) for name in plan.names]
+    counts, widths = ((16, 40), (16,)) if dry else ([2**k for k in range(10, 19)], (512, 768))
     settings = [
-        Setting("clip", dtype, width, count, device)
-        for count in plan.counts for dtype in plan.dtypes for width in plan.widths
-    ]  # fmt: skip
-    status = measure_and_show(
-        settings, chosen, arguments.out / "loss.csv", plan.sweep_minutes,
-        in_process=True, gate_count=plan.gate_count,
-    )  # fmt: skip
-    lines = []
-    seconds = 60 * plan.all_minutes - (time.monotonic() - start)
-    for line in tune(plan.dtypes, plan.widths[0], plan.tune_count, device, seconds):
-        print(line, flush=True)
-        lines.append(line)
+        Setting("clip", dtype, count, width, device)
+        for count, dtype, width in product(counts, ("bfloat16", "float32"), widths)
+    ]
+    contenders = [c for c in CONTENDERS if c.loss == "clip" and c.name not in TOO_SLOW]
+    if dry:
+        contenders = [c for c in contenders if c.name in ("bare products, 4", "arange")]
+    path = arguments.out / "loss.csv"
+    status = measure(settings, {c: Worker(c) for c in contenders}, path, 0.0 if dry else 10.0)
+    tuned = [
+        Setting("clip", dtype, 8 if dry else 16384, widths[0], device)
+        for dtype in ("bfloat16", "float32")
+    ]
+    lines = [line for setting in tuned for line in tune(setting, CANDIDATES[: 1 if dry else None])]
     (arguments.out / "tiles.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{arguments.out / 'tiles.txt'}; {(time.monotonic() - start) / 60:.1f} minutes in all")
+    print(*lines, sep="\n")
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main(DESCRIPTION, add_arguments, run))

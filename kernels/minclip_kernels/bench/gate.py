@@ -1,76 +1,78 @@
-"""Before anything is timed: does it compute the textbook's value and gradients, here, in this dtype?
+"""Check a contender's loss and gradients before anything is timed.
 
-Compared with `minclip_kernels.reference` in float64 on the same features. A gradient that is a constant multiple of
-the textbook's passes and is named, since an optimizer such as Adam hardly sees a constant; so is a missing gradient for
-the scale. Everything else is red, and nothing is reported of it.
+They are compared with `minclip_kernels.reference` in float64 on the same features. A gradient that
+is a constant multiple of the textbook's passes and is named, because optimizers such as Adam hardly
+notice a constant. A missing gradient for the scale is named too. Anything else fails, and of a
+contender that fails nothing is measured.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from minclip_kernels import reference
-from minclip_kernels.bench.peers import Contender
+from minclip_kernels.bench.peers import Contender, Setting
 
-COUNT = 1100  # pairs: more than one tile of every kernel, and a ragged last one
+COUNT = 1100  # pairs: several tiles of every kernel, the last one ragged
 SCALE, BIAS = 1 / 0.07, -10.0
-# Largest |error| / |gradient|, and the same for the loss; logits in 16 bits, as in plain PyTorch, fit in.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# The largest |error| / |gradient|, and the same for the loss. 16-bit logits, as in plain PyTorch,
+# stay within it.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
 TF32_TOLERANCE = 5e-3
 
 
-@dataclass(frozen=True)
-class Verdict:
-    passed: bool
-    note: str  # "exact", or what is unusual, or what is wrong
+class Failed(str):
+    """What is wrong, in the place of an answer."""
 
 
-def make_inputs(count: int, width: int, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """Image and text features (N, D) of lengths around 1 that resemble each other pair by pair, the scale, the bias."""
+def make_inputs(setting: Setting) -> list[Tensor]:
+    """Features (N, D) of resembling images and texts, of length about 1; the scale; the bias."""
     generator = torch.Generator().manual_seed(0)
-    image, noise = (torch.randn(count, width, generator=generator).div_(width**0.5) for _ in range(2))
-    features = [part.to(device, dtype).requires_grad_() for part in (image, noise.add_(image, alpha=0.3))]
-    return features + [torch.tensor(value, device=device, requires_grad=True) for value in (SCALE, BIAS)]
+    image, noise = torch.randn(2, setting.N, setting.D, generator=generator) / setting.D**0.5
+    features = torch.stack([image, noise + 0.3 * image]).to(setting.device, setting.torch_dtype)
+    scalars = (torch.tensor(value, device=setting.device) for value in (SCALE, BIAS))
+    return [tensor.requires_grad_() for tensor in (*features, *scalars)]
 
 
-def check(contender: Contender, device: str, dtype: torch.dtype, width: int, count: int = COUNT) -> Verdict:
-    """The verdict on loss and gradients of `count` pairs of width D; an exception of the contender is a red one."""
-    image, text, scale, bias = make_inputs(count, width, dtype, device)
-    try:
-        loss = contender.make()(image, text, scale, bias)
-        got = torch.autograd.grad(loss, (image, text, scale, bias), allow_unused=True)
-    except Exception as error:  # other people's code: whatever it raises is the reason why it is left out
-        return Verdict(False, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
-    with torch.no_grad():
-        if contender.loss == "clip":
-            wanted_loss = reference.clip_loss(image, text, scale)
-            wanted = reference.gradients(image, text, scale)[:3]
-        else:
-            wanted_loss = reference.siglip_loss(image, text, scale, bias)
-            wanted = reference.gradients(image, text, scale, bias)[:4]
-    is_tf32 = contender.tf32 and dtype == torch.float32 and device != "cpu"
-    return judge(loss.detach(), list(got), wanted_loss, list(wanted), TF32_TOLERANCE if is_tf32 else TOLERANCES[dtype])
+@cache
+def check(contender: Contender, setting: Setting) -> str:
+    """Judge the loss and its gradients: "exact", what is unusual, or Failed."""
+    if contender.is_floor:
+        return "not a loss"
+    inputs = make_inputs(setting)
+    loss = contender.make()(*inputs)
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    image, text, scale, bias = (tensor.detach() for tensor in inputs)
+    if contender.loss == "clip":
+        wanted_loss = reference.clip_loss(image, text, scale)
+        wanted = reference.gradients(image, text, scale)[:3]
+    else:
+        wanted_loss = reference.siglip_loss(image, text, scale, bias)
+        wanted = reference.gradients(image, text, scale, bias)[:4]
+    rounded = contender.tf32 and setting.dtype == "float32" and setting.device != "cpu"
+    tolerance = TF32_TOLERANCE if rounded else TOLERANCES[setting.dtype]
+    return compare(loss.detach(), gradients, wanted_loss, wanted, tolerance)
 
 
-def judge(
-    loss: Tensor, got: list[Tensor | None], wanted_loss: Tensor, wanted: list[Tensor], tolerance: float
-) -> Verdict:
-    """got, wanted: the gradients for image, text, scale (and bias); None where there is none."""
-    error = abs(loss.double() / wanted_loss - 1).item()
-    if not error <= tolerance:  # also when it is not a number
-        return Verdict(False, f"the loss is {loss.item():.6g}, not {wanted_loss.item():.6g}")
-    features = [part.double() for part in got[:2] if part is not None]
-    if len(features) < 2:
-        return Verdict(False, "no gradient for a tower")
-    factor = ((features[0] * wanted[0]).sum() / (wanted[0] ** 2).sum()).item()
-    names = ("image", "text", "scale", "bias")
+def compare(
+    loss: Tensor, gradients: Sequence[Tensor | None], wanted_loss: Tensor,
+    wanted: Sequence[Tensor], tolerance: float,
+) -> str:  # fmt: skip
+    """Judge the gradients for image, text, scale (and bias); None where there is none."""
+    if not abs(loss.double() / wanted_loss - 1) <= tolerance:  # NaN fails as well
+        return Failed(f"the loss is {loss.item():.6g}, not {wanted_loss.item():.6g}")
+    if gradients[0] is None or gradients[1] is None:
+        return Failed("no gradient for a tower")
+    factor = ((gradients[0].double() * wanted[0]).sum() / wanted[0].square().sum()).item()
     notes = [] if abs(factor - 1) <= tolerance else [f"gradient × {factor:.4g}"]
-    for name, part, want in zip(names, got, wanted, strict=False):
-        if part is None:
+    names = "image", "text", "scale", "bias"
+    for name, gradient, want in zip(names, gradients, wanted, strict=False):
+        if gradient is None:
             notes.append(f"no gradient for the {name}")
             continue
-        error = ((part.double() - factor * want).norm() / (factor * want).norm()).item()
+        error = ((gradient.double() - factor * want).norm() / (factor * want).norm()).item()
         if not error <= tolerance:
-            return Verdict(False, f"the gradient for {name} is wrong by {error:.2g} of its length")
-    return Verdict(True, "; ".join(notes) or "exact")
+            return Failed(f"the gradient for {name} is wrong by {error:.2g} of its length")
+    return "; ".join(notes) or "exact"

@@ -1,82 +1,126 @@
-"""What was measured, in a CSV that is added to line by line, with the environment beside it as JSON.
+"""What was measured: a CSV of rows, and the environment beside it as JSON.
 
-A measurement is the same as another one if KEY agrees: then it is not made again. The version of our own rows is a
-checksum of the sources, so that a changed kernel is measured anew and a changed README is not.
+Two rows stand for the same measurement if they agree in KEY; it is then not repeated. The version
+of our own rows is a checksum of the sources, so that a changed kernel is measured again, but not a
+changed README.
 """
 
+import ast
 import csv
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minclip_kernels.bench.peers import Contender, version
+from minclip_kernels.bench.peers import OURS, Contender, Setting
 
 KEY = ["loss", "dtype", "N", "D", "contender", "version", "device", "threads", "torch", "triton"]
-TIMES = ["forward_ms", "backward_ms", "both_ms", "lowest_ms", "highest_ms", "rounds"]
-COLUMNS = [*KEY, *TIMES, "memory_mb", "flops", "tflops", "of_floor", "gate", "result", "commit", "date"]
+TIMES = ["both_ms", "lowest_ms", "highest_ms", "rounds"]
+NUMBERS = [*TIMES, "memory_mb", "flops", "tflops", "of_floor"]
+COLUMNS = [*KEY, *NUMBERS, "gate", "result", "commit", "date"]
+MEASURED = "measured"  # the result of a row, or else why it was not measured
+LEAST_ROUNDS = 3  # a row with fewer was interrupted
 
-Row = dict[str, str]
+Row = dict[str, Any]  # by COLUMNS
 PACKAGE = Path(__file__).parents[1]
 
 
-def key(row: Row) -> tuple[str, ...]:
+class Results:
+    """The rows of one CSV file: read once, and written after every setting."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[str | int, ...], Row] = {}
+        self._keep(read(path))
+
+    def find(self, setting: Setting, contender: Contender) -> Row | None:
+        return self.rows.get(key(identify(setting, contender)))
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep the rows that are finished and new, and write the file."""
+        self._keep(rows)
+        with replacing(self.path) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+
+    def _keep(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if row["result"] != MEASURED or (row.get("rounds") or 0) >= LEAST_ROUNDS:
+                self.rows.setdefault(key(row), row)
+
+
+def key(row: Row) -> tuple[str | int, ...]:
     return tuple(row[name] for name in KEY)
 
 
+def identify(setting: Setting, contender: Contender) -> Row:
+    """The part of a row that is known before anything is measured."""
+    return {
+        **asdict(setting),
+        **environment(setting.device),
+        "contender": contender.name,
+        "version": our_version() if contender.package == OURS else version(contender.package),
+        "flops": round(contender.flops(setting), 4),
+    }
+
+
 def read(path: Path) -> list[Row]:
-    """The rows of a CSV file; a last line that was cut off is left out. No file, no rows.
+    """The rows of a CSV file, or none if it does not exist. Raises ValueError for other tables."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_parse(line) for line in csv.DictReader(file)]
+    except (KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a table of this benchmark: {error!r}") from error
 
-    Raises ValueError when it has other columns than COLUMNS.
-    """
-    lines = _whole_lines(path).decode().splitlines()
-    if lines and lines[0].split(",") != COLUMNS:
-        raise ValueError(f"{path} is no table of this benchmark, its columns differ: choose another file with --out")
-    return list(csv.DictReader(lines))
+
+def _parse(line: dict[str, str]) -> Row:
+    """Texts, and numbers or None; columns that are no longer used are ignored."""
+    numbers = {
+        name: ast.literal_eval(line[name] or "None") for name in (*NUMBERS, "N", "D", "threads")
+    }
+    return {name: line[name] for name in COLUMNS} | numbers
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Adds rows at the end, so that whatever happens later they are there."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that replaces `path` once everything is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = _whole_lines(path)
-    with path.open("r+" if path.exists() else "w", newline="", encoding="utf-8") as file:
-        file.truncate(len(whole))
-        file.seek(0, os.SEEK_END)
-        writer = csv.DictWriter(file, COLUMNS)
-        if not whole:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-def _whole_lines(path: Path) -> bytes:
-    content = path.read_bytes() if path.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Written beside and renamed: an old file or a new one, never half of one."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-# --- environment ------------------------------------------------------------------------------------------------------
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @cache
 def environment(device: str) -> Row:
-    """Device, threads and versions as they stand in every row."""
+    """Device, threads and versions, as every row states them."""
+    model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
+    cpu = f"{model} ({os.cpu_count()} cores)"
     return {
-        "device": device_name(device),
-        "threads": str(torch.get_num_threads()),
+        "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": version("triton"),
         "commit": commit(),
@@ -85,49 +129,51 @@ def environment(device: str) -> Row:
 
 
 def describe(device: str, packages: Iterable[str]) -> dict[str, Any]:
-    """The environment at length: also Python, the system, the driver and each peer's version."""
-    driver = {}
-    if device != "cpu":
-        total = torch.cuda.get_device_properties(device).total_memory
-        driver = {"driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")}
-        driver |= {"cuda": torch.version.cuda, "hip": torch.version.hip, "memory_gb": round(total / 1e9, 1)}
-    versions = {package: version(package) for package in sorted(set(packages)) if version(package)}
-    system = {"python": platform.python_version(), "system": platform.platform()}
-    return {**environment(device), **driver, **system, "packages": versions}
+    """The environment at length: also Python, the system, the driver and the peers' versions."""
+    return {
+        **environment(device),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "packages": {package: version(package) for package in sorted(set(packages))},
+    }
 
 
-def device_name(device: str) -> str:
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
+def system_field(file: str, name: str) -> str | None:
+    """A field of a file in Linux's /proc, such as VmHWM of self/status; None where it is absent."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model} ({os.cpu_count()} cores)"
+        match = re.search(rf"^{name}\s*:\s*(.+)$", Path("/proc", file).read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return match and match[1]
 
 
 @cache
-def commit() -> str:
-    """The commit of the sources, with "+" where they were changed since; "" for an installed package."""
-    if not _output("git", "-C", str(PACKAGE), "ls-files", "__init__.py"):
+def version(package: str) -> str:
+    """The installed version of a package, or "" where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return ""
-    changed = _output("git", "-C", str(PACKAGE), "status", "--porcelain", "--", str(PACKAGE))
-    return _output("git", "-C", str(PACKAGE), "rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 @cache
 def our_version() -> str:
-    """A checksum of the sources of the kernels."""
-    sources = sorted(PACKAGE.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    """A checksum of the kernels' sources."""
+    sources = b"".join(source.read_bytes() for source in sorted(PACKAGE.glob("*.py")))
+    return hashlib.sha256(sources).hexdigest()[:8]
 
 
-def version_of(contender: Contender) -> str:
-    return our_version() if contender.is_ours else version(contender.package)
+@cache
+def commit() -> str:
+    """The last commit of the sources, "+" if they have changed; "" for an installed package."""
+    git = "git", "-C", str(PACKAGE)
+    changed = _output(*git, "status", "--porcelain", "--", ".")
+    return _output(*git, "log", "-1", "--format=%h", "--", ".") + ("+" if changed else "")
 
 
 def _output(*command: str) -> str:
+    """What a command prints, or "" where it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,80 +1,78 @@
-"""Tables for the terminal: one run, or two side by side."""
+"""A table of every setting for the terminal, and a figure of them all."""
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
+from typing import Any
 
-import torch
+from minclip_kernels.bench.peers import Setting
+from minclip_kernels.bench.records import MEASURED, NUMBERS, Row, replacing
 
-from minclip_kernels.bench import records
-from minclip_kernels.bench.floors import data_sheet, predicted_ms
-from minclip_kernels.bench.measure import Setting
-from minclip_kernels.bench.peers import Contender
-from minclip_kernels.bench.records import Row
-
-SAME = ("loss", "dtype", "N", "D", "contender")  # rows of two runs that are compared
+HEAD = ["", "ms", "lowest", "highest", "rounds", "MB", "N²D flops", "TFLOP/s", "of floor", "gate"]
+STYLES = ["o-", "s--", "^-.", "D:", "v--", "P-.", "X:", "*--", "<-", ">-."]
+PANELS = [  # column, label, scale
+    ("both_ms", "loss and gradients (ms)", "log"),
+    ("memory_mb", "peak memory above the features (MB)", "log"),
+    ("of_floor", "time of the bare products / time", "linear"),
+]
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
-    """Columns under each other; the first one to the left, the others to the right."""
+    """Columns below each other: the first aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     )
 
 
-def milliseconds(text: str) -> str:
-    """`"1234.567"` -> `"1,235"`; three digits at least."""
-    if not text:
+def number(value: float | None) -> str:
+    """`1234.5` -> `"1,234"`, `0.12345` -> `"0.123"`, `None` -> `""`."""
+    if value is None:
         return ""
-    value = float(text)
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def table(rows: Sequence[Row], setting: Setting, contenders: Sequence[Contender], predict: str | None) -> str:
-    """The contenders of one setting, the fastest first; the failed ones last. `predict`: a device of a data sheet."""
-    here = [row for row in rows if setting.names().items() <= row.items()]
-    here.sort(key=lambda row: (row["result"] != "measured", float(row["both_ms"] or 0)))
-    gpu = data_sheet(predict or (here[0]["device"] if here else ""))
-    head = ["", "forward ms", "backward", "both", "from–to", "rounds", "memory MB", "N²D flops", "TFLOP/s"]
-    head += ["of floor", *(["predicted ms"] if gpu else []), "gradient"]
-    lines = [head]
-    work = {contender.name: contender.work for contender in contenders}
-    predicted = {
-        name: f"{predicted_ms(gpu, cost, setting.count, setting.width, getattr(torch, setting.dtype)):.3g}"
-        for name, cost in work.items() if gpu
-    }  # fmt: skip
-    for row in here:
-        spread = f"{milliseconds(row['lowest_ms'])}–{milliseconds(row['highest_ms'])}" if row["both_ms"] else ""
-        line = [row["contender"], *(milliseconds(row[name]) for name in ("forward_ms", "backward_ms", "both_ms"))]
-        line += [spread, row["rounds"], row["memory_mb"] or ("unknown" if row["both_ms"] else ""), row["flops"]]
-        line += [row["tflops"], row["of_floor"], *([predicted[row["contender"]]] if gpu else [])]
-        lines.append([*line, row["gate"] if row["result"] == "measured" else row["result"]])
-    for name in predicted.keys() - {row["contender"] for row in here}:
-        lines.append([name, *[""] * (len(head) - 3), predicted[name], "not measured"])
-    return f"{setting}\n{align(lines)}"
+def table(setting: Setting, rows: Sequence[Row]) -> str:
+    """The rows of one setting, the fastest first and failures last."""
+    lines = [_cells(row) for row in sorted(rows, key=lambda row: row.get("both_ms") or 1e99)]
+    return f"{setting}\n{align([HEAD, *lines])}"
 
 
-def compare(first: Path, second: Path) -> str:
-    """Both tables' times and memory, row by row, for what stands in both; of repeated rows the last one counts.
+def _cells(row: Row) -> list[str]:
+    verdict = row["gate"] if row["result"] == MEASURED else row["result"]
+    return [row["contender"], *(number(row.get(name)) for name in NUMBERS), verdict]
 
-    Raises FileNotFoundError when one is not there, ValueError when nothing stands in both.
-    """
-    tables = []
-    for path in (first, second):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such table; expected two CSV files of this benchmark")
-        tables.append({tuple(row[name] for name in SAME): row for row in records.read(path)})
-    shared = [key for key in tables[0] if key in tables[1]]
-    if not shared:
-        raise ValueError(f"{first} and {second} have no loss, dtype, N, D and contender in common: nothing to compare")
-    lines = [["loss dtype N D contender", "A ms", "B ms", "B/A", "A MB", "B MB", "B/A"]]
-    for key in shared:
-        cells = []
-        for name, shown in (("both_ms", milliseconds), ("memory_mb", str)):
-            a, b = (table[key][name] for table in tables)
-            cells += [shown(a), shown(b), f"{float(b) / float(a):.2f}" if a and b and float(a) else ""]
-        lines.append([" ".join(key), *cells])
-    return f"A: {first}\nB: {second}\n{align(lines)}"
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw three panels, with a row of them for every loss, dtype and D."""
+    from matplotlib.figure import Figure  # imported here because it takes a second
+
+    rows = [row for row in rows if row["result"] == MEASURED]
+    places = list(dict.fromkeys((row["loss"], row["dtype"], row["D"]) for row in rows))
+    figure = Figure(figsize=(16, 4.6 * len(places)), layout="constrained", dpi=120)
+    grid = figure.subplots(len(places), len(PANELS), squeeze=False)
+    for place, line in zip(places, grid, strict=True):
+        here = [row for row in rows if (row["loss"], row["dtype"], row["D"]) == place]
+        for axes, (column, label, scale) in zip(line, PANELS, strict=True):
+            _draw_lines(axes, here, column)
+            axes.set(xscale="log", xlabel="N, pairs in the batch", title=label)
+            axes.set_yscale(scale if any(row[column] for row in here) else "linear")
+            counts = sorted({row["N"] for row in here})
+            axes.set_xticks(counts, [f"{count:,}" for count in counts], rotation=30)
+            axes.set_xticks([], minor=True)
+        line[0].set_ylabel("{}, {}, D = {}".format(*place))
+        line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle("{device}, torch {torch}, {date}".format(**rows[0]), fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw_lines(axes: Any, rows: Sequence[Row], column: str) -> None:
+    """One line per contender: ours are wide, and the floor is black."""
+    for index, name in enumerate(dict.fromkeys(row["contender"] for row in rows)):
+        points = [(r["N"], r[column] or nan) for r in rows if r["contender"] == name]
+        color, width = f"C{index}" if index else "black", 2.5 if "fused" in name else 1.2
+        style = STYLES[index % len(STYLES)]
+        axes.plot(*zip(*points, strict=True), style, color=color, linewidth=width, label=name)
+    axes.grid(alpha=0.3)

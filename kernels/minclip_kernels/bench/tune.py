@@ -1,104 +1,59 @@
-"""The fastest tile of each Triton kernel on this GPU, by changing one thing at a time, as lines of source."""
+"""Time whole tile shapes, from a list of complete candidates, beside the chosen one."""
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.utils.benchmark import Timer
 
 from minclip_kernels import fused_clip_loss, fused_siglip_loss, tiles_triton
 from minclip_kernels.bench.gate import make_inputs
+from minclip_kernels.bench.peers import Setting
 from minclip_kernels.tiles_triton import Blocking
 
-OPTIONS = {
-    "num_warps": (4, 8),
-    "num_stages": (2, 3, 4, 5),
-    "block_m": (64, 128),
-    "block_n": (64, 128, 256),
-    "block_k": (32, 64, 128),
-    "group_m": (4, 8, 16),
+CANDIDATES = [  # rows, columns, width, group, warps, stages
+    Blocking(64, 64, 32, 8, 4, 3),
+    Blocking(64, 128, 64, 8, 4, 4),
+    Blocking(128, 128, 32, 8, 4, 4),
+    Blocking(128, 128, 32, 8, 8, 3),
+    Blocking(128, 128, 64, 8, 4, 3),
+    Blocking(128, 256, 64, 8, 8, 3),
+]
+LOSSES = {
+    tiles_triton.log_sum_exp_kernel: (fused_clip_loss, 3),
+    tiles_triton.coefficients_kernel: (fused_clip_loss, 3),
+    tiles_triton.sigmoid_kernel: (fused_siglip_loss, 4),
 }
-REPEATS = 3
 
 
-@contextmanager
-def using(kernel, tile: Blocking) -> Iterator[None]:
-    """Inside, `kernel` is launched with this tile."""
+def tune(setting: Setting, candidates: Sequence[Blocking]) -> Iterator[str]:
+    """For each kernel, lines for the head of `tiles_triton.choose_blocking`."""
     usual = tiles_triton.choose_blocking
-    tiles_triton.choose_blocking = lambda other, *rest: tile if other is kernel else usual(other, *rest)
-    try:
-        yield
-    finally:
-        tiles_triton.choose_blocking = usual
+    architecture = tiles_triton.architecture(torch.device(setting.device))
+    for kernel, (loss, arguments) in LOSSES.items():
+        inputs = make_inputs(setting)[:arguments]
+        chosen = usual(kernel, architecture, setting.torch_dtype)
+        times = {tile: milliseconds(kernel, tile, loss, inputs) for tile in [chosen, *candidates]}
+        best = min(times, key=times.__getitem__)
+        yield f"    if kernel is {kernel.__name__} and dtype == {setting.torch_dtype}:"
+        yield f"        # {times[best]:.3f} ms, {times[chosen]:.3f} before, at {setting}"
+        yield f"        return {best}"
 
 
-def losses(dtype: torch.dtype, width: int, count: int, device: str) -> dict[Any, Callable[[], Any]]:
-    """For each kernel something that runs it."""
-    inputs = make_inputs(count, width, dtype, device)
+def milliseconds(kernel: Any, tile: Blocking, loss: Callable, inputs: list[torch.Tensor]) -> float:
+    """The median time of loss and gradients; infinity where the tile does not fit the GPU."""
+    usual = tiles_triton.choose_blocking
 
-    def gradients(loss, *arguments) -> None:
-        torch.autograd.grad(loss(*arguments, backend="triton"), arguments)
+    def choose(other: Any, *rest: Any) -> Blocking:
+        return tile if other is kernel else usual(other, *rest)
 
-    @torch.no_grad()
-    def forward_only() -> None:
-        fused_clip_loss(*inputs[:3], backend="triton")
+    def run() -> None:
+        torch.autograd.grad(loss(*inputs, backend="triton"), inputs)
 
-    return {
-        tiles_triton.log_sum_exp_kernel: forward_only,
-        tiles_triton.coefficients_kernel: lambda: gradients(fused_clip_loss, *inputs[:3]),
-        tiles_triton.sigmoid_kernel: lambda: gradients(fused_siglip_loss, *inputs),
-    }
-
-
-def milliseconds(function: Callable[[], Any], device: str) -> float:
-    """The median of a few runs after one that compiles; infinity where a tile does not fit."""
-    try:
-        times = []
-        for _ in range(1 + REPEATS):
-            start = time.perf_counter()
-            function()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            times.append(1e3 * (time.perf_counter() - start))
-        return statistics.median(times[1:])
-    except Exception:  # too much shared memory, too many registers: whatever the compiler raises, it is no candidate
-        return float("inf")
-
-
-def best_tile(
-    kernel, function: Callable[[], Any], start: Blocking, device: str, end: float
-) -> tuple[Blocking, float, float]:
-    """The tile found until the time `end` (of time.monotonic), its milliseconds, and those of `start`."""
-
-    def measure(tile: Blocking) -> float:
-        with using(kernel, tile):
-            return milliseconds(function, device)
-
-    best, first = start, measure(start)
-    shortest = first
-    for name, values in OPTIONS.items():
-        for value in values:
-            tile = replace(best, **{name: value})
-            if tile == best or time.monotonic() > end:
-                continue
-            taken = measure(tile)
-            if taken < shortest:
-                best, shortest = tile, taken
-    return best, shortest, first
-
-
-def tune(dtypes: tuple[str, ...], width: int, count: int, device: str, seconds: float) -> Iterator[str]:
-    """For each dtype and kernel lines for the head of `tiles_triton.choose_blocking`; the last get less time."""
-    end = time.monotonic() + seconds
-    architecture = tiles_triton.architecture(torch.device(device))
-    for dtype in dtypes:
-        for kernel, function in losses(getattr(torch, dtype), width, count, device).items():
-            start = tiles_triton.choose_blocking(kernel, architecture, getattr(torch, dtype))
-            tile, taken, before = best_tile(kernel, function, start, device, end)
-            condition = f'kernel is {kernel.__name__} and architecture == "{architecture}" and dtype == torch.{dtype}'
-            yield f"    if {condition}:"
-            yield f"        # {taken:.3f} ms at N = {count}, D = {width}; {before:.3f} ms before"
-            yield f"        return {tile}"
+    with patch.object(tiles_triton, "choose_blocking", choose):
+        try:
+            timer = Timer("run()", globals={"run": run})
+            return 1e3 * timer.blocked_autorange(min_run_time=0.1).median
+        except Exception:  # the compiler raises what it likes for too much shared memory
+            return float("inf")

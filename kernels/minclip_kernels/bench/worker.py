@@ -1,18 +1,18 @@
-"""One contender at work: gate, memory, one timed turn after another.
+"""One contender at work: the gate, its peak memory, and one timed turn after another.
 
-On a CPU every contender works in a process of its own, started here as python -m minclip_kernels.bench.worker: its peak
-memory is then its own, and where the system kills it for want of memory, that is a result and not the end.
+On a CPU every contender runs in a process of its own, so that its peak memory can be measured
+alone, and being killed for lack of memory is recorded as a result.
 """
 
 import ctypes
-import json
-import os
-import re
+import signal
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,152 +20,141 @@ import torch
 from torch import Tensor
 
 from minclip_kernels.bench import gate
-from minclip_kernels.bench.peers import Contender, find
+from minclip_kernels.bench.gate import Failed
+from minclip_kernels.bench.peers import CONTENDERS, Contender, Loss, Setting
+from minclip_kernels.bench.records import system_field
 
-STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-OUT_OF_MEMORY = "out of memory"
-SMALL = 64  # pairs of the turn that only loads libraries
-# The threads of the one before go on spinning for some milliseconds, and caches are full of its data.
+OUT_OF_MEMORY, KILLED = "out of memory", "killed, probably for lack of memory"
+NEEDS_GPU = "needs a GPU; Triton's interpreter is not timed"
+SMALL = 64  # pairs of the first run, which loads libraries
+# Short runs are repeated for this long: the threads of the contender before go on spinning for some
+# milliseconds, and the caches are full of its data.
 TURN_SECONDS = 0.03
 
 
 class Worker:
-    def __init__(self, contender: Contender, device: str) -> None:
-        self.contender, self.device = contender, device
-        self.inputs: list[Tensor] = []
-        self.loss = None
+    """A contender in this process."""
 
-    def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
-        """The answer of the method `request`, or {"error": why there is none}."""
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.loss: Loss
+        self.inputs: list[Tensor] = []
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        """What the method `request` returns, or Failed, whatever the contender raises."""
         try:
-            return getattr(self, request)(**arguments)
-        except torch.OutOfMemoryError:
+            return getattr(self, request)(*arguments)
+        except Exception as error:  # a peer may raise anything
             self.inputs = []
             torch.cuda.empty_cache()
-            return {"error": OUT_OF_MEMORY}
-        except Exception as error:  # other people's code: whatever it raises is a result
-            text = (str(error).strip().splitlines() or [""])[0]
-            return {"error": OUT_OF_MEMORY if "allocate memory" in text else f"{type(error).__name__}: {text}"}
+            text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+            no_memory = "OutOfMemory" in text or "allocate memory" in text
+            return Failed(OUT_OF_MEMORY if no_memory else text)
 
-    def close(self) -> None:
-        self.inputs = []
+    def check(self, setting: Setting) -> str:
+        return gate.check(self.contender, replace(setting, N=gate.COUNT))
 
-    def check(self, dtype: str, width: int, count: int) -> dict[str, Any]:
-        verdict = gate.check(self.contender, self.device, getattr(torch, dtype), width, count)
-        return {"passed": verdict.passed, "note": verdict.note}
+    def prepare(self, setting: Setting) -> tuple[float | None, float] | Failed:
+        """Load and compile everything, then run once: the peak memory in MB, and milliseconds.
 
-    def prepare(self, dtype: str, width: int, count: int) -> dict[str, Any]:
-        """Makes the features, loads and compiles everything; then once more, for its peak of memory.
-
-        The peak, in MB, is what lies above the features: the gradients, and what the loss needs on its way. The times
-        come with it.
+        The peak counts what is above the features: the gradients and what the loss needs.
         """
+        numbers = self.contender.matrices * setting.N**2 + 6 * setting.N * setting.D
+        needed, free = numbers * setting.torch_dtype.itemsize / 1e6, free_memory()
+        if setting.device == "cpu" and free and needed > 0.9 * free:
+            # Trying might make the system kill another program.
+            return Failed(f"{OUT_OF_MEMORY} (needs about {needed / 1e3:.1f} GB)")
         torch.compiler.reset()
         self.loss = self.contender.make()
-        self.inputs = gate.make_inputs(
-            count if self.contender.compiled else SMALL, width, getattr(torch, dtype), self.device
-        )
-        self._run(lambda: None)
-        self.inputs = gate.make_inputs(count, width, getattr(torch, dtype), self.device)
-        before = reset_peak(self.device)
-        times = self.once()
-        after = peak(self.device)
-        return {"memory_mb": None if before is None or after is None else after - before, **times}
+        compiled = self.contender.name.endswith("torch.compile")  # anew for every size
+        self.inputs = gate.make_inputs(setting if compiled else replace(setting, N=SMALL))
+        self.once()
+        self.inputs = gate.make_inputs(setting)
+        before, taken, after = reset_peak(setting.device), self.once(), peak(setting.device)
+        return None if before is None or after is None else after - before, taken
 
-    def turn(self) -> dict[str, float]:
-        """Forward and backward, small ones many times: the medians {"forward": ms, "both": ms}."""
-        end, times = time.perf_counter() + TURN_SECONDS, [self.once()]
+    def turn(self) -> float:
+        """The median milliseconds of as many runs as fill TURN_SECONDS, at least one."""
+        end, runs = time.perf_counter() + TURN_SECONDS, [self.once()]
         while time.perf_counter() < end:
-            times.append(self.once())
-        return {name: statistics.median(each[name] for each in times) for name in times[0]}
+            runs.append(self.once())
+        return statistics.median(runs)
 
-    def once(self) -> dict[str, float]:
-        """One forward and one backward: {"forward": ms, "both": ms}."""
-        if self.device == "cpu":
-            first, middle, last = self._run(time.perf_counter)
-            return {"forward": 1e3 * (middle - first), "both": 1e3 * (last - first)}
-        first, middle, last = self._run(_event)
-        torch.cuda.synchronize()
-        return {"forward": first.elapsed_time(middle), "both": first.elapsed_time(last)}
+    def once(self) -> float:
+        """The milliseconds of the loss and all its gradients.
 
-    def _run(self, now: Callable[[], Any]) -> tuple[Any, Any, Any]:
-        assert self.loss is not None
-        first = now()
-        loss = self.loss(*self.inputs)
-        middle = now()
-        torch.autograd.grad(loss, self.inputs, allow_unused=True)
-        return first, middle, now()
+        They are not timed apart, because some losses compute their gradients with the loss.
+        """
+        if not self.inputs[0].is_cuda:
+            start = time.perf_counter()
+            torch.autograd.grad(self.loss(*self.inputs), self.inputs, allow_unused=True)
+            return 1e3 * (time.perf_counter() - start)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        torch.autograd.grad(self.loss(*self.inputs), self.inputs, allow_unused=True)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
 
 
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+class RemoteWorker:
+    """A contender on a CPU, in a process of its own."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender, self.index = contender, CONTENDERS.index(contender)
+        self.start()
+
+    def start(self) -> None:
+        on_interrupt = signal.SIGINT, signal.SIG_DFL  # Ctrl-C ends the process as well, silently
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, on_interrupt)
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        if self.contender.needs_gpu:
+            return Failed(NEEDS_GPU)
+        try:
+            return self.pool.submit(_ask, self.index, request, *arguments).result()
+        except BrokenProcessPool:
+            self.start()
+            return Failed(KILLED)
+
+
+@cache
+def _worker(index: int) -> Worker:
+    return Worker(CONTENDERS[index])
+
+
+def _ask(index: int, request: str, *arguments: Any) -> Any:
+    return _worker(index).ask(request, *arguments)
+
+
+def free_memory() -> float | None:
+    return _megabytes("meminfo", "MemAvailable")
 
 
 def reset_peak(device: str) -> float | None:
-    """Forgets the peak of memory until now; returns what is in use, in MB, or None where nobody can say."""
+    """Forget the peak so far and return the memory in use in MB, or None where it is unknown."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 1e6
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, so that using it again is seen
-        PEAK_RESET.write_text("5")
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that its reuse counts
+        Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
     return peak(device)
 
 
 def peak(device: str) -> float | None:
-    """The most memory in use since `reset_peak`, in MB. VmHWM: getrusage begins with the peak of the parent process."""
+    """The most memory in use since `reset_peak` in MB, or None where it is unknown."""
     if device != "cpu":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 1e6
-    try:
-        match = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
-    except OSError:
-        return None
-    return int(match[1]) * 1024 / 1e6 if match else None
+    # Not getrusage: in a new process it starts from the peak of its parent. psutil has no peak.
+    return _megabytes("self/status", "VmHWM")
 
 
-class Remote:
-    """The same in another process."""
-
-    def __init__(self, contender: Contender) -> None:
-        command = [sys.executable, "-m", "minclip_kernels.bench.worker", contender.loss, contender.name]
-        # A session of its own: Ctrl-C in the terminal is for the parent, which then ends its workers.
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
-
-    def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps([request, arguments]) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        answer = self.process.stdout.readline()
-        if answer:
-            return json.loads(answer)
-        status = self.process.wait()
-        return {"error": OUT_OF_MEMORY + " (killed by the system)" if status == -9 else f"ended with status {status}"}
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    worker = Worker(find(*sys.argv[1:]), "cpu")
-    for line in sys.stdin:
-        request, arguments = json.loads(line)
-        answers.write(json.dumps(worker.ask(request, **arguments)) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+def _megabytes(file: str, name: str) -> float | None:
+    """A field of a file in /proc that is given in kB."""
+    kilobytes = system_field(file, name)
+    return 1024e-6 * float(kilobytes.removesuffix("kB")) if kilobytes else None
