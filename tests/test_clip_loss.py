@@ -68,7 +68,7 @@ memories = st.sampled_from([None, 0, 10_000, 100_000])
 # --- equality with the reference ----------------------------------------------------------------------------
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(shapes, scales, st.sampled_from(list(KINDS)), st.sampled_from([0.0, 4.0]), tile_rows, tile_columns, memories,
        st.integers(0, 9))  # fmt: skip
 def test_float32_equals_the_reference(shape, scale, kind, spread, rows, columns, memory, seed):
@@ -102,7 +102,7 @@ def rectangles(draw):
     return before + count + after, slice(before, before + count), options
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(rectangles(), st.integers(1, 100), scales, st.sampled_from(list(KINDS)), st.booleans(), tile_columns)
 def test_rectangles_and_equal_ids_equal_the_reference(rectangle, width, scale, kind, is_double, columns):
     count, rows, options = rectangle
@@ -133,7 +133,7 @@ def test_kinds_of_features(where, kind):
 
 
 @every_backend
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(shapes, scales, st.sampled_from(list(KINDS)), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_any_shape_equals_the_reference(where, shape, scale, kind, dtype):
     spread = 1.0 if dtype == torch.float16 else 4.0
@@ -210,12 +210,14 @@ def test_bfloat16_gradients_of_aligned_pairs(where, distance):
 
 @every_backend
 def test_float16_keeps_the_gradient_of_many_negatives(where, monkeypatch):
-    if where == ("triton", "cpu"):  # few large blocks: the interpreter's time goes by their number
+    count = 4096
+    if where == ("triton", "cpu"):  # Few large blocks: the interpreter's time grows with their number.
+        count = 2048
         from minclip_kernels import tiles_triton
 
         large = tiles_triton.Blocking(block_m=512, block_n=512, block_k=16, parts=2)
         monkeypatch.setattr(tiles_triton, "choose_blocking", lambda *_: large)
-    image, text = make_features("random", 4096, 8, spread=1.0, dtype=torch.float16)
+    image, text = make_features("random", count, 8, spread=1.0, dtype=torch.float16)
     larger = functools.partial(evaluate, lambda *inputs, **options: 1024 * fused_clip_loss(*inputs, **options))
     actual = larger(*on(where, image, text), 1.0, backend=where[0])
     wanted = expected(image, text, 1.0).wanted
@@ -234,7 +236,7 @@ def test_where_duplicates_cancel_plain_pytorch_errs_as_much():
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
     worst = {}
-    for seed in range(100):
+    for seed in range(50):
         image, text = make_features("duplicated", 17, 5, seed=seed, spread=4.0)
         wanted, terms, _ = expected(image, text, 100.0)
         for loss in (plain, fused_clip_loss):

@@ -33,7 +33,7 @@ def assert_same_bits(actual, wanted):
     assert all(torch.equal(*pair) for pair in zip(actual, wanted, strict=True))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(shapes, scales, biases, st.sampled_from(list(KINDS)), st.sampled_from([0.0, 4.0]), tile_rows, tile_columns)
 def test_float32_equals_the_reference(shape, scale, bias, kind, spread, rows, columns):
     with pytest.MonkeyPatch.context() as patch:

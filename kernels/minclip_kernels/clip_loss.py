@@ -82,7 +82,7 @@ def fused_clip_loss(
     return _clip_loss(
         image_features, text_features, scale, ids, positives, offset, normalize, backend,
         chunk_size, memory, needs,
-    )[0]  # fmt: skip
+    )  # fmt: skip
 
 
 @differentiable("clip_loss", tensors=3)

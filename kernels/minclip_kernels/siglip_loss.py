@@ -42,7 +42,7 @@ def fused_siglip_loss(
     needs = needed_gradients(image_features, text_features, scale)
     return _siglip_loss(
         image_features, text_features, scale, bias, offset, normalize, backend, chunk_size, needs
-    )[0]
+    )
 
 
 @differentiable("siglip_loss", tensors=4)
