@@ -104,7 +104,7 @@ def test_a_contender_that_cannot_run_says_why():
     def missing():
         raise ModuleNotFoundError("No module named 'peer'\nand more")
 
-    answer = worker.Worker(replace(ARANGE, make=missing)).ask("check", setting())
+    answer = worker.Worker(replace(ARANGE, compute=missing)).ask("check", setting())
     assert isinstance(answer, gate.Failed)
     assert answer == "ModuleNotFoundError: No module named 'peer'"
 
