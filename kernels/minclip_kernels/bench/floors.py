@@ -7,6 +7,8 @@ level-2 cache to the multiprocessors, the slots in which instructions are issued
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from minclip_kernels.bench.peers import Setting
+
 TENSOR_CORES, CACHE, ISSUE, MEMORY = "tensor cores", "level-2 cache", "issue slots", "memory"
 MARGIN = 0.2  # A prediction that is further off has lost one of its assumptions.
 KERNELS = "log_sum_exp", "coefficients", "sigmoid"
@@ -22,15 +24,9 @@ class GPU:
     memory: float  # TB/s, from the data sheet
     multiprocessors: int
     gigahertz: float  # boost clock
-    # Instructions per logit outside of the product in log_sum_exp, coefficients and sigmoid, as
+    # Instructions per logit outside of the product in each of KERNELS, as
     # `python -m minclip_kernels.aot` counts them (triton 3.8.0).
     instructions: tuple[float, float, float]
-
-    def rates(self) -> Parts:
-        """What each part does in a millisecond: operations, bytes, instructions of a thread."""
-        issued = 4 * 32 * self.multiprocessors * self.gigahertz * 1e6  # four warps in each clock
-        work = {TENSOR_CORES: self.tensor, CACHE: self.cache, MEMORY: self.memory}
-        return {part: 1e9 * rate for part, rate in work.items()} | {ISSUE: issued}
 
 
 H100 = GPU(640, 8.5, 3.35, 132, 1.83, (17.3, 19.2, 34.5))
@@ -45,32 +41,34 @@ GPUS = {
 }
 
 
-def find(device: str) -> GPU | None:
-    """The GPU that torch calls, for example, "NVIDIA GeForce RTX 4090"."""
-    return next((gpu for name, gpu in GPUS.items() if name in device), None)
-
-
-def predict(gpu: GPU, N: int, D: int, tiles: Sequence[tuple[int, int]]) -> dict[str, Parts]:
+def predict(device: str, setting: Setting, tiles: Sequence[tuple[int, int]]) -> dict[str, Parts]:
     """Return the milliseconds for which each kernel and product keeps each part busy, in 16 bits.
 
-    tiles: rows and columns of the tiles of log_sum_exp, coefficients and sigmoid.
+    device: for example, "NVIDIA GeForce RTX 4090"; nothing is predicted for others than GPUS.
+    tiles: rows and columns of the tiles of KERNELS.
     """
-    product, matrix, towers = 2 * N**2 * D, 2 * N**2, 2 * N * D
+    gpu = next((gpu for name, gpu in GPUS.items() if name in device), None)
+    if gpu is None:
+        return {}
+    rates = {TENSOR_CORES: 1e9 * gpu.tensor, CACHE: 1e9 * gpu.cache, MEMORY: 1e9 * gpu.memory}
+    # Each multiprocessor issues instructions of four warps in a clock.
+    rates[ISSUE] = 4 * 32 * gpu.multiprocessors * gpu.gigahertz * 1e6
+    logits, towers = setting.N**2, 2 * setting.N * setting.D
+    edges = [logits / rows + logits / columns for rows, columns in tiles]  # of all tiles
+    product: Parts = {TENSOR_CORES: 2 * logits * setting.D}
+    written: Parts = {MEMORY: 2 * logits}
     work: dict[str, Parts] = {
-        "product for images": {TENSOR_CORES: product, MEMORY: matrix},
-        "product for texts": {TENSOR_CORES: product, MEMORY: matrix},
+        "product for images": product | written,
+        "product for texts": product | written,
         "prepare_kernel": {MEMORY: (2 + 2) * towers},
         "pair_kernel": {MEMORY: 2 * towers},
+        "combine_kernel": {MEMORY: 4 * edges[0]},
         "finish_kernel": {MEMORY: (4 + 2 + 4) * towers},
     }
-    edges = [N**2 / rows + N**2 / columns for rows, columns in tiles]  # of all tiles
-    work["combine_kernel"] = {MEMORY: 4 * edges[0]}
-    written = 4 * edges[0], matrix, matrix
-    for name, edge, out, count in zip(KERNELS, edges, written, gpu.instructions, strict=True):
-        cached, issued = 2 * D * edge, count * N**2
-        parts = {TENSOR_CORES: product, CACHE: cached, ISSUE: issued, MEMORY: out}
-        work[f"{name}_kernel"] = parts
-    rates = gpu.rates()
+    for name, edge, count in zip(KERNELS, edges, gpu.instructions, strict=True):
+        cached: Parts = {CACHE: 2 * setting.D * edge, ISSUE: count * logits}
+        out = work["combine_kernel"] if name == "log_sum_exp" else written
+        work[f"{name}_kernel"] = product | out | cached
     return {
         name: {part: amount / rates[part] for part, amount in parts.items()}
         for name, parts in work.items()

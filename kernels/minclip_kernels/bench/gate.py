@@ -1,9 +1,7 @@
-"""Check a contender's loss and gradients before anything is timed.
+"""Check a contender's loss and gradients against the float64 reference before anything is timed.
 
-They are compared with the reference in float64 on the same features. A gradient that is a constant
-multiple of the textbook's passes and is named, because optimizers such as Adam hardly notice a
-constant. A missing gradient for the scale is named too. Anything else fails, and of a contender
-that fails nothing is measured.
+A gradient that is a constant multiple of the textbook's passes and is named, because optimizers
+such as Adam hardly notice a constant. A missing gradient for the scale is named too.
 """
 
 from collections.abc import Sequence

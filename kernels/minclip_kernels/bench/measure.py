@@ -4,7 +4,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from minclip_kernels.bench.worker import RemoteWorker, Worker
 MOST_ROUNDS = 15
 NEEDS_NO_WARMING = 1000  # milliseconds: where all first runs take longer, they count as a round
 
-Workers = dict[Contender, Worker | RemoteWorker]
+Workers = Mapping[Contender, Worker | RemoteWorker]
 
 
 def sweep(

@@ -1,16 +1,15 @@
 """Every contender: how to compute the loss, what that costs, and where it cannot run.
 
-All of them get the same raw features (N, D). Where a loss expects normalised features, normalising
-them is part of its time, because it is part of the work. A package that is missing shows when the
-loss is computed.
+All of them get the same raw features (N, D); where a loss expects normalised features, normalising
+them is part of its time.
 """
 
 # pyright: reportMissingImports=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, product
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -51,32 +50,26 @@ class Contender:
 
     name: str
     loss: str  # "clip" or "siglip"
-    compute: Loss
+    compute: Loss  # raises an exception where its package is missing
     products: int  # N²D floating-point operations of loss and gradients: 2 per product
     package: str = "torch"  # the package whose version identifies it
     needs_gpu: bool = False
     tf32: bool = False  # rounds float32 features to TF32 on a GPU, whatever torch is set to
-    keeps: bool = False  # keeps some logits, which saves the product that would repeat them
+    keeps: bool = False  # keeps tiles for the second pass, as `backend="torch"` does
 
     @property
     def is_floor(self) -> bool:
         return self.name.startswith("bare products")
 
-    @property
-    def compiled(self) -> bool:
-        return self.name.endswith("torch.compile")
-
     def flops(self, setting: Setting) -> float:
-        """N²D operations of loss and gradients."""
-        return self.products - 2 * (kept(setting) if self.keeps else 0)
-
-
-def kept(setting: Setting) -> float:
-    """The share of the logits that `backend="torch"` keeps from its first pass for its second."""
-    features = torch.empty((), device=setting.device).expand(setting.N, setting.D)
-    tiles = TorchTiles(Problem(features, features, offset=0, normalize=False))
-    sides = ((t.rows.stop - t.rows.start, t.columns.stop - t.columns.start) for t in tiles.tiles)
-    return sum(rows * columns for rows, columns in islice(sides, tiles.kept)) / setting.N**2
+        """N²D operations: logits that are kept save the product that would repeat them."""
+        if not self.keeps:
+            return self.products
+        features = torch.empty((), device=setting.device).expand(setting.N, setting.D)
+        tiles = TorchTiles(Problem(features, features, offset=0, normalize=False))
+        kept = ((tile.rows, tile.columns) for tile in tiles.tiles[: tiles.kept])
+        logits = sum((i.stop - i.start) * (j.stop - j.start) for i, j in kept)
+        return self.products - 2 * logits / setting.N**2
 
 
 def normalized(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,41 +104,23 @@ def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Te
     return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
-class BareProducts(torch.autograd.Function):
-    """Only the products that a loss in O(N) memory cannot avoid; the result means nothing.
+@torch.no_grad()
+def bare_products(passes: int, image: Tensor, text: Tensor, *_: Tensor) -> Tensor:
+    """Return what has the shape of both gradients from the products that no loss can avoid.
 
-    CLIP's coefficients are known only after a pass over all logits, so that is two passes.
+    passes: 2 for CLIP, whose coefficients are known only after a pass over all logits; else 1.
     """
-
-    @staticmethod
-    def forward(ctx, image: Tensor, text: Tensor, passes: int) -> Tensor:
-        gradients = torch.empty_like(image), torch.empty_like(text)
-        for number in range(passes):
-            for rows, columns, logits in _squares(image):
-                torch.mm(image[rows], text[columns].T, out=logits)
-                if number == passes - 1:
-                    gradients[0][rows].addmm_(logits, text[columns], beta=int(columns.start > 0))
-                    gradients[1][columns].addmm_(logits.T, image[rows], beta=int(rows.start > 0))
-        ctx.save_for_backward(*gradients)
-        return image.new_zeros(())
-
-    @staticmethod
-    def backward(ctx, *_):
-        return *ctx.saved_tensors, None
-
-
-def _squares(image: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and reused memory of each square of the (N, N) matrix."""
+    gradients = torch.empty_like(image), torch.empty_like(text)
     side = min(len(image), FLOOR_SIDE[image.device.type])
-    memory = image.new_empty(side * side)
+    memory = image.new_empty(side * side)  # reused: fresh pages cost more than arithmetic
     chunks = [slice(i, min(i + side, len(image))) for i in range(0, len(image), side)]
-    for rows, columns in product(chunks, chunks):
-        shape = rows.stop - rows.start, columns.stop - columns.start
-        yield rows, columns, memory[: shape[0] * shape[1]].view(shape)
-
-
-def bare_products(passes: int) -> Loss:
-    return lambda image, text, scale, bias: BareProducts.apply(image, text, passes)
+    for number, i, j in product(range(passes), chunks, chunks):
+        shape = i.stop - i.start, j.stop - j.start
+        logits = torch.mm(image[i], text[j].T, out=memory[: shape[0] * shape[1]].view(shape))
+        if number == passes - 1:
+            gradients[0][i].addmm_(logits, text[j], beta=int(j.start > 0))
+            gradients[1][j].addmm_(logits.T, image[i], beta=int(i.start > 0))
+    return torch.stack(gradients)
 
 
 def ours(backend: str) -> Loss:
@@ -192,7 +167,7 @@ def siglip_kernel_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor)
 
 OURS = "minclip_kernels"
 CONTENDERS = (
-    Contender("bare products, 4", "clip", bare_products(2), 8),
+    Contender("bare products, 4", "clip", partial(bare_products, 2), 8),
     Contender("fused, torch", "clip", ours("torch"), 8, OURS, keeps=True),
     Contender("fused, triton", "clip", ours("triton"), 8, OURS, needs_gpu=True),
     Contender("arange, torch.compile", "clip", arange_loss, 6),
@@ -202,7 +177,7 @@ CONTENDERS = (
     Contender("open_clip", "clip", open_clip_loss, 12, "open_clip_torch"),
     Contender("memeff", "clip", memeff_loss, 10, "memeff", needs_gpu=True, tf32=True),
     Contender("inf_cl", "clip", inf_cl_loss, 20, "inf-cl", needs_gpu=True, tf32=True),
-    Contender("bare products, 3", "siglip", bare_products(1), 6),
+    Contender("bare products, 3", "siglip", partial(bare_products, 1), 6),
     Contender("fused, torch", "siglip", partial(fused_siglip_loss, backend="torch"), 6, OURS),
     Contender(
         "fused, triton", "siglip", partial(fused_siglip_loss, backend="triton"), 6, OURS, True

@@ -1,7 +1,6 @@
 """What was measured: a CSV of rows, and the environment beside it as JSON.
 
-Two rows stand for the same measurement if they agree in KEY; it is then not repeated. The version
-of our own rows is a checksum of the sources, so that a changed kernel is measured again.
+Two rows stand for the same measurement if they agree in KEY; it is then not repeated.
 """
 
 import ast
@@ -67,18 +66,14 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV file, or none if it does not exist. Raises ValueError for other tables."""
     if not path.exists():
         return []
+    numbers = [*NUMBERS, "N", "D", "threads"]
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_parse(line) for line in csv.DictReader(file)]
+            lines = [{name: line[name] for name in COLUMNS} for line in csv.DictReader(file)]
+            parse = ast.literal_eval
+            return [line | {n: parse(line[n] or "None") for n in numbers} for line in lines]
     except (KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a table of this benchmark: {error!r}") from error
-
-
-def _parse(line: dict[str, str]) -> Row:
-    """Texts, and numbers or None; columns that are no longer used are ignored."""
-    numbers = [*NUMBERS, "N", "D", "threads"]
-    row = {name: line[name] for name in COLUMNS}
-    return row | {name: ast.literal_eval(row[name] or "None") for name in numbers}
 
 
 @contextmanager

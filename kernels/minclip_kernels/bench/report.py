@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from minclip_kernels.bench.peers import Setting
 from minclip_kernels.bench.records import MEASURED, NUMBERS, Row
 
-HEAD = ["", "ms", "lowest", "highest", "rounds", "MB", "N²D flops", "TFLOP/s", "of floor", "gate"]
+HEADS = [
+    "ms",
+    "lowest",
+    "highest",
+    "rounds",
+    "MB",
+    "N²D flops",
+    "TFLOP/s",
+    "of floor",
+]  # of NUMBERS
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
@@ -33,8 +42,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def losses(setting: Setting, rows: Sequence[Row]) -> str:
     """The rows of one setting, the fastest first and failures last."""
-    lines = [HEAD]
+    shown = []
     for row in sorted(rows, key=lambda row: row.get("both_ms") or 1e99):
+        numbers = {head: row.get(name) for head, name in zip(HEADS, NUMBERS, strict=True)}
         verdict = row["gate"] if row["result"] == MEASURED else row["result"]
-        lines.append([row["contender"], *(cell(row.get(name)) for name in NUMBERS), verdict])
-    return f"{setting}\n{align(lines)}"
+        shown.append({"": row["contender"]} | numbers | {"gate": verdict})
+    return f"{setting}\n{table(shown)}" if rows else f"{setting}: not measured"

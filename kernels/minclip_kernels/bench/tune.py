@@ -64,9 +64,12 @@ def kernel_times(run: Callable[[], object]) -> dict[str, float]:
     with kernels, watch("_accumulate", product):
         for _ in range(runs):
             run()
+        if not tiles_triton.INTERPRETED:
+            torch.cuda.synchronize()
     times: dict[str, float] = defaultdict(float)
     for name, start, end in marks:
-        times[name] += _milliseconds(start, end) / runs
+        taken = 1e3 * (end - start) if tiles_triton.INTERPRETED else start.elapsed_time(end)
+        times[name] += taken / runs
     return dict(times)
 
 
@@ -76,13 +79,6 @@ def _now() -> Any:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def _milliseconds(start: Any, end: Any) -> float:
-    if tiles_triton.INTERPRETED:
-        return 1e3 * (end - start)
-    end.synchronize()
-    return start.elapsed_time(end)
 
 
 def choose(kernel: str, setting: Setting) -> Blocking:
@@ -123,10 +119,9 @@ def source(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
     best = min(rows, key=lambda row: sum(row[kernel] for kernel in kernels))
     blocking = Blocking(**{name: best[name] for name in best if name not in kernels})
     sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
-    for kernel in kernels:
+    followers = {k: replace(choose(k, setting), **sides) for k in FOLLOWERS[setting.loss]}
+    for kernel, chosen in (dict.fromkeys(kernels, blocking) | followers).items():
         yield f"    if kernel == {kernel!r} and dtype == {setting.torch_dtype} and not ids:"
-        yield f"        # {best[kernel]:.3f} ms, {usual[kernel]:.3f} before, at {setting}"
-        yield f"        return {blocking}"
-    for kernel in FOLLOWERS[setting.loss]:
-        yield f"    if kernel == {kernel!r} and dtype == {setting.torch_dtype} and not ids:"
-        yield f"        return {replace(choose(kernel, setting), **sides)}"
+        if kernel in kernels:
+            yield f"        # {best[kernel]:.3f} ms, {usual[kernel]:.3f} before, at {setting}"
+        yield f"        return {chosen}"

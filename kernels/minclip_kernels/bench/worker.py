@@ -1,8 +1,4 @@
-"""One contender at work: the gate, its peak memory, and one timed turn after another.
-
-On a CPU every contender runs in a process of its own, so that its peak memory can be measured
-alone, and being killed for lack of memory is recorded as a result.
-"""
+"""One contender at work: the gate, its peak memory, and one timed turn after another."""
 
 import contextlib
 import ctypes
@@ -12,7 +8,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -60,7 +55,7 @@ class Worker:
         if isinstance(verdict, Failed):
             return verdict
         first = replace(setting, N=SMALL)
-        if self.contender.compiled:  # Every size is compiled anew.
+        if self.contender.name.endswith("torch.compile"):  # Every size is compiled anew.
             torch.compiler.reset()
             self.compute, first = torch.compile(self.contender.compute, dynamic=False), setting
         self.inputs = gate.make_inputs(first)
@@ -85,44 +80,47 @@ class Worker:
         wait = torch.cuda.synchronize if self.inputs[0].is_cuda else lambda: None
         wait()
         start = time.perf_counter()
-        torch.autograd.grad(self.compute(*self.inputs), self.inputs, allow_unused=True)
+        loss = self.compute(*self.inputs)
+        if loss.requires_grad:
+            torch.autograd.grad(loss, self.inputs, allow_unused=True)
         wait()
         return 1e3 * (time.perf_counter() - start)
 
 
 class RemoteWorker:
-    """A contender on a CPU, in a process of its own."""
+    """A contender on a CPU, in a process of its own.
+
+    So its peak memory is measured alone, and being killed for lack of memory is a result.
+    """
 
     def __init__(self, contender: Contender) -> None:
-        self.contender, self.index = contender, CONTENDERS.index(contender)
+        self.contender = contender
         self.start()
 
     def start(self) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
+        index = CONTENDERS.index(self.contender)
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (index,))
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
         try:
-            return self.pool.submit(_ask, self.index, request, *arguments).result()
+            return self.pool.submit(_ask, request, *arguments).result()
         except BrokenProcessPool:
             self.start()
             return Failed(KILLED)
 
 
-def _begin() -> None:
+def _begin(index: int) -> None:
+    global worker
+    worker = Worker(CONTENDERS[index])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process as well, silently.
     with contextlib.suppress(OSError):  # The first to be killed when memory runs out.
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-@cache
-def _worker(index: int) -> Worker:
-    return Worker(CONTENDERS[index])
-
-
-def _ask(index: int, request: str, *arguments: Any) -> Any:
-    return _worker(index).ask(request, *arguments)
+def _ask(request: str, *arguments: Any) -> Any:
+    return worker.ask(request, *arguments)
 
 
 def reset_peak(device: str) -> float | None:
