@@ -40,7 +40,7 @@ def check(contender: Contender, setting: Setting) -> str:
     if contender.is_floor:
         return "not a loss"
     inputs = make_inputs(setting)
-    loss = contender.compute(*inputs)
+    loss = contender.make()(*inputs)
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     image, text, *scalars = (tensor.detach().cpu() for tensor in inputs)
     scalars = [scalar.item() for scalar in scalars][: 1 if contender.loss == "clip" else 2]

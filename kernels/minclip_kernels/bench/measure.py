@@ -11,10 +11,10 @@ from pathlib import Path
 from minclip_kernels.bench import records, report
 from minclip_kernels.bench.gate import Failed
 from minclip_kernels.bench.peers import Contender, Setting
-from minclip_kernels.bench.records import LEAST_ROUNDS, MEASURED, Row
+from minclip_kernels.bench.records import MEASURED, Row
 from minclip_kernels.bench.worker import RemoteWorker, Worker
 
-MOST_ROUNDS = 15
+LEAST_ROUNDS, MOST_ROUNDS = 3, 15  # Fewer than the least mean that it was interrupted.
 NEEDS_NO_WARMING = 1000  # milliseconds: where all first runs take longer, they count as a round
 
 Workers = Mapping[Contender, Worker | RemoteWorker]

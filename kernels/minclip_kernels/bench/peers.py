@@ -61,6 +61,16 @@ class Contender:
     def is_floor(self) -> bool:
         return self.name.startswith("bare products")
 
+    @property
+    def is_compiled(self) -> bool:
+        return self.name.endswith("torch.compile")
+
+    def make(self) -> Loss:
+        if not self.is_compiled:
+            return self.compute
+        torch.compiler.reset()  # Every size is compiled anew.
+        return torch.compile(self.compute, dynamic=False)
+
     def flops(self, setting: Setting) -> float:
         """N²D operations: logits that are kept save the product that would repeat them."""
         if not self.keeps:

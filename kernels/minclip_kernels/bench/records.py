@@ -29,7 +29,6 @@ TIMES = ["both_ms", "lowest_ms", "highest_ms", "rounds"]
 NUMBERS = [*TIMES, "memory_mb", "flops", "tflops", "of_floor"]
 COLUMNS = [*KEY, *NUMBERS, "gate", "result", "commit", "date"]
 MEASURED = "measured"  # the result of a row, or else why it was not measured
-LEAST_ROUNDS = 3  # A row with fewer was interrupted.
 
 Row = dict[str, Any]  # by COLUMNS
 PACKAGE = Path(__file__).parents[1]

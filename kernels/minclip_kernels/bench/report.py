@@ -5,16 +5,7 @@ from collections.abc import Sequence
 from minclip_kernels.bench.peers import Setting
 from minclip_kernels.bench.records import MEASURED, NUMBERS, Row
 
-HEADS = [
-    "ms",
-    "lowest",
-    "highest",
-    "rounds",
-    "MB",
-    "N²D flops",
-    "TFLOP/s",
-    "of floor",
-]  # of NUMBERS
+HEADS = ["ms", "lowest", "highest", "rounds", "MB", "N²D flops", "TFLOP/s", "of floor"]
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:

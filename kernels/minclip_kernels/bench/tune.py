@@ -45,7 +45,7 @@ def kernel_times(run: Callable[[], object]) -> dict[str, float]:
     On a GPU between two events, while the next launches are queued; interpreted by wall time.
     """
     runs = 1 if tiles_triton.INTERPRETED else RUNS
-    run()  # compiles
+    run()  # loads and compiles
     marks: list[tuple[str, Any, Any]] = []
 
     def watch(function: str, name: Callable[..., str]) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minclip_kernels.bench import gate
 from minclip_kernels.bench.gate import Failed
-from minclip_kernels.bench.peers import CONTENDERS, Contender, Setting
+from minclip_kernels.bench.peers import CONTENDERS, Contender, Loss, Setting
 from minclip_kernels.bench.records import system_field
 
 OUT_OF_MEMORY, KILLED = "out of memory", "killed, probably for lack of memory"
@@ -32,7 +32,8 @@ class Worker:
     """A contender in this process."""
 
     def __init__(self, contender: Contender) -> None:
-        self.contender, self.compute = contender, contender.compute
+        self.contender = contender
+        self.compute: Loss
         self.inputs: list[Tensor] = []
 
     def ask(self, request: str, *arguments: Any) -> Any:
@@ -54,10 +55,8 @@ class Worker:
         verdict = gate.check(self.contender, replace(setting, N=gate.COUNT))
         if isinstance(verdict, Failed):
             return verdict
-        first = replace(setting, N=SMALL)
-        if self.contender.name.endswith("torch.compile"):  # Every size is compiled anew.
-            torch.compiler.reset()
-            self.compute, first = torch.compile(self.contender.compute, dynamic=False), setting
+        self.compute = self.contender.make()
+        first = setting if self.contender.is_compiled else replace(setting, N=SMALL)
         self.inputs = gate.make_inputs(first)
         self.once()
         self.inputs = gate.make_inputs(setting)
