@@ -113,7 +113,7 @@ for axes, matrix, title in zip(both, matrices, ("before training", "after traini
     axes.set_ylabel("picture", labelpad=34)
     for row, place in enumerate(chosen):
         thumbnail = axes.inset_axes((-0.115, 1 - (row + 1) / len(matrix), 0.11, 1 / len(matrix)))
-        thumbnail.imshow(data.open_picture(unseen.names[place]))
+        thumbnail.imshow(unseen.origins[place].open(144))
         thumbnail.axis("off")
 figure.colorbar(squares, ax=both, label="cosine", shrink=0.7)
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
@@ -215,13 +215,13 @@ nearest_label = check.nearest_label(nearest_label)
 # %%
 SEED = 1
 drawn = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(SEED))[:20].tolist()
-names, captions = [unseen.names[i] for i in drawn], [unseen.captions[i] for i in drawn]
+captions = [unseen.captions[i] for i in drawn]
 nearest = nearest_label(*features(model, unseen.images[drawn], captions)).tolist()
 
 figure, grid = plt.subplots(4, 5, figsize=(10.5, 9))
 for i, axes in enumerate(grid.flat):
     right = nearest[i] == i
-    axes.imshow(data.open_picture(names[i]))
+    axes.imshow(unseen.origins[drawn[i]].open(144))
     axes.set(xticks=[], yticks=[])
     for side in axes.spines.values():
         side.set(visible=True, linewidth=1 if right else 3, color="0.6" if right else "black")

@@ -21,7 +21,7 @@ import torch
 
 import minclip
 from minclip.data import EMOJI_CREDIT, load_emoji, normalize
-from minclip.train import TrainConfig, learning_rate, make_optimizer, train_step
+from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
 # %% [markdown]
@@ -203,8 +203,8 @@ def run(steps, shuffled_apart=False):
     )  # fmt: skip
     model = minclip.CLIP(sizes)
     config = TrainConfig(batch_size=B, lr=3e-3)
-    optimizer = make_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config))
+    state = State(model, make_optimizer(model, config))
+    schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: learning_rate(step, steps, config))
     generator = torch.Generator().manual_seed(0)
     losses, floors = [], []
     for _ in range(steps):
@@ -212,7 +212,7 @@ def run(steps, shuffled_apart=False):
         floors.append(batch_floor(tones.tolist()))
         if shuffled_apart:
             tones = tones[torch.randperm(B, generator=generator)]
-        losses.append(train_step(model, optimizer, pictures[chosen], tokens[tones], config))
+        losses.append(train_step(state, pictures[chosen], tokens[tones], config).loss.item())
         schedule.step()
     return model, losses, floors
 

@@ -199,7 +199,8 @@ for step in range(1, steps + 1):
     if place == 0:
         order = torch.randperm(len(pairs), generator=generator)
     batch = order[place : place + config.batch_size]  # (B,)
-    images = data.augment(pairs.images[batch], generator)  # (B, 3, R, R)
+    changes = data.draw_augmentation(len(batch), generator)  # (B, 8)
+    images = data.normalize(data.augment(pairs.images[batch], changes))  # (B, 3, R, R)
     longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the largest number
     losses.append(training_step(model, optimizer, images, tokens[batch, :longest]))
     schedule.step()
@@ -318,7 +319,7 @@ figure, places = plt.subplots(4, 4, figsize=(10.5, 5.6), width_ratios=[1, 3, 1, 
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
 for i, picture in enumerate(eight):
     drawing, answers = places[i // 2][i % 2 * 2 : i % 2 * 2 + 2]
-    drawing.imshow(data.open_picture(unseen.names[picture]))
+    drawing.imshow(unseen.origins[picture].open(144))
     for axes in (drawing, answers):
         axes.axis("off")
     for line, (caption, value) in enumerate(zip(captions[i].tolist(), best[i].tolist(), strict=True)):

@@ -206,16 +206,16 @@ print(f"all six against the bare caption:                         {six - bare:+.
 
 # %%
 library = torch.cat([evaluate.image_features(model, train.images), pictures])  # (all, E)
-library_names = train.names + unseen.names
+library_origins = [*train.origins, *unseen.origins]  # where each picture comes from
 QUERIES = ["red heart", "woman with red hair", "cat", "boat", "quarterly tax report"][: check.pick(5, 2)]
-found = evaluate.nearest(library, library_names, evaluate.text_features(model, tokenizer, QUERIES), 7)
+found = evaluate.nearest(library, library_origins, evaluate.text_features(model, tokenizer, QUERIES), 7)
 
 figure, grid = plt.subplots(len(QUERIES), 8, figsize=(9, 6), width_ratios=[2.2, *[1] * 7])
 figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
 for query, row, answers in zip(QUERIES, grid, found, strict=True):
     row[0].text(1, 0.5, query, ha="right", va="center")
-    for axes, (name, c) in zip(row[1:], answers, strict=True):
-        axes.imshow(data.open_picture(name))
+    for axes, (origin, c) in zip(row[1:], answers, strict=True):
+        axes.imshow(origin.open(144))
         axes.set_title(f"{c:.2f}", fontsize=8)
     for axes in row:
         axes.axis("off")

@@ -349,7 +349,7 @@ print(
 
 # %% [markdown]
 # That is what the kernels of this project are, with names that you know now: `log_sum_exp_kernel` and
-# `coefficients_kernel` in `kernels/minclip_kernels/tiles_triton.py`. They differ in what makes them fast on a GPU:
+# `coefficients_kernel` in `kernels/minclip_kernels/kernels_triton.py`. They differ in what makes them fast on a GPU:
 # raw 16-bit features go into the product and their lengths are multiplied to the float32 result; G is written in 16
 # bits; tiles are larger, and ordered for the cache. In `clip_loss.py` beside them, both passes run forward, and the
 # gradients wait for `backward()`. And for the gradient of the scale, the mean cosine of the pairs is taken off every

@@ -424,15 +424,16 @@ def embed_patches(attempt, draw):
 
 @exercise("08", "all six, in their order, zero_grad too; the loss wants the scale itself, not its logarithm.", 6)
 def training_step(attempt, draw):
-    from minclip.train import TrainConfig, train_step
+    from minclip.train import State, TrainConfig, train_step
 
     B, scale = draw(st.integers(2, 3)), draw(st.sampled_from([1 / 0.07, 150.0]))
     mine, twin = _tiny_clip(scale), _tiny_clip(scale)
     my_optimizer, twin_optimizer = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (mine, twin))
+    state, config = State(twin, twin_optimizer), TrainConfig(max_grad_norm=1e9, backend="naive")
     for step in (1, 2):
         images = torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # (B, 3, R, R)
         tokens = torch.tensor([[512, 10 * step + i, 513, 0] for i in range(B)])  # (B, T): start, a letter, end, padding
-        wanted = train_step(twin, twin_optimizer, images, tokens, TrainConfig(max_grad_norm=1e9, backend="naive"))
+        wanted = train_step(state, images, tokens, config).loss.item()
         got = attempt(mine, my_optimizer, images, tokens)
         _compare_step(got, wanted, mine, twin, f"in step {step} on {B} pairs, from a scale of {scale:.4g},")
 
@@ -443,7 +444,12 @@ def _tiny_clip(scale: float) -> Any:
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = CLIP(CLIPConfig(4, 8, 1, 8, 1, 4, 4, 514, 8, 1, 1))
+        sizes = CLIPConfig(
+            embed_dim=4,
+            image_resolution=8, vision_layers=1, vision_width=8, vision_heads=1, vision_patch_size=4,
+            context_length=4, vocab_size=514, transformer_width=8, transformer_heads=1, transformer_layers=1,
+        )  # fmt: skip
+        model = CLIP(sizes)
         model.logit_scale.fill_(math.log(scale))
     return model
 

@@ -1,4 +1,4 @@
-"""`python -m minclip` is the command `minclip`."""
+"""`python -m minclip`: the same as the command `minclip`."""
 
 import sys
 

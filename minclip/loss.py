@@ -1,7 +1,7 @@
-"""The contrastive losses, written to be read, and the floors under them. `minclip_kernels` has the fast ones.
+"""The contrastive losses, written to be read, and their floors. `minclip_kernels` has the fast ones.
 
-Everywhere: image_features (N, D), text_features (N, D), row i of the one belonging to row i of the other, of any norm;
-logit_scale already exponentiated; the loss comes back as a scalar.
+Everywhere: image_features (N, D) and text_features (N, D) of any norm, where row i of one belongs to row i of the
+other; logit_scale already exponentiated; the loss is returned as a scalar.
 """
 
 import math
@@ -24,7 +24,7 @@ def _logits(
 def clip_loss_onehot(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
 ) -> torch.Tensor:
-    """The loss as a beginner writes it: the target is the identity matrix, every picture with its own text.
+    """The loss as a beginner writes it: the target is the identity matrix, each picture with its own text.
 
     −½ mean_i Σ_j 1[i=j] (log softmax over row i + log softmax over column i); Radford et al. 2021, figure 3.
     """
@@ -42,11 +42,11 @@ def clip_loss(
     ids: torch.Tensor | None = None,
     positives: str = "drop",
 ) -> torch.Tensor:
-    """The same number with the column of every one in the identity matrix for a label: 0, 1, … N−1.
+    """The same loss by labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1.
 
-    ids: (N,) integers. Pairs with the same id, two pictures with one caption, say, are not negatives of each other:
-    with positives="drop" they are left out of each other's sums; with "all" every one of them is a right answer, and
-    the target is the same for each of them (Khosla et al. 2020, equation 2).
+    `ids` (N,) integers: pairs with the same id, such as two pictures with one caption, are not negatives of each other.
+    With `positives` "drop" they are left out of each other's sums; with "all" each of them is a right answer, and all
+    have the same share of the target (Khosla et al. 2020, equation 2).
     """
     logits = _logits(image_features, text_features, logit_scale)
     target = torch.arange(len(logits), device=logits.device)
@@ -63,7 +63,7 @@ def clip_loss(
 
 
 def _equal(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Where a row and a column have the same id: (N, N), true for the pairs themselves."""
+    """Whether row and column have the same id: (N, N), true for the pairs themselves."""
     if ids.shape != logits.shape[:1]:
         raise ValueError(f"ids has shape {tuple(ids.shape)}, expected ({len(logits)},), one for each pair")
     return ids[:, None] == ids
@@ -75,7 +75,7 @@ def siglip_loss(
     logit_scale: torch.Tensor | float,
     logit_bias: torch.Tensor | float,
 ) -> torch.Tensor:
-    """Every one of the N² pairs is a yes-or-no question: −(1/N) Σ_ij log σ(±(z_ij + bias)), + on the diagonal.
+    """One yes-or-no question for each of the N² pairs: −(1/N) Σ_ij log σ(±(z_ij + bias)), + on the diagonal.
 
     Source: Zhai et al. 2023 (SigLIP, arXiv:2303.15343), algorithm 1.
     """
@@ -85,14 +85,22 @@ def siglip_loss(
 
 
 def cost_of_equals(count: torch.Tensor, loss: str = "clip") -> torch.Tensor:
-    """What each of `count` pairs pays at least when they cannot be told apart from one another; any shape, float64.
+    """The least loss of each of `count` pairs that cannot be told apart from one another; any shape, float64.
 
-    "clip": k equal columns to choose from cost ln k. "siglip": the best answer to k equal questions, one of them a yes,
-    is "yes with probability 1/k": ln k + (k − 1) ln(k / (k − 1)).
+    "clip": choosing among k equal columns costs ln k. "siglip": the best answer to k equal questions, one of them a
+    yes, is "yes with probability 1/k", which costs ln k + (k − 1) ln(k / (k − 1)).
     """
     count = count.double()
     cost = count.log()
     return cost + torch.xlogy(count - 1, count / (count - 1)) if loss == "siglip" else cost
+
+
+def batch_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "clip") -> float:
+    """The loss of a perfect model on one batch, given the ids (B) of its captions and of its pictures.
+
+    A caption, or a picture, that occurs k times cannot be told apart from itself, and costs something every time.
+    """
+    return max(_mean_cost(captions, loss), _mean_cost(pictures, loss))
 
 
 def floor_with_ids(ids: torch.Tensor, positives: str = "drop") -> float:
@@ -101,23 +109,26 @@ def floor_with_ids(ids: torch.Tensor, positives: str = "drop") -> float:
     With "drop", duplicates cost nothing. With "all", each of k pairs with the same id must share its probability among
     k right answers, which costs ln k.
     """
-    if positives == "drop":
-        return 0.0
+    return 0.0 if positives == "drop" else _mean_cost(ids)
+
+
+def _mean_cost(ids: torch.Tensor, loss: str = "clip") -> float:
+    """The mean of `cost_of_equals` over a batch in which equal ids (N) cannot be told apart."""
     _, group, counts = ids.unique(return_inverse=True, return_counts=True)
-    return cost_of_equals(counts)[group].mean().item()
+    return cost_of_equals(counts, loss)[group].mean().item()
 
 
 def loss_floor(batch_size: int, n_captions: int = 1) -> float:
     """The least contrastive loss of a model that tells `n_captions` equally likely captions apart, and no more.
 
-    With k pairs of the same caption in a batch, each of them has k equal columns to choose from and pays ln k. On
-    average that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) is the model that tells
+    If k pairs of a batch have the same caption, each of them has k equal columns to choose from and pays ln k. The mean
+    of that is E ln(1 + Bin(batch_size − 1, 1 / n_captions)). One caption (the default) stands for a model that tells
     nothing apart: ln(batch_size), near which every training starts. "My loss is stuck at 4.85" means ln 128.
     """
     if batch_size < 1 or n_captions < 1:
         raise ValueError(f"batch_size and n_captions must be at least 1, they are {batch_size} and {n_captions}")
     if n_captions == 1:
         return math.log(batch_size)
-    others = torch.arange(batch_size, dtype=torch.float64)  # how many of the other pairs have my caption
+    others = torch.arange(batch_size, dtype=torch.float64)  # how many of the other pairs have the same caption
     binomial = torch.distributions.Binomial(batch_size - 1, torch.tensor(1 / n_captions, dtype=torch.float64))
     return float((binomial.log_prob(others).exp() * torch.log1p(others)).sum())

@@ -5,23 +5,25 @@ load with `load_state_dict`.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minclip.images import Preprocess
 from minclip.text import TextTransformer
 from minclip.vision import VisionTransformer
 
-MAX_LOGIT_SCALE = math.log(100)  # "clipped to prevent scaling the logits by more than 100", section 2.5
+# "clipped to prevent scaling the logits by more than 100", section 2.5
+MAX_LOGIT_SCALE = math.log(100)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
-    """Sizes of both towers, under OpenAI's names.
+    """Sizes of both towers, under OpenAI's names. Raises ValueError for a size that is not a positive whole number.
 
-    `quick_gelu`: OpenAI's activation; plain GELU otherwise. `logit_bias`: a bias beside the scale, for SigLIP's loss.
+    `quick_gelu` selects OpenAI's activation instead of plain GELU, `logit_bias` adds the bias of SigLIP's loss.
     """
 
     embed_dim: int
@@ -44,26 +46,46 @@ class CLIPConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
 
 
-# embed_dim, resolution | vision: layers, width, heads, patch | text: context, vocabulary, width, heads, layers
+# The sizes of OpenAI's models are those of Table 20 of the paper.
+_VIT_B_32 = CLIPConfig(
+    embed_dim=512,
+    image_resolution=224, vision_layers=12, vision_width=768, vision_heads=12, vision_patch_size=32,
+    context_length=77, vocab_size=49408, transformer_width=512, transformer_heads=8, transformer_layers=12,
+)  # fmt: skip
 PRESETS = {
-    # Table 20 of the paper; 64 channels a head
-    "ViT-B/32": CLIPConfig(512, 224, 12, 768, 12, 32, 77, 49408, 512, 8, 12),
-    "ViT-B/16": CLIPConfig(512, 224, 12, 768, 12, 16, 77, 49408, 512, 8, 12),
-    "ViT-L/14": CLIPConfig(768, 224, 24, 1024, 16, 14, 77, 49408, 768, 12, 12),
-    # for the emoji, on two CPU cores: minutes, and a smoke size for seconds
-    "emoji": CLIPConfig(128, 48, 4, 128, 4, 12, 32, 1536, 128, 4, 2, quick_gelu=False),
-    "smoke": CLIPConfig(32, 24, 1, 32, 2, 12, 32, 768, 32, 2, 1, quick_gelu=False),
-}
+    "ViT-B/32": _VIT_B_32,
+    "ViT-B/16": replace(_VIT_B_32, vision_patch_size=16),
+    "ViT-L/14": replace(
+        _VIT_B_32, embed_dim=768,
+        vision_layers=24, vision_width=1024, vision_heads=16, vision_patch_size=14,
+        transformer_width=768, transformer_heads=12,
+    ),
+    # This size learns the emoji in minutes on two CPU cores.
+    "emoji": CLIPConfig(
+        embed_dim=128,
+        image_resolution=48, vision_layers=4, vision_width=128, vision_heads=4, vision_patch_size=12,
+        context_length=32, vocab_size=1536, transformer_width=128, transformer_heads=4, transformer_layers=2,
+        quick_gelu=False,
+    ),
+    # This size runs in seconds, only to see that everything works.
+    "smoke": CLIPConfig(
+        embed_dim=32,
+        image_resolution=24, vision_layers=1, vision_width=32, vision_heads=2, vision_patch_size=12,
+        context_length=32, vocab_size=768, transformer_width=32, transformer_heads=2, transformer_layers=1,
+        quick_gelu=False,
+    ),
+}  # fmt: skip
 
 
 class CLIP(TextTransformer):
-    """Pictures and texts to features that can be compared by their cosine.
+    """Turns pictures and texts into features that are compared by their cosine.
 
-    In OpenAI's release the parameters of the picture tower begin with `visual.`, and those of the text tower with
-    nothing: their names say that CLIP *is* its text tower with a picture tower beside it. So does this class.
+    In OpenAI's release the parameters of the image tower begin with `visual.` and those of the text tower have no
+    prefix: by these names CLIP *is* its text tower with an image tower beside it, and so it is here.
+    `preprocess` prepares pictures for this model; by default with OpenAI's mean and standard deviation.
     """
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, preprocess: Preprocess | None = None) -> None:
         super().__init__(
             config.context_length,
             config.vocab_size,
@@ -74,6 +96,7 @@ class CLIP(TextTransformer):
             config.quick_gelu,
         )
         self.config = config
+        self.preprocess = preprocess or Preprocess(config.image_resolution)
         self.visual = VisionTransformer(
             config.image_resolution,
             config.vision_patch_size,
@@ -84,15 +107,21 @@ class CLIP(TextTransformer):
             config.quick_gelu,
         )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
-        if config.logit_bias:  # SigLIP, arXiv:2303.15343, section 3.2: nearly all pairs do not match, and it starts so
+        if config.logit_bias:
+            # Almost all pairs are negatives, so the model starts by predicting "no match" (SigLIP, arXiv:2303.15343,
+            # section 3.2).
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
+    @property
+    def device(self) -> torch.device:
+        return self.logit_scale.device
+
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, R, R), normalised by `minclip.data.normalize` -> features (B, E), not normalised."""
+        """Pictures (B, 3, R, R), normalised by `preprocess`, to features (B, E), not normalised."""
         return self.visual(image)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (B, 3, R, R), token ids (N, T) -> logits_per_image (B, N), logits_per_text (N, B)."""
+        """Pictures (B, 3, R, R) and token ids (N, T) to logits_per_image (B, N) and logits_per_text (N, B)."""
         image_features = F.normalize(self.encode_image(image), dim=-1)
         text_features = F.normalize(self.encode_text(text), dim=-1)
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.T
@@ -102,5 +131,5 @@ class CLIP(TextTransformer):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the scale at 100 or less; to be called after every optimizer step."""
+        """Keep the scale at 100 or less; call it after every optimizer step."""
         self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)

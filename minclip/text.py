@@ -1,4 +1,4 @@
-"""The text tower: a causal Transformer that turns token ids (B, T) into features (B, E), read at the end token.
+"""The text tower: a causal Transformer that turns token ids (B, T) into the features (B, E) of their end tokens.
 
 Source: Radford et al. 2021 (CLIP, arXiv:2103.00020), section 2.4; the Transformer is GPT-2's.
 """
@@ -29,10 +29,10 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def encode_text(self, text: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) -> features (B, E), not normalised.
+        """Token ids (B, T) to features (B, E), not normalised.
 
-        T may be anything up to the context length: under the causal mask nothing after the end token reaches it, so a
-        batch cut at its longest text gives the same features as one padded to the full context, for less work.
+        T may be anything up to the context length. Under the causal mask nothing after the end token reaches it, so a
+        batch cut at its longest text gives the same features as one padded to the full context, with less work.
         """
         B, T = text.shape
         context_length = self.positional_embedding.shape[0]
@@ -42,7 +42,8 @@ class TextTransformer(nn.Module):
             )
         x = self.token_embedding(text) + self.positional_embedding[:T]  # (B, T, D)
         x = self.transformer(x)
-        # The end token has the highest id of the vocabulary, and argmax takes the first of equals.
+        # The end token has the highest id of the vocabulary, and argmax takes the first of equals. The norm treats each
+        # token by itself, so it is applied to this one only.
         end = text.argmax(dim=-1)  # (B,)
-        x = self.ln_final(x[torch.arange(B, device=text.device), end])  # (B, D); a norm per token: only one is needed
+        x = self.ln_final(x[torch.arange(B, device=text.device), end])  # (B, D)
         return x @ self.text_projection  # (B, E)

@@ -1,13 +1,13 @@
 """Byte-level byte-pair encoding, as CLIP uses it, with the training that other CLIPs leave out.
 
-A text is cleaned and lower-cased, cut into words by a pattern, and every word becomes a list of bytes whose last one
-carries the mark `</w>`. Training counts neighbouring pairs and glues the most frequent pair into a new symbol, again
+A text is cleaned, lower-cased and cut into words by a pattern. Every word becomes a list of bytes, the last of which
+carries the mark `</w>`. Training counts neighbouring pairs and merges the most frequent pair into a new symbol, again
 and again; encoding replays these merges, the earliest learned first. By hand, for the word `aaabdaaabac`:
 
-    a a a b d a a a b a c</w>      most frequent: (a, a), 4 times
-    aa a b d aa a b a c</w>        (a, b) and (aa, a) stand twice each; the smaller one in sort order wins
-    aa ab d aa ab a c</w>          (aa, ab), twice
-    aaab d aaab a c</w>            no pair stands twice any more
+    a a a b d a a a b a c</w>      the most frequent pair is (a, a), 4 times
+    aa a b d aa a b a c</w>        (a, b) and (aa, a) occur twice each; the first in sort order wins
+    aa ab d aa ab a c</w>          (aa, ab) occurs twice
+    aaab d aaab a c</w>            no pair occurs twice any more
 
 Sources: Sennrich et al. 2016 (BPE, arXiv:1508.07909); Radford et al. 2021 (CLIP, arXiv:2103.00020), section 2.4.
 """
@@ -31,11 +31,11 @@ END_OF_WORD = "</w>"
 WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
-# The same words where a cleaned text is ASCII, by the standard library's engine, which is faster
+# This pattern finds the same words in a cleaned text that is ASCII, with the standard library's faster engine.
 ASCII_WORD = re.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.ASCII
 )
-# OpenAI's file lists more merges than its model uses: 49,152 − 256 − 2 of them, and never says so.
+# OpenAI's file lists more merges than its models use, which is 49,152 − 256 − 2, and does not say so.
 OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
 
 Pair = tuple[str, str]
@@ -44,8 +44,8 @@ Pair = tuple[str, str]
 def byte_alphabet() -> dict[int, str]:
     """A printable character for each of the 256 bytes, in the order of CLIP's vocabulary.
 
-    Visible Latin-1 characters stand for themselves; the others (white space, control) move up to U+0100 and beyond, so
-    that a merges file can separate symbols by a space and lines by a line feed.
+    Visible Latin-1 characters represent themselves; the others (white space, control) move to U+0100 and above, so that
+    a merges file can separate symbols by a space and lines by a line feed.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
@@ -57,28 +57,30 @@ CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
 def clean(text: str) -> str:
-    """Mend broken Unicode, unescape HTML (twice: scraped captions are often escaped twice), fold white space, lower."""
-    if not text.isascii() or not text.isprintable() or "&" in text:  # nothing in the others is broken or escaped
+    """Mend broken Unicode, unescape HTML twice, as scraped captions need it, fold white space, and lower-case."""
+    # Nothing is broken or escaped in printable ASCII text without an ampersand.
+    if not text.isascii() or not text.isprintable() or "&" in text:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def split_words(text: str) -> list[str]:
+    """The words of a text, cleaned."""
     text = clean(text)
     return (ASCII_WORD if text.isascii() else WORD).findall(text)
 
 
 def to_symbols(word: str) -> tuple[str, ...]:
-    """`"né"` -> `("n", "Ã", "©</w>")`: one symbol for each byte, the last one marked."""
+    """One symbol for each byte of a word, the last one marked: `("n", "Ã", "©</w>")` for `"né"`."""
     *head, last = (BYTE_TO_CHAR[byte] for byte in word.encode())
     return *head, last + END_OF_WORD
 
 
 def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
-    """Glue every occurrence of `pair`, from the left."""
+    """Merge every occurrence of `pair`, from the left."""
     left, right = pair
     merged: list[str] = []
-    follows = False  # whether the last symbol is a `left` that may be glued to the next one
+    follows = False  # whether the last symbol is a `left` that may be merged with the next one
     for symbol in symbols:
         if follows and symbol == right:
             merged[-1] = left + right
@@ -90,7 +92,7 @@ def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
 
 
 def learn_merges(word_counts: dict[str, int], n_merges: int) -> list[Pair]:
-    """The `n_merges` most useful merges (fewer when no pair stands twice); ties go to the pair first in sort order."""
+    """Learn up to `n_merges` merges, until no pair occurs twice; ties go to the pair that is first in sort order."""
     words = [to_symbols(word) for word in word_counts]
     counts = list(word_counts.values())
     pair_counts: Counter[Pair] = Counter()
@@ -118,7 +120,7 @@ def learn_merges(word_counts: dict[str, int], n_merges: int) -> list[Pair]:
 
 
 class Tokenizer:
-    """Text to token ids and back. The vocabulary: 256 bytes, the same 256 as word ends, the merges, start, end."""
+    """Turns text into token ids and back. Vocabulary: 256 bytes, 256 bytes that end a word, the merges, start, end."""
 
     def __init__(self, merges: Iterable[Pair]) -> None:
         self.merges = [(left, right) for left, right in merges]
@@ -137,9 +139,9 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Learn merges from `texts` until the vocabulary has `vocab_size` entries, or no pair stands twice.
+        """Learn merges from `texts` until the vocabulary has `vocab_size` entries, or no pair occurs twice.
 
-        Raises ValueError when `vocab_size` is under 514: 2 × 256 bytes, start and end are always there.
+        Raises ValueError if `vocab_size` is under 514, since 2 × 256 bytes, start and end are always there.
         """
         n_merges = vocab_size - 2 * len(BYTE_TO_CHAR) - 2
         if n_merges < 0:
@@ -148,7 +150,7 @@ class Tokenizer:
         return cls(learn_merges(word_counts, n_merges))
 
     def _word_to_ids(self, word: str) -> list[int]:
-        """The ids of a new word, which are kept: a text repeats its words."""
+        """The ids of a new word; they are stored, because words are repeated."""
         symbols, never = to_symbols(word), len(self.merges)
         while len(symbols) > 1:
             best = min([self.rank.get(pair, never) for pair in pairwise(symbols)])
@@ -166,7 +168,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The cleaned text back, up to white space, which CLIP does not keep; bytes that are no UTF-8 become U+FFFD."""
+        """The cleaned text, without the white space that CLIP does not keep; bytes that are not UTF-8 become U+FFFD."""
         text = bytearray()
         for i in ids:
             symbol = self.symbol_of_id[i]
@@ -181,8 +183,8 @@ class Tokenizer:
     def __call__(self, texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
         """Token ids (B, T) int64: start, text, end, then zeros up to the longest text of this batch.
 
-        Longer texts than `context_length` are cut and keep their end token. Padding needs no mask: the text tower reads
-        its feature at the end token, which under a causal mask sees nothing after itself.
+        Texts longer than `context_length` are truncated and keep their end token. Padding needs no mask: the text tower
+        reads its feature at the end token, which under a causal mask sees nothing after itself.
         """
         texts = [texts] if isinstance(texts, str) else texts
         if not texts:
@@ -194,12 +196,12 @@ class Tokenizer:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def to_text(self) -> str:
-        """The merges in OpenAI's format: a version line, then a pair on each line."""
+        """The merges in OpenAI's format: a version line, then one pair per line."""
         return "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self.merges)]) + "\n"
 
     @classmethod
     def from_text(cls, text: str, source: str | Path) -> "Tokenizer":
-        """The tokenizer of `to_text`. Raises ValueError that names `source` and line when it is no such text."""
+        """Read what `to_text` wrote. Raises ValueError, with `source` and the line, for any other text."""
         header, *lines = text.rstrip("\n").split("\n")
         if "#version" not in header:
             raise ValueError(f"{source} is not a merges file: its first line is {header[:60]!r}, not '#version: …'")
@@ -208,7 +210,7 @@ class Tokenizer:
         return cls(_parse_merge(line, f"{source}, line {number}") for number, line in enumerate(lines, start=2))
 
     def save(self, path: str | Path) -> None:
-        """Write `to_text` to a file; gzip if `path` ends in .gz."""
+        """Write `to_text` to a file, compressed if `path` ends in .gz."""
         content = self.to_text().encode()
         with replacing(path) as temporary:
             temporary.write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
@@ -217,12 +219,12 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a file of `save`, OpenAI's `bpe_simple_vocab_16e6.txt.gz`, or a Hugging Face `merges.txt`.
 
-        Raises ValueError that names the line when the file is not a list of merges, OSError when it cannot be read.
+        Raises ValueError, with the line, if the file is not a list of merges, and OSError if it cannot be read.
         """
         content = Path(path).read_bytes()
         try:
             text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
-        except (OSError, EOFError, ValueError) as error:  # damaged gzip, cut gzip, not UTF-8
+        except (OSError, EOFError, ValueError) as error:  # damaged gzip, truncated gzip, not UTF-8
             raise ValueError(f"{path} is not a merges file: {error}") from error
         return cls.from_text(text, path)
 

@@ -1,4 +1,4 @@
-"""The Transformer that both towers share: pre-norm blocks of attention and MLP, with OpenAI's parameter names.
+"""The Transformer of both towers: pre-norm blocks of attention and MLP, with OpenAI's parameter names.
 
 Left out: dropout (CLIP uses none) and key-value caches (CLIP generates nothing).
 Sources: Vaswani et al. 2017 (arXiv:1706.03762); the pre-norm layout of GPT-2; Radford et al. 2021 (arXiv:2103.00020).
@@ -10,14 +10,14 @@ from torch import nn
 
 
 class QuickGELU(nn.Module):
-    """x · σ(1.702 x), the approximation of GELU with which OpenAI's weights were trained."""
+    """x · σ(1.702 x), the approximation of GELU that OpenAI's weights were trained with."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; query, key and value in one matrix, as in `nn.MultiheadAttention`."""
+    """Multi-head self-attention, with query, key and value in one matrix as in `nn.MultiheadAttention`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`layers` blocks on (B, T, width). `causal`: token t sees the tokens up to t, and nothing after it."""
+    """A stack of blocks on (B, T, width). If it is `causal`, token t sees the tokens up to t and none after it."""
 
     def __init__(self, width: int, layers: int, heads: int, *, causal: bool, quick_gelu: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
         self._initialize(width, layers)
 
     def _initialize(self, width: int, layers: int) -> None:
-        """OpenAI's scheme: what is added to the residual stream shrinks with the number of additions, 2 a block."""
+        """Follow OpenAI's scheme: what a block adds to the residual stream is scaled by 1/√(2 · layers), as GPT-2's."""
         attention_std, mlp_std = width**-0.5, (2 * width) ** -0.5
         residual_std = attention_std * (2 * layers) ** -0.5
         for name, parameter in self.named_parameters():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minclip import Tokenizer, bench, cli, data
+from minclip import CLIP, Tokenizer, cli, data
+from minclip.commands import bench_tokenizer, bench_train
 from minclip.model import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "kernels" / "results"
@@ -36,7 +37,7 @@ def test_tokenizers_take_turns_on_the_same_texts():
         "ours": lambda: lambda lines: [ours.encode(line) for line in lines],
         "other": lambda: lambda lines: [[next(clock)] for _ in lines],
     }
-    first, second = bench.measure_tokenizers(makers, "texts", ["red", "a red heart"], 3)
+    first, second = bench_tokenizer.measure_tokenizers(makers, "texts", ["red", "a red heart"], 3)
     assert first["tokens"] == second["tokens"] == len(ours.encode("red")) + len(ours.encode("a red heart"))
     assert (first["same ids"], second["same ids"]) == (2, 0)
     assert next(clock) == 2 * (1 + 3)
@@ -52,20 +53,20 @@ def test_sentences_are_english_and_always_the_same(tmp_path, monkeypatch):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "c.py").write_text("'No sentence of a test is taken.'")
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
-    sentences = bench.english_sentences()
+    sentences = bench_tokenizer.english_sentences()
     assert sorted(sentences) == [
         "It gives each line to a function.",
         "Nothing is read here, for nothing is there.",
         "Reads a file line by line.",
     ]
-    assert bench.english_sentences(2) == sentences[:2]
+    assert bench_tokenizer.english_sentences(2) == sentences[:2]
 
 
 def test_the_training_step_is_measured_in_turns(monkeypatch):
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in ("minclip", "open_clip")}
-    monkeypatch.setattr(bench, "training_steps", lambda *_: steps)
-    rows = bench.measure_training(PRESETS["smoke"], 8, "cpu", 1e-9)
+    monkeypatch.setattr(bench_train, "training_steps", lambda *_: steps)
+    rows = bench_train.measure_training(PRESETS["smoke"], 8, "cpu", 1e-9)
     assert calls == ["minclip"] * 2 + ["open_clip"] * 2 + ["minclip", "open_clip"]
     assert [row["steps"] for row in rows] == [1, 1]
     assert all(row["lowest"] <= row["images/s"] <= row["highest"] for row in rows)
@@ -78,8 +79,8 @@ def test_training_beside_open_clip(tmp_path, monkeypatch, capsys):
     assert cli.main(small) == 0
     assert "images/s" in capsys.readouterr().out
     assert [row["contender"] for row in json.loads(out.read_text())["rows"]] == ["minclip", "open_clip"]
-    model = bench.open_clip_model(PRESETS["smoke"])
-    ours = bench.CLIP(PRESETS["smoke"])
+    model = bench_train.open_clip_model(PRESETS["smoke"])
+    ours = CLIP(PRESETS["smoke"])
     shapes = {name: value.shape for name, value in ours.state_dict().items() if name != "positional_embedding"}
     assert shapes.items() <= {name: value.shape for name, value in model.state_dict().items()}.items()
 
@@ -87,7 +88,9 @@ def test_training_beside_open_clip(tmp_path, monkeypatch, capsys):
 def test_tokenizers_of_others_give_the_same_ids(monkeypatch):
     tokenizer = pytest.importorskip("open_clip.tokenizer")
     lines = [*list(data.emoji_captions().values())[:200], "It's a test, isn't it? Café &amp; naïve façade, 3.14."]
-    ours, simple, hugging_face = bench.measure_tokenizers(bench.tokenizers(tokenizer.default_bpe()), "texts", lines, 1)
+    ours, simple, hugging_face = bench_tokenizer.measure_tokenizers(
+        bench_tokenizer.tokenizers(tokenizer.default_bpe()), "texts", lines, 1
+    )
     assert ours["same ids"] == simple["same ids"] == len(lines)
     assert 0 < len(lines) - hugging_face["same ids"] < 10  # it leaves ’ as it is, and the é that is escaped
 

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import minclip
-from minclip import checkpoint, cli, data
+from minclip import cli, data, evaluate, formats
 
 RUN_FILES = {"config.json", "merges.txt.gz", "model.safetensors", "metrics.csv"}
 RUN_PICTURES = {"loss.png", "similarity.png", "retrieval.png", "positions.png"}
@@ -91,13 +92,36 @@ def test_eval_reports_recall_both_ways(capsys):
 def test_classify_prints_what_python_computes(capsys):
     assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
     out = capsys.readouterr().out
-    run = checkpoint.newest_run()
+    run = formats.newest_run()
     model, _, tokenizer = minclip.load(run)
-    _, images = cli.read_pictures(["cat.png", "dog.png"], model.config.image_resolution)
-    _, probability = cli.evaluate.classify(model, tokenizer, images, ["cat", "dog"])
+    images = [data.to_tensor(data.load_image(f"{name}.png"), 24) for name in ("cat", "dog")]
+    cosine, probability = evaluate.classify(model, tokenizer, images, ["cat", "dog"])
     for p in probability.flatten().tolist():
         assert f"{100 * p:5.1f} %" in out
+    marked = [line.split()[1] for line in out.splitlines() if line.startswith("* ")]
+    assert marked == [["cat", "dog"][best] for best in cosine.argmax(dim=1)]
     assert (run / "classify.png").exists()
+
+
+def test_scripts_get_json(capsys, tmp_path):
+    def answer(*arguments: str):
+        assert cli.main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    cat, dog = answer("classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot")
+    assert (cat["picture"], dog["picture"]) == ("cat.png", "dog.png")
+    for picture in (cat, dog):
+        assert sum(row["probability"] for row in picture["labels"]) == pytest.approx(1)
+        best = max(picture["labels"], key=lambda row: row["probability"])
+        assert picture["best"] == best["label"]
+    found = answer("search", "red heart", "-k", "3")
+    assert len(found) == 3
+    assert found[0]["cosine"] >= found[2]["cosine"]
+    codes = data.code_points(found[0]["picture"])
+    assert found[0]["caption"] == data.emoji_captions()[codes]
+    scores = answer("eval")
+    assert (scores["pictures"], scores["captions"], scores["chance"]) == (400, 400, 0.0025)
+    assert set(scores["image_to_text"]) == set(scores["text_to_image"]) == {"1", "5", "10"}
 
 
 def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
@@ -112,7 +136,7 @@ def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
 def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
     assert cli.main(["search", "red heart", "-k", "3", "--plot"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (checkpoint.newest_run() / "search.png").exists()
+    assert (formats.newest_run() / "search.png").exists()
     folder = own_pictures(tmp_path / "own", 4)
     (folder / "zero.png").touch()
     assert cli.main(["search", "shade", "--folder", str(folder)]) == 0
@@ -124,7 +148,7 @@ def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
 def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     file = tmp_path / "small.safetensors"
     assert cli.main(["export", str(file)]) == 0
-    assert capsys.readouterr().out.startswith(f"{checkpoint.newest_run()} -> {file}: 0.")
+    assert capsys.readouterr().out.startswith(f"{formats.newest_run()} -> {file}: 0.")
     assert cli.main(["eval", "--run", str(file)]) == 0
     assert "400 pictures, 400 captions" in capsys.readouterr().out
     assert cli.main(["classify", "cat.png", "--labels", "cat", "dog", "--plot", "--run", str(file)]) == 0
@@ -158,7 +182,7 @@ def test_a_single_picture_is_not_held_back_and_a_dollar_is_no_formula(tmp_path, 
     run = str(tmp_path / "run")
     assert cli.main(["train", "--smoke", "--data", str(folder), "--out", run]) == 0
     assert "unseen top-1" not in capsys.readouterr().out
-    assert "held no pictures back" in failure(capsys, "eval", "--run", run)
+    assert "held no pictures out" in failure(capsys, "eval", "--run", run)
 
 
 def test_a_pipe_that_closes_is_no_error_and_letters_it_lacks_are_replaced():
@@ -186,7 +210,7 @@ def test_python_m_minclip_is_the_same_command():
     [
         ([], "minclip train  "),
         (["train"], "minclip train --language zh"),
-        (["eval"], "recall@k: how often"),
+        (["eval"], "recall@k is how often"),
         (["classify"], "minclip classify cat.png --labels cat dog horse other"),
         (["search"], 'minclip search "red heart"'),
         (["export"], "minclip export cat.safetensors"),
@@ -219,8 +243,8 @@ def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, ca
     ("options", "message"),
     [
         (["--epochs", "0"], "--epochs is 0"),
-        (["--batch-size", "1"], "its loss is always 0"),
-        (["--smoke", "--batch-size", "100000"], "--batch-size is 100000; there are 256 captions"),
+        (["--batch-size", "1"], "--batch-size is 1; it must be at least 2: one pair has no negatives"),
+        (["--smoke", "--batch-size", "100000"], "--batch-size is 100000; it must be at most 256"),
         (["--language", "xx"], "'xx'"),
         (["--lr", "-1"], "--lr is -1.0"),
         (["--data", "nowhere"], "nowhere: no such folder"),
@@ -256,7 +280,7 @@ def test_a_caption_of_ten_thousand_words_is_cut_and_said(tmp_path, capsys):
     header, *rows = (folder / "captions.csv").read_text().splitlines()
     (folder / "captions.csv").write_text("\n".join([header, *long, *rows]))
     assert cli.main(["train", "--smoke", "--data", str(folder), "--out", str(tmp_path / "run")]) == 0
-    assert "are cut at 32" in capsys.readouterr().out
+    assert re.search(r"; \d captions reach 32 tokens, and longer ones are cut there", capsys.readouterr().out)
 
 
 def test_nothing_is_written_over(tmp_path, capsys):
@@ -269,13 +293,13 @@ def test_nothing_is_written_over(tmp_path, capsys):
 def test_a_file_in_the_way_of_the_run_folder(tmp_path, capsys):
     (tmp_path / "file").touch()
     message = failure(capsys, "train", "--smoke", "--out", str(tmp_path / "file" / "run"))
-    assert "file is no folder that you may write to" in message
+    assert "file is not a folder that you may write to" in message
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     tmp_path.chmod(0o500)
-    assert "no folder that you may write to" in failure(capsys, "train", "--smoke", "--out", str(tmp_path / "run"))
+    assert "not a folder that you may write to" in failure(capsys, "train", "--smoke", "--out", str(tmp_path / "run"))
     tmp_path.chmod(0o700)
 
 
@@ -297,14 +321,14 @@ def test_a_device_that_is_not_there(capsys):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert "--device cuda" in failure(capsys, "eval", "--device", "cuda")
+    assert "--device is cuda; torch" in failure(capsys, "eval", "--device", "cuda")
 
 
 def test_interruption_exits_with_130(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.checkpoint, "newest_run", interrupt)
+    monkeypatch.setattr(formats, "newest_run", interrupt)
     assert cli.main(["eval"]) == 130
 
 

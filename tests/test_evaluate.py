@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,10 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minclip import CLIP, CLIPConfig, Tokenizer, evaluate
-from minclip.data import Pairs
+from minclip import CLIP, PRESETS, Tokenizer, evaluate
+from minclip.data import Emoji, Pairs
 
-CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
+CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=520)
 LABELS = ["red heart", "cat", "dog"]
 
 
@@ -71,7 +72,7 @@ def test_a_model_that_tells_nothing_apart_finds_nothing(value):
 def test_pictures_that_share_a_caption_are_all_right_for_it():
     """Ten cats and ten dogs, told apart perfectly: class names for captions are nothing to be punished for."""
     captions = ["cat", "dog"] * 10
-    pairs = Pairs(torch.zeros(20, 3, 1, 1), [str(i) for i in range(20)], captions, torch.arange(20))
+    pairs = Pairs(torch.zeros(20, 3, 1, 1), [Emoji(f"{i:X}") for i in range(20)], captions, torch.arange(20))
     texts, text = pairs.distinct_captions()
     assert texts == ["cat", "dog"]
     found = evaluate.recall(torch.eye(2)[text], torch.eye(2), pairs.image_of_caption, text)
@@ -80,7 +81,9 @@ def test_pictures_that_share_a_caption_are_all_right_for_it():
 
 def test_recall_of_pairs_asks_the_model(model, tokenizer):
     images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pairs = Pairs(images, list("abc"), ["red", "heart", "red", "red heart"], torch.tensor([0, 1, 2, 2]))
+    pairs = Pairs(
+        images, [Emoji(letter) for letter in "ABC"], ["red", "heart", "red", "red heart"], torch.tensor([0, 1, 2, 2])
+    )
     cosine, _ = evaluate.classify(model, tokenizer, images, ["red", "heart", "red heart"])
     right = torch.tensor([[True, False, False], [False, True, False], [True, False, True]])
     found = evaluate.recall_of_pairs(model, tokenizer, pairs)
@@ -121,7 +124,7 @@ def test_classify_gives_cosines_and_probabilities_by_the_models_temperature(mode
     torch.testing.assert_close(probability.sum(1), torch.ones(4))
     torch.testing.assert_close(probability, (cosine / 0.07).softmax(1))
     with torch.no_grad():
-        logits, _ = model((evaluate.normalize(images)), tokenizer(LABELS))
+        logits, _ = model(model.preprocess.normalize(images), tokenizer(LABELS))
     torch.testing.assert_close(cosine / 0.07, logits, rtol=1e-4, atol=1e-4)
 
 
@@ -129,6 +132,26 @@ def test_long_lists_are_encoded_in_batches(model, tokenizer):
     texts = [f"cat {i}" for i in range(evaluate.BATCH + 3)]
     features = evaluate.text_features(model, tokenizer, texts)
     torch.testing.assert_close(features[-1:], evaluate.text_features(model, tokenizer, texts[-1:]))
+
+
+def test_pictures_are_taken_from_an_iterator_one_batch_at_a_time(model, monkeypatch):
+    """However many pictures there are, no more than BATCH are held; the result is that of one tensor."""
+    monkeypatch.setattr(evaluate, "BATCH", 4)
+    images = torch.randint(0, 256, (10, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    taken, encoded = 0, []
+
+    def one_after_the_other():
+        nonlocal taken
+        for image in images:
+            taken += 1
+            yield image
+
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda batch: encoded.append((taken, len(batch))) or encode(batch))
+    features = evaluate.image_features(model, one_after_the_other())
+    assert encoded == [(4, 4), (8, 4), (10, 2)]
+    torch.testing.assert_close(features, evaluate.image_features(model, images))
+    assert evaluate.image_features(model, []).shape == (0, 16)
 
 
 def test_bad_labels_and_templates(model, tokenizer):

@@ -8,7 +8,7 @@ from minclip_kernels import fused_clip_loss
 from minclip_kernels.testing import assert_equals_reference, evaluate
 
 from minclip import clip_loss, clip_loss_onehot, loss_floor, siglip_loss
-from minclip.loss import floor_with_ids
+from minclip.loss import batch_floor, floor_with_ids
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 30))
 scales = st.floats(0.01, 100)
@@ -197,3 +197,31 @@ def test_a_batch_of_duplicates_pays_for_them_only_where_they_are_negatives():
     assert clip_loss(features, features, 100.0, captions, "all").item() == pytest.approx(
         floor_with_ids(captions, "all")
     )
+
+
+def test_the_floor_of_a_batch_counts_its_duplicates():
+    different = torch.arange(4)
+    assert batch_floor(different, different) == 0
+    assert batch_floor(torch.tensor([5, 5, 5, 5]), different) == pytest.approx(math.log(4))
+    assert batch_floor(torch.tensor([5, 5, 1, 2]), different) == pytest.approx(math.log(2) / 2)
+    assert batch_floor(different, torch.tensor([0, 1, 1, 1])) == pytest.approx(3 * math.log(3) / 4)
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("which", ["captions", "pictures"])
+def test_no_model_gets_under_the_floor_of_duplicates(which, loss):
+    """Gradient descent on free features, equal ones for what is equal, ends at the floor."""
+    same, different = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
+    captions, pictures = (same, different) if which == "captions" else (different, same)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(6, 8, generator=generator).requires_grad_() for _ in range(2)]
+    bias = torch.zeros(()).requires_grad_()
+    optimizer = torch.optim.Adam([*features, bias], lr=0.05)
+    value = torch.tensor(0.0)
+    for _ in range(800):
+        image, text = features[0][pictures], features[1][captions]
+        value = clip_loss(image, text, 50.0) if loss == "clip" else siglip_loss(image, text, 50.0, bias)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert value.item() == pytest.approx(batch_floor(captions, pictures, loss), abs=2e-3)

@@ -11,8 +11,16 @@ from transformers import CLIPModel
 
 from minclip import CLIP, PRESETS, CLIPConfig
 
-SMALL = CLIPConfig(16, 24, 2, 32, 4, 8, 12, 600, 24, 3, 2)
-TINY = CLIPConfig(2, 4, 1, 4, 2, 2, 4, 6, 4, 2, 1)
+SMALL = CLIPConfig(
+    embed_dim=16,
+    image_resolution=24, vision_layers=2, vision_width=32, vision_heads=4, vision_patch_size=8,
+    context_length=12, vocab_size=600, transformer_width=24, transformer_heads=3, transformer_layers=2,
+)  # fmt: skip
+TINY = CLIPConfig(
+    embed_dim=2,
+    image_resolution=4, vision_layers=1, vision_width=4, vision_heads=2, vision_patch_size=2,
+    context_length=4, vocab_size=6, transformer_width=4, transformer_heads=2, transformer_layers=1,
+)  # fmt: skip
 
 
 def openai_shapes(width: int, layers: int, prefix: str) -> dict[str, tuple[int, ...]]:

@@ -35,15 +35,12 @@ TORCH = {
     ),
     # The first pass.
     "features rounded": (
-        "Tower(features * inverse_norms, inverse_norms)",
-        "Tower((features * inverse_norms).bfloat16().to(dtype), inverse_norms)",
+        "torch.mul(features, inverse_norms, out=unit)",
+        "torch.mul(features, inverse_norms).bfloat16().to(dtype)",
     ),
     "nothing left is not a number": ("lowest = torch.finfo(logits.dtype).min", "lowest = -torch.inf"),
     "no maximum": ("top = logits.amax(dim=1).max()", "top = torch.zeros_like(logits.max())"),
-    "e in place of 2": (
-        "out=self._matrix(tile, self._place(tile))).exp2_()",
-        "out=self._matrix(tile, self._place(tile))).exp_()",
-    ),
+    "e in place of 2": ("shares = logits.sub_(top).exp2_()", "shares = logits.sub_(top).exp_()"),
     "last tile only": (
         "torch.logaddexp2(rows[tile.rows], sums.rows, out=rows[tile.rows])",
         "rows[tile.rows] = sums.rows",
@@ -66,22 +63,25 @@ TORCH = {
     "what was in memory": ("int(tile.rows.start > 0)", "1"),
     "the scale's gradient without its weight": ("moments[0] * weight", "moments[0]"),
     "center without its weight": ("softmax.center * total * weight", "softmax.center * total"),
-    "half a center": ("softmax.center * total * weight", "softmax.center * total * weight / 2"),
     "no center": ("gradients.scale - softmax.center * total * weight", "gradients.scale"),
     # Tiles that are kept.
     "an old tile in place of this one": (
-        "return tile.index if tile.index < self.kept else -3",
+        "return tile.index if tile.index < self.kept else -2",
         "return min(tile.index, self.kept)",
     ),
     "one kept tile too many": ("if tile.index < self.kept else", "if tile.index <= self.kept else"),
     "the tile before": ("return tile.index if", "return max(0, tile.index - 1) if"),
-    "recomputed into a kept tile": ("else -3", "else max(0, self.kept - 1)"),
+    "recomputed into a kept tile": ("else -2", "else max(0, self.kept - 1)"),
     # Tiles that are computed exactly.
     "no fallback": ("< SMALLEST_SUM:", "< 0:"),
-    "fallback for rows only": ("min(sums[0].min(), sums[1].min())", "sums[0].min()"),
-    "fallback for columns only": ("min(sums[0].min(), sums[1].min())", "sums[1].min()"),
+    "fallback for rows only": ("min(rows.min(), columns.min())", "rows.min()"),
+    "fallback for columns only": ("min(rows.min(), columns.min())", "columns.min()"),
     "exact sums in units of 1": ("logits *= LN_2", "pass"),
     "exact tile without its column term": (".add_(logits.sub_(column_lse).exp2_())", ""),
+    "exact sums of what is left of the first try": (
+        "            logits = self._logits(tile, scale, self._place(tile))\n        self.tops",
+        "        self.tops",
+    ),
     "a fallback that is forgotten": (
         "self.tops.append(None)",
         "self.tops.append(top)",
@@ -169,6 +169,93 @@ SIGLIP_LOSS = {
 NUMBERS = itertools.count()
 
 
+KERNELS = {
+    # Features, lengths and pairs.
+    "no power of two": (
+        "shrink = ((127 - tl.minimum(exponents, 126)) << 23)",
+        "shrink = ((127 - exponents * 0) << 23)",
+    ),
+    "short features divided by their length": ("lengths = tl.where(lengths < 1e-12, 1e-12, lengths)", ""),
+    "cosines of the pairs without the offset": ("tl.where(inside, rows + offset, 0)", "tl.where(inside, rows, 0)"),
+    "pair kept among the others": (
+        "    counted &= columns[None, :] != rows[:, None] + offset\n    if IDS",
+        "    if IDS",
+    ),
+    "mask without the offset": (
+        "columns[None, :] != rows[:, None] + offset\n    if",
+        "columns[None, :] != rows[:, None]\n    if",
+    ),
+    "equal ids kept": ("counted &= row_ids[:, None] != column_ids[None, :]", "pass"),
+    "a pair in a tile that is taken for one without": (
+        "has_no_pair = before | (column + BLOCK_N <= row + offset)",
+        "has_no_pair = before | (column + BLOCK_N <= row + offset + 1 + BLOCK_N)",
+    ),
+    "no edges": (
+        "counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]\n"
+        "    counted &= columns[None, :] != rows[:, None] + offset\n    if",
+        "counted = columns[None, :] != rows[:, None] + offset\n    if",
+    ),
+    "first part of the width only": ("            y_place += BLOCK_K\n", ""),
+    # The first pass.
+    "no top": ("shares = tl.exp2(logits - top)", "shares = tl.exp2(logits)"),
+    "small sums are taken for good ones": ("(least < SMALLEST_SUM).to(tl.int32)", "(least < -1.0).to(tl.int32)"),
+    "exact sums by column taken for sums by row": (
+        "row_lse = _log_sum_exp(logits, tl.constexpr(1))",
+        "row_lse = _log_sum_exp(logits, tl.constexpr(0))",
+    ),
+    "exact sums taken for plain ones": ('tl.store(tops + tile, float("inf"))', "pass"),
+    "tops of the first part": ("top_place = part[:, None] * part_stride +", "top_place = part[:, None] * 0 +"),
+    "last chunk only": ("    if not FIRST:\n", "    if False:\n"),
+    "pulls with the pairs": ("    counted &= columns[None, :] != rows[:, None] + offset\n    return", "    return"),
+    "kept cosines cut off": ("tl.floor(cosines * 32767 + 0.5)", "(tl.floor(cosines * 327 + 0.5) * 100)"),
+    # The second pass.
+    "never exact": ("WIDEST_SPREAD = tl.constexpr(120.0)", "WIDEST_SPREAD = tl.constexpr(1e9)"),
+    "exact, rows only": (
+        "g = tl.exp2(logits - row_lse[:, None]) + tl.exp2(logits - column_lse[None, :])",
+        "g = tl.exp2(logits - row_lse[:, None])",
+    ),
+    "no column term": (
+        "terms = tl.load(row_terms + rows)[:, None] + tl.load(column_terms + columns)[None, :]",
+        "terms = tl.load(row_terms + rows)[:, None] + 0 * tl.load(column_terms + columns)[None, :]",
+    ),
+    "coefficients of equal ids": ("g = tl.where(row_id[:, None] == column_id[None, :], 0.0, g)", "g = g"),
+    "no targets": ("                g -= _targets(", "                _targets("),
+    "pairs without the offset": (
+        "g = tl.where(columns[None, :] == rows[:, None] + offset, -pairs[:, None], g)",
+        "g = tl.where(columns[None, :] == rows[:, None], -pairs[:, None], g)",
+    ),
+    "one subtracted from the probability": ("-pairs[:, None], g)", "g - 2.0, g)"),
+    "coefficients without lengths": ("(g * norms).to(out.dtype.element_ty)", "(g * WEIGHT).to(out.dtype.element_ty)"),
+    "second part in place of the first": ("column + HALF, q, scale, center", "column, q, scale, center"),
+    "gradient along the feature": ("along * inverse * inverse, 0.0)", "0.0 * along, 0.0)"),
+    # The sigmoid loss.
+    "sigmoid of pairs as of all others": ("t = tl.where(is_pair, -logits, logits)", "t = logits"),
+    "sigmoid pairs pushed away": ("g = tl.where(is_pair, -g, g)", "g = g"),
+    "sigmoid sums beyond the edge": (
+        'tl.where(columns < column_count, tl.load(bias), -float("inf"))',
+        "tl.load(bias) + 0.0 * columns",
+    ),
+    "short series": ("losses = tl.maximum(t, 0.0) + v * series", "losses = tl.maximum(t, 0.0) + v * 1.4427"),
+}
+TRITON = {
+    "last chunk of a gradient only": ("beta = 0 if is_first else 1", "beta = 0"),
+    "coefficients of one chunk with the features of another": (
+        "features = self.text.features[columns]",
+        "features = self.text.features[: columns.stop - columns.start]",
+    ),
+    "kept cosines of another chunk": ("kept = self.kept.get(chunk.index)", "kept = self.kept.get(0)"),
+    "pulls of the last chunk only": (
+        "pulls[chunk.first_row : chunk.first_row + chunk.row_count] += total",
+        "pulls[: chunk.row_count] += 2 * total",
+    ),
+    "all positives taken for dropped ones": (
+        "kernels.DROP if equals.row_shares is None else kernels.ALL",
+        "kernels.DROP",
+    ),
+    "padding not cut off": ("features.shape[1]].contiguous()", "features.shape[1]].roll(1, 0).contiguous()"),
+}
+
+
 def battery(backend, clip=fused_clip_loss, siglip=fused_siglip_loss):
     """A few of the suite's comparisons, the quickest first."""
     check = functools.partial(assert_equals_reference, clip, backend=backend)
@@ -215,6 +302,27 @@ def battery_of_torch_tiles():
     few, many = (check(image, text, 100.0, chunk_size=rows).text for rows in (120, 1))
     wanted = expected(image, text, 100.0).wanted.text
     assert (many - wanted).norm() < 1.5 * (few - wanted).norm()
+
+
+def battery_of_triton_tiles():
+    """The battery, and several chunks, cosines that are kept, and both fallbacks."""
+    battery("triton")
+    check = functools.partial(assert_equals_reference, fused_clip_loss, backend="triton")
+    for dtype in (torch.float32, torch.bfloat16):
+        image, text = make_features("random", 150, 20, dtype=dtype)
+        check(image, text, 10.0, chunk_size=128, memory=2 * 2 * 128**2)
+    check(*make_features("aligned", 70, 3), 300.0)
+    image, text = make_features("parallel", 70, 20)
+    image[4] *= -1
+    check(image, text, 300.0)
+    check(text, image, 300.0)
+    # Lengths of float16 features that differ by a thousand, and one of zero.
+    image, text = make_features("random", 70, 20, spread=1.5, dtype=torch.float16)
+    text = text.where(torch.arange(70)[:, None] != 3, 0.0)
+    loss = fused_clip_loss(image.requires_grad_(), text, 10.0, backend="triton")
+    (gradient,) = torch.autograd.grad(loss, image)
+    wanted = expected(image.detach(), text, 10.0).wanted.image
+    assert (gradient - wanted).norm() < 2e-3 * wanted.norm()
 
 
 def load_mutant(module, change, folder):
@@ -275,4 +383,27 @@ def test_mutant_of_the_sigmoid_loss_is_killed(name, tmp_path):
 
 @INTERPRETED
 def test_the_battery_passes_without_triton_mutants():
-    battery("triton")
+    battery_of_triton_tiles()
+
+
+@INTERPRETED
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", KERNELS)
+def test_mutant_of_the_triton_kernels_is_killed(name, tmp_path, monkeypatch):
+    from minclip_kernels import kernels_triton, tiles_triton
+
+    monkeypatch.setattr(tiles_triton, "kernels", load_mutant(kernels_triton, KERNELS[name], tmp_path))
+    with pytest.raises(AssertionError):
+        battery_of_triton_tiles()
+
+
+@INTERPRETED
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", TRITON)
+def test_mutant_of_the_triton_tiles_is_killed(name, tmp_path, monkeypatch):
+    from minclip_kernels import tiles_triton
+
+    copy = load_mutant(tiles_triton, TRITON[name], tmp_path)
+    monkeypatch.setattr(tiles_triton, "TritonTiles", copy.TritonTiles)
+    with pytest.raises(AssertionError):
+        battery_of_triton_tiles()

@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 
 from minclip import plots
+from minclip.data import Emoji
+from minclip.images import PictureFile
 
-EMOJI = ["emoji:1F408", "emoji:1F415", "emoji:2764-FE0F"]
+EMOJI = [Emoji("1F408"), Emoji("1F415"), Emoji("2764-FE0F")]
 
 
 def pixels(path) -> np.ndarray:
@@ -44,3 +46,13 @@ def test_letters_that_no_font_has_are_said(tmp_path):
     with pytest.warns(UserWarning, match="letters that no font here has"):
         plots.plot_classes(EMOJI[:1], ["\U00013000"], torch.ones(1, 1), torch.ones(1, 1), tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+
+
+def test_a_figure_credits_the_pictures_that_ask_for_it(tmp_path, monkeypatch):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    figures, own, new_figure = [], PictureFile(tmp_path / "red.png"), plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *size: figures.append(new_figure(*size)) or figures[-1])
+    for origins in ([own], [own, *EMOJI]):
+        plots.plot_retrieval(["cat"], [[(origin, 0.5) for origin in origins]], None, tmp_path / "a.png")
+    without, with_credit = (figure.get_supxlabel() for figure in figures)
+    assert (without, with_credit) == ("", EMOJI[0].credit)

@@ -82,7 +82,7 @@ def fused_clip_loss(
     return _clip_loss(
         image_features, text_features, scale, ids, positives, offset, normalize, backend,
         chunk_size, memory, needs,
-    )[0]  # fmt: skip
+    )  # fmt: skip
 
 
 @differentiable("clip_loss", tensors=3)
@@ -114,7 +114,7 @@ def _clip_loss(
     if not any(needs):
         no_image, no_text = logit_scale.new_empty(0), logit_scale.new_empty(0)
         return loss, no_image, no_text, torch.zeros_like(logit_scale)
-    gradients = tiles.softmax_gradients(softmax, 1 / (2 * len(image)), list(needs[:2]))
+    gradients = tiles.softmax_gradients(softmax, 1 / (2 * len(image)), list(needs))
     return loss, gradients.image, gradients.text, gradients.scale
 
 

@@ -148,15 +148,15 @@ def _is_interpreted() -> bool:
     return knobs.runtime.interpret
 
 
-def differentiable(name: str, tensors: int) -> Callable[[Compute], Compute]:
-    """Make a function that returns a loss and its gradients known to torch.
+def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[..., Tensor]]:
+    """Make a function that returns a loss and its gradients into one that returns the loss.
 
     Its first `tensors` arguments are those to differentiate by, image and text features first; its
     third is a scalar, and its last says whether image and text need a gradient. It returns the
     loss and one gradient for each of these arguments, empty where none is needed.
     """
 
-    def decorate(compute: Compute) -> Compute:
+    def decorate(compute: Compute) -> Callable[..., Tensor]:
         compute = _without_autocast(compute)
         operator = torch.library.custom_op(f"minclip_kernels::{name}", compute, mutates_args=())
         operator.register_fake(lambda *inputs: _fake(inputs, tensors))
@@ -164,9 +164,11 @@ def differentiable(name: str, tensors: int) -> Callable[[Compute], Compute]:
             _differentiate, setup_context=lambda ctx, inputs, output: _save(ctx, inputs, output)
         )
 
-        def call(*inputs: Any) -> tuple[Tensor, ...]:
+        def call(*inputs: Any) -> Tensor:
             # A registered operator costs twice as much as calling autograd directly.
-            return operator(*inputs) if _is_traced(inputs[0]) else _Direct.apply(compute, *inputs)
+            if _is_traced(inputs[0]):
+                return operator(*inputs)[0]
+            return _Direct.apply(compute, *inputs)
 
         return call
 
@@ -242,13 +244,13 @@ class _MultiplyOnce(torch.autograd.Function):
 
 
 class _Direct(torch.autograd.Function):
-    """The operator outside of tracing."""
+    """The operator outside of tracing; it returns the loss alone, which is cheaper."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Compute, *inputs: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, compute: Compute, *inputs: Any) -> Tensor:
         output = compute(*inputs)
         _save(ctx, inputs, output)
-        return output
+        return output[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:

@@ -72,7 +72,7 @@ def _prepare(
         shrink = tl.full((BLOCK,), 1.0, tl.float32)
         inverse = tl.full((BLOCK,), 1.0, tl.float32)
     tl.store(shrinks + rows, shrink)
-    tl.store(inverse_norms + rows, tl.where(rows < count, inverse, 0.0))
+    tl.store(inverse_norms + rows, inverse)
 
     for start in range(0, padded_width, STEP):
         columns = start + steps

@@ -5,7 +5,6 @@ Its coefficients need no sum over the others, so loss and gradients come from th
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from minclip_kernels.custom_op import (
@@ -40,10 +39,10 @@ def fused_siglip_loss(
     check_options(backend, chunk_size, memory=None)
     scale = as_scalar("logit_scale", logit_scale, image_features)
     bias = as_scalar("logit_bias", logit_bias, image_features)
-    needs = needed_gradients(image_features, text_features)
+    needs = needed_gradients(image_features, text_features, scale)
     return _siglip_loss(
         image_features, text_features, scale, bias, offset, normalize, backend, chunk_size, needs
-    )[0]
+    )
 
 
 @differentiable("siglip_loss", tensors=4)
@@ -64,6 +63,4 @@ def _siglip_loss(
     gradients, loss, of_bias = tiles.sigmoid_gradients(
         logit_scale / LN_2, logit_bias / LN_2, 1 / len(image), list(needs)
     )
-    # An infinite feature gives NaN, also where the textbook's loss is infinite or 0.
-    loss = torch.add(loss, gradients.scale, alpha=0)
     return loss.float(), gradients.image, gradients.text, gradients.scale, of_bias

@@ -88,7 +88,10 @@ class Tiles(Protocol):
         ...
 
     def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
-        """The second pass of the softmax loss. needs: whether image and text want a gradient."""
+        """The second pass of the softmax loss.
+
+        needs: whether image, text and scale want a gradient.
+        """
         ...
 
     def sigmoid_gradients(

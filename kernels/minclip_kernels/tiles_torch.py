@@ -78,8 +78,8 @@ class TorchTiles:
         places = itertools.product(row_blocks, column_blocks)
         self.tiles = [Tile(index, *place) for index, place in enumerate(places)]
         self.kept = self._tiles_to_keep() if problem.second_pass else 0
-        # A matrix for each tile that is kept, one shared by all others, and two to work in.
-        self.matrices = self.image.unit.new_empty(self.kept + 3, *self.size)
+        # A matrix for each tile that is kept, one shared by all others, and one for coefficients.
+        self.matrices = self.image.unit.new_empty(self.kept + 2, *self.size)
         # The largest logit of each tile, or None where the tile is computed exactly.
         self.tops: list[Tensor | None] = []
 
@@ -116,18 +116,20 @@ class TorchTiles:
 
     def _sums_of_tile(self, tile: Tile, scale: Tensor) -> Sums:
         """Return the log-sum-exps over the rows (R,) and over the columns (C,) of one tile."""
-        logits = self._logits(tile, scale, -2)
+        logits = self._logits(tile, scale, self._place(tile))
         targets = self._targets(tile)
         pulls = None if targets is None else targets.mul_(logits).sum(dim=1)
-        top = logits.amax(dim=1).max()
-        shares = torch.sub(logits, top, out=self._matrix(tile, self._place(tile))).exp2_()
-        sums = shares.sum(dim=1), shares.sum(dim=0)
-        if not self.is_on_cpu or min(sums[0].min(), sums[1].min()) < SMALLEST_SUM:
-            self.tops.append(None)
-            logits *= LN_2
-            return Sums(logits.logsumexp(dim=1) / LN_2, logits.logsumexp(dim=0) / LN_2, pulls)
-        self.tops.append(top)
-        return Sums(sums[0].log2_().add_(top), sums[1].log2_().add_(top), pulls)
+        if self.is_on_cpu:
+            top = logits.amax(dim=1).max()
+            shares = logits.sub_(top).exp2_()
+            rows, columns = shares.sum(dim=1), shares.sum(dim=0)
+            if not min(rows.min(), columns.min()) < SMALLEST_SUM:
+                self.tops.append(top)
+                return Sums(rows.log2_().add_(top), columns.log2_().add_(top), pulls)
+            logits = self._logits(tile, scale, self._place(tile))
+        self.tops.append(None)
+        logits *= LN_2
+        return Sums(logits.logsumexp(dim=1) / LN_2, logits.logsumexp(dim=0) / LN_2, pulls)
 
     def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
         """See `tiles.Tiles`."""
@@ -165,7 +167,8 @@ class TorchTiles:
         def coefficients(tile: Tile) -> Tensor:
             t, g = self._product(tile, natural_scale, -2).add_(bias * LN_2), self._matrix(tile, -1)
             self._pairs(tile, t).neg_()
-            losses.add_(F.softplus(t).sum())
+            # Adding 0 · t turns an infinite feature into NaN, where the loss may be 0.
+            losses.add_(F.softplus(t).sum()).add_(t.sum(), alpha=0)
             self._pairs(tile, torch.sigmoid(t, out=g)).neg_()
             total.add_(g.sum())
             return g
@@ -180,9 +183,9 @@ class TorchTiles:
         weight: float,
         needs: list[bool],
     ) -> Gradients:
-        """Sum over all tiles. One tower's sum also gives Σ G cos, so one is always made."""
+        """Sum over all tiles. One tower's sum also gives Σ G cos."""
         x, y = self.image.unit, self.text.unit
-        wants_image = needs[0] or not needs[1]
+        wants_image = needs[0] or (needs[2] and not needs[1])
         image = x.new_empty(x.shape) if wants_image else x.new_empty(0)
         text = y.new_empty(y.shape) if needs[1] else y.new_empty(0)
         for tile in self.tiles:
@@ -198,7 +201,8 @@ class TorchTiles:
             for gradient, tower in ((image, self.image), (text, self.text))
             if gradient.numel()
         ]
-        return Gradients(image if needs[0] else x.new_empty(0), text, moments[0] * weight)
+        moment = moments[0] * weight if moments else torch.zeros_like(scale)
+        return Gradients(image if needs[0] else x.new_empty(0), text, moment)
 
     def _through_normalization(self, gradient: Tensor, tower: Tower, factor: Tensor) -> Tensor:
         """Turn gradients of unit features into those of raw features, in place, times `factor`.
@@ -261,8 +265,8 @@ class TorchTiles:
         return torch.mm(x, y.T, out=out).mul_(scale)
 
     def _place(self, tile: Tile) -> int:
-        """Return which matrix holds the exponentials of a tile; −3 is shared."""
-        return tile.index if tile.index < self.kept else -3
+        """Return which matrix holds the exponentials of a tile; −2 is shared."""
+        return tile.index if tile.index < self.kept else -2
 
     def _matrix(self, tile: Tile, place: int) -> Tensor:
         rows, columns = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
@@ -289,6 +293,8 @@ def _prepare(features: Tensor, normalize: bool) -> Tower:
     dtype = computing_dtype(features)
     if not normalize:
         return Tower(features.to(dtype), features.new_ones(len(features), 1, dtype=dtype))
-    norms = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype)
-    inverse_norms = norms.clamp_min_(EPSILON).reciprocal_()
-    return Tower(features * inverse_norms, inverse_norms)
+    features = features.to(dtype)
+    # In the memory of the result: fresh pages would cost more than the arithmetic.
+    unit = features.mul(features)
+    inverse_norms = unit.sum(dim=1, keepdim=True).sqrt_().clamp_min_(EPSILON).reciprocal_()
+    return Tower(torch.mul(features, inverse_norms, out=unit), inverse_norms)

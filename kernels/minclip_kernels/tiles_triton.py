@@ -53,7 +53,7 @@ class Tower:
     """The features of images or of texts as the kernels use them, padded to whole tiles."""
 
     features: Tensor  # (N, D), rows scaled to a length in [1, 2)
-    inverse_norms: Tensor  # (N,), zero in the padding
+    inverse_norms: Tensor  # (N,), of the scaled rows
     shrinks: Tensor  # (N,), the power of two that every row was multiplied by
     count: int  # rows without padding
 
@@ -210,8 +210,9 @@ class TritonTiles:
             return sums
 
         image, text, sums = self._gradients("sigmoid", coefficients, scale, weight, needs)
-        losses, moment, total = sums.sum(dim=0)
-        return Gradients(image, text, moment), losses, total
+        losses, moment, total = (value.clone() for value in sums.sum(dim=0))
+        # Adding 0 · moment turns an infinite feature into NaN, where the loss may be 0.
+        return Gradients(image, text, moment), losses.add_(moment, alpha=0), total
 
     def _gradients(
         self, kernel: str, coefficients: Callable[[Chunk, Grid, Tensor], Tensor],
@@ -223,7 +224,7 @@ class TritonTiles:
         """
         image, text = (
             torch.empty_like(tower.features, dtype=torch.float32) if needed else scale.new_empty(0)
-            for tower, needed in zip((self.image, self.text), needs, strict=True)
+            for tower, needed in zip((self.image, self.text), needs, strict=False)
         )
         sums = []
         for chunk in self.chunks:

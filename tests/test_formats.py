@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import minclip
-from minclip import CLIP, CLIPConfig, Tokenizer, checkpoint, data
+from minclip import CLIP, PRESETS, Tokenizer, formats, images
 from minclip.files import replacing
+from minclip.formats.saved import Saved
 
 TRAINING = {"data": None, "language": "zh", "skip_bad": False}
-CONFIG = CLIPConfig(16, 24, 1, 32, 2, 12, 12, 520, 32, 2, 1)
+CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=520)
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
     tokenizer = Tokenizer.train(["red heart red heart"], CONFIG.vocab_size)
-    checkpoint.save_setup(folder, CONFIG, tokenizer, TRAINING)
-    checkpoint.save_weights(folder, CLIP(CONFIG))
+    model = CLIP(CONFIG)
+    formats.save_setup(folder, model, tokenizer, TRAINING)
+    formats.save_weights(folder, model)
     return folder
 
 
@@ -36,7 +39,8 @@ def test_what_is_saved_is_loaded(run):
     assert tokenizer.decode(tokenizer.encode("Red heart")) == "red heart"
     assert preprocess(Image.new("RGB", (50, 30))).shape == (3, 24, 24)
     assert model.encode_image(preprocess(Image.new("L", (9, 9)))[None]).shape == (1, 16)
-    assert checkpoint.read_config(run) == (CONFIG, TRAINING)
+    saved = formats.read(run)
+    assert (saved.config, saved.preprocess, saved.training) == (CONFIG, images.Preprocess(24), TRAINING)
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "merges.txt.gz", "model.safetensors"]
 
 
@@ -59,7 +63,7 @@ def test_preprocess_does_what_the_command_line_does(run, tmp_path):
     for file in files:
         with Image.open(file) as picture:
             ours = preprocess(picture)
-        torch.testing.assert_close(ours, data.normalize(data.to_tensor(data.load_image(file), 24)[None])[0])
+        torch.testing.assert_close(ours, images.normalize(images.to_tensor(images.load_image(file), 24)[None])[0])
 
 
 @pytest.mark.parametrize("name", ["config.json", "merges.txt.gz", "model.safetensors"])
@@ -103,7 +107,7 @@ def test_what_it_was_trained_on_must_be_said(run):
     del content["training"]["data"]
     (run / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"config\.json is damaged.*data"):
-        checkpoint.read_config(run)
+        formats.read(run)
 
 
 def test_weights_are_readable_by_whom_the_other_files_are(run):
@@ -113,14 +117,49 @@ def test_weights_are_readable_by_whom_the_other_files_are(run):
 
 def test_merges_of_another_run_are_refused(run):
     Tokenizer.train(["red heart red heart"], 516).save(run / "merges.txt.gz")
-    with pytest.raises(ValueError, match=r"is of another run: it makes 516 tokens, config\.json says 520"):
+    with pytest.raises(ValueError, match=r"belongs to another run: it makes 516 tokens, config\.json says 520"):
         minclip.load(run)
+
+
+def saved_by_an_older_version(saved: Saved, run: Path) -> None:
+    """Rewrite a run as if the configuration had had no fields with a default, and preprocess had not been stored."""
+    old = {name: value for name, value in asdict(saved.config).items() if name not in ("quick_gelu", "logit_bias")}
+    (run / "config.json").write_text(json.dumps({"model": old, "training": saved.training}))
+    save_file(saved.state, run / "model.safetensors", {"config": json.dumps(old)})
+
+
+def test_a_run_of_a_version_that_knew_fewer_fields_is_read(run):
+    new = replace(formats.read(run), config=replace(CONFIG, quick_gelu=True))
+    saved_by_an_older_version(new, run)
+    old = formats.read(run)
+    assert (old.config, old.preprocess, old.training) == (new.config, new.preprocess, new.training)
+    torch.testing.assert_close(old.build().state_dict(), new.build().state_dict(), rtol=0, atol=0)
+
+
+def test_an_export_of_an_older_version_is_read():
+    """This file was written when the preparation of pictures was not stored yet."""
+    saved = formats.read(Path(__file__).parents[1] / "lessons" / "weights" / "emoji.safetensors")
+    assert saved.config == replace(PRESETS["emoji"], vocab_size=saved.tokenizer.vocab_size)
+    assert saved.preprocess == images.Preprocess(48)
+    assert saved.training["language"] == "en"
+    saved.build()
+
+
+def test_another_mean_and_spread_come_with_the_model(run, tmp_path):
+    own = images.Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    saved = formats.read(run)
+    formats.save_setup(run, CLIP(CONFIG, own), saved.tokenizer, TRAINING)
+    formats.write_export(formats.read(run), tmp_path / "one.safetensors")
+    for path in (run, tmp_path / "one.safetensors"):
+        model, preprocess, _ = minclip.load(path)
+        assert model.preprocess == preprocess == own
+        assert preprocess(Image.new("RGB", (9, 9), "white")).unique().tolist() == [2.0]
 
 
 @pytest.fixture
 def exported(run, tmp_path) -> Path:
     path = tmp_path / "one.safetensors"
-    checkpoint.export(run, path)
+    formats.write_export(formats.read(run), path)
     return path
 
 
@@ -133,12 +172,13 @@ def test_one_file_holds_what_the_folder_holds_in_half_precision(run, exported):
     assert model.logit_scale.dtype == torch.float32
     assert tokenizer.merges == folder_tokenizer.merges
     assert preprocess(Image.new("RGB", (50, 30))).shape == (3, 24, 24)
-    assert checkpoint.read_config(exported) == (CONFIG, TRAINING)
+    saved = formats.read(exported)
+    assert (saved.config, saved.preprocess, saved.training) == (CONFIG, images.Preprocess(24), TRAINING)
     assert exported.stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
 
 
 def test_an_export_of_an_export_holds_the_same(exported, tmp_path):
-    checkpoint.export(exported, tmp_path / "two.safetensors")
+    formats.write_export(formats.read(exported), tmp_path / "two.safetensors")
     with safe_open(exported, framework="pt") as one, safe_open(tmp_path / "two.safetensors", framework="pt") as two:
         assert two.metadata() == one.metadata()
         for name in one.keys():  # noqa: SIM118
@@ -149,9 +189,9 @@ def test_an_export_writes_over_nothing_and_makes_no_folder(run, exported, tmp_pa
     content = exported.read_bytes()
     for there in (exported, tmp_path):
         with pytest.raises(FileExistsError, match="is there already"):
-            checkpoint.export(run, there)
+            formats.write_export(formats.read(run), there)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
-        checkpoint.export(run, tmp_path / "nowhere" / "one.safetensors")
+        formats.write_export(formats.read(run), tmp_path / "nowhere" / "one.safetensors")
     assert exported.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "runs"]
 
@@ -160,9 +200,9 @@ def test_weights_too_large_for_float16_are_refused(run, tmp_path):
     model, _, _ = minclip.load(run)
     with torch.no_grad():
         model.text_projection[0, 0] = 1e5
-    checkpoint.save_weights(run, model)
+    formats.save_weights(run, model)
     with pytest.raises(ValueError, match=r"has a weight of 1e\+05, and float16 ends at 65504"):
-        checkpoint.export(run, tmp_path / "one.safetensors")
+        formats.write_export(formats.read(run), tmp_path / "one.safetensors")
     assert not (tmp_path / "one.safetensors").exists()
 
 
@@ -181,7 +221,7 @@ def test_a_damaged_export_is_named(exported, damage):
         ({"training": "{"}, "is damaged or of another version"),
         ({"training": "{}"}, "is damaged or of another version.*data"),
         ({"merges": "a b"}, "is not a merges file"),
-        ({"merges": "#version: 0.2\na b\n"}, "is of another run: it makes 515 tokens, its metadata says 520"),
+        ({"merges": "#version: 0.2\na b\n"}, "belongs to another run: it makes 515 tokens, its metadata says 520"),
     ],
 )
 def test_an_export_that_says_something_else_is_refused(exported, change, message):
@@ -197,12 +237,12 @@ def test_an_export_with_a_weight_missing_is_refused(exported):
         weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     del weights["ln_final.bias"]
     save_file(weights, exported, said)
-    with pytest.raises(ValueError, match=r"one\.safetensors is damaged, or does not fit its metadata"):
+    with pytest.raises(ValueError, match=r"one\.safetensors is damaged: the weights do not fit"):
         minclip.load(exported)
 
 
 def test_the_weights_of_a_run_alone_are_no_export(run):
-    with pytest.raises(ValueError, match="is not a file of `minclip export`; of a run, name the folder"):
+    with pytest.raises(ValueError, match="is not a file of `minclip export`; for a run, name its folder"):
         minclip.load(run / "model.safetensors")
     with pytest.raises(FileNotFoundError, match=r"gone: no such run folder, nor file of `minclip export`"):
         minclip.load(run / "gone")
@@ -214,15 +254,15 @@ def test_the_newest_run_is_the_one_whose_weights_were_written_last(run, monkeypa
     second.mkdir()
     (second / "model.safetensors").touch()
     os.utime(run / "model.safetensors", (2e9, 2e9))
-    assert checkpoint.newest_run().name == "first"
+    assert formats.newest_run().name == "first"
     os.utime(second / "model.safetensors", (2.1e9, 2.1e9))
-    assert checkpoint.newest_run().name == "second"
+    assert formats.newest_run().name == "second"
 
 
 def test_without_a_run_it_says_how_to_train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="minclip train"):
-        checkpoint.newest_run()
+        formats.newest_run()
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -1,0 +1,77 @@
+"""Which pairs stand in a batch, and what the model gets to see of them.
+
+Order and augmentation are functions of (seed, epoch, step, index), not of a generator's history: there is nothing to
+save, nothing to replay, and a part of a batch is the same whether or not the rest of it is made. The idea is
+`jax.random.fold_in`'s; here the numbers are hashed into the seed of a fresh generator.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from minclip.data import Pairs
+from minclip.images import Preprocess, augment, draw_augmentation
+from minclip.loss import batch_floor
+
+ORDER, AUGMENTATION = 0, 1  # what a generator is for: equal counters must not give equal numbers to both
+
+
+def counter_generator(*counters: int) -> torch.Generator:
+    """A generator on the CPU that depends on the given numbers, which are not negative, and on nothing else."""
+    (seed,) = np.random.SeedSequence(counters).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(seed))
+
+
+@lru_cache(maxsize=1)
+def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order (n,) int64 in which an epoch goes through n pairs."""
+    return torch.randperm(n, generator=counter_generator(seed, ORDER, epoch))
+
+
+class Batches:
+    """The batches of a training: step -> rows -> pictures and tokens.
+
+    Steps count from 0 and go on from epoch to epoch; an epoch leaves out the pairs that do not fill a batch. `tokens`
+    (N, T) int64 are those of all captions. Raises ValueError if these do not fill one batch.
+    """
+
+    def __init__(
+        self, pairs: Pairs, tokens: torch.Tensor, preprocess: Preprocess, *, batch_size: int, seed: int
+    ) -> None:
+        if batch_size > len(pairs):
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be at most {len(pairs)}, the number of training captions"
+            )
+        self.pairs, self.tokens, self.preprocess = pairs, tokens, preprocess
+        self.batch_size, self.seed = batch_size, seed
+        self.caption_ids = tokens.unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+
+    def __len__(self) -> int:
+        """The number of steps in an epoch."""
+        return len(self.pairs) // self.batch_size
+
+    def rows(self, step: int) -> torch.Tensor:
+        """The captions (B,) of a step, as indices into the pairs."""
+        epoch, place = divmod(step, len(self))
+        order = epoch_order(len(self.pairs), self.seed, epoch)
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def make(
+        self, step: int, device: torch.device | str, part: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pictures of a step, augmented and normalised, (B, 3, R, R) on the device, and its tokens (B, T).
+
+        `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
+        Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
+        """
+        rows = self.rows(step)[part]
+        # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
+        changes = draw_augmentation(self.batch_size, counter_generator(self.seed, AUGMENTATION, step))[part]
+        pixels = self.pairs.images[self.pairs.image_of_caption[rows]].to(device, non_blocking=True)
+        return self.preprocess.normalize(augment(pixels, changes)), self.tokens[rows]
+
+    def floor(self, step: int, loss: str) -> float:
+        """The loss of a perfect model on the batch of a step; see `batch_floor`."""
+        rows = self.rows(step)
+        return batch_floor(self.caption_ids[rows], self.pairs.image_of_caption[rows], loss)

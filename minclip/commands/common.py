@@ -1,0 +1,123 @@
+"""What several commands share: their common options, and the model and the pictures that these name."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from minclip import data, formats, images
+from minclip.formats import Saved
+from minclip.prompts import PLAIN
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    devices = ["auto", "cpu", "cuda", "mps"]
+    parser.add_argument("--device", choices=devices, default="auto", help="device to compute on (default: auto)")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    help_text = "a run folder, or a file of `minclip export` (default: the newest run under runs/)"
+    parser.add_argument("--run", metavar="PATH", help=help_text)
+
+
+def add_templates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--templates",
+        nargs="+",
+        default=PLAIN,
+        metavar="TEXT",
+        help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON on standard output, for scripts")
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
+
+
+def announce(figure: Path, arguments: argparse.Namespace) -> None:
+    """Print where a figure is; on standard error if standard output is JSON."""
+    print(figure, file=sys.stderr if arguments.json else sys.stdout)
+
+
+@contextmanager
+def named_as_options(config: type) -> Iterator[None]:
+    """Turn the name that an error of a configuration begins with into an option: `batch_size` to `--batch-size`."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in {field.name for field in fields(config)}:
+            raise
+        raise ValueError(f"--{name.replace('_', '-')} {rest}") from error
+
+
+def choose_device(name: str) -> str:
+    """The device that --device names. Raises ValueError if torch does not find it."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise ValueError(f"--device is {name}; torch {torch.__version__} finds no such device here")
+    return name
+
+
+def chosen_run(arguments: argparse.Namespace) -> Path:
+    """The run folder or file that --run names, or the newest run."""
+    return Path(arguments.run) if arguments.run else formats.newest_run()
+
+
+def figure_path(run: Path, name: str) -> Path:
+    """Where a figure goes: into the run folder, or beside the exported file."""
+    return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
+
+
+def load_pairs(training: dict[str, Any], resolution: int) -> tuple[data.Pairs, data.Pairs | None]:
+    """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
+
+    `training` has the data, language and skip_bad of config.json.
+    """
+    if training["data"] is None:
+        return data.load_emoji(resolution, training["language"])
+    pairs, problems = data.load_folder(training["data"], resolution, training["skip_bad"])
+    if problems:
+        print(data.describe_problems(problems, training["data"]), "left out", sep="\n", file=sys.stderr)
+    return data.hold_out(pairs)
+
+
+def load_tested(saved: Saved, run: Path) -> data.Pairs:
+    """The pairs that a run was tested on. Raises ValueError if there were none."""
+    _, tested = load_pairs(saved.training, saved.preprocess.resolution)
+    if tested is None:
+        raise ValueError(f"{run} held no pictures out (there were too few): name others with --data")
+    return tested
+
+
+def readable(paths: Sequence[str | Path], resolution: int, origins: list[images.PictureFile]) -> Iterator[torch.Tensor]:
+    """Yield the pixels (3, R, R) of every picture that can be read, and append its origin to `origins`.
+
+    What is wrong with the others is printed on standard error.
+    """
+    hidden = len(paths) < 100 or not sys.stderr.isatty()
+    results = tqdm(images.read_pictures(paths, resolution), "reading", len(paths), leave=False, disable=hidden)
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, Exception):
+            print(f"minclip: error: {result}", file=sys.stderr)
+        else:
+            origins.append(images.PictureFile(Path(path)))
+            yield result
+
+
+def print_unseen(top1: float, top5: float) -> None:
+    print(f"unseen top-1 {100 * top1:.1f} %")
+    print(f"unseen top-5 {100 * top5:.1f} %")

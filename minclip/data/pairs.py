@@ -1,0 +1,59 @@
+"""Pictures with captions, and the part of them that is held out."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from minclip.images import Origin
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N captions for P pictures: caption i describes picture `image_of_caption[i]`.
+
+    images (P, 3, R, R) uint8, on the CPU; origins (P); captions (N); image_of_caption (N,) int64.
+    """
+
+    images: torch.Tensor
+    origins: Sequence[Origin]
+    captions: list[str]
+    image_of_caption: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def distinct_captions(self) -> tuple[list[str], torch.Tensor]:
+        """The distinct captions (T), and for each caption its index among them: (N,) int64."""
+        index = {caption: i for i, caption in enumerate(dict.fromkeys(self.captions))}
+        return list(index), torch.tensor([index[caption] for caption in self.captions], dtype=torch.int64)
+
+    def select(self, pictures: Sequence[int]) -> "Pairs":
+        """Keep only the given pictures, in the given order, with all of their captions."""
+        index = {picture: i for i, picture in enumerate(pictures)}
+        kept = [(i, index[p]) for i, p in enumerate(self.image_of_caption.tolist()) if p in index]
+        return Pairs(
+            self.images[list(pictures)],
+            [self.origins[p] for p in pictures],
+            [self.captions[i] for i, _ in kept],
+            torch.tensor([p for _, p in kept], dtype=torch.int64),
+        )
+
+    def split(self, is_held_out: Sequence[bool]) -> tuple["Pairs", "Pairs"]:
+        """Separate the pictures into those to train on and those held out."""
+        train = [i for i, flag in enumerate(is_held_out) if not flag]
+        held_out = [i for i, flag in enumerate(is_held_out) if flag]
+        return self.select(train), self.select(held_out)
+
+
+def hold_out(pairs: Pairs) -> tuple[Pairs, Pairs | None]:
+    """Hold out about a tenth of the pictures; returns `(pairs, None)` if that would be none or all of them.
+
+    A picture's own pixels decide, so it stays on its side when other pictures come and go, whatever its name.
+    """
+    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pairs.images]
+    is_held_out = [digest[0] < 26 for digest in digests]  # 26 of 256 values
+    if all(is_held_out) or not any(is_held_out):
+        return pairs, None
+    return pairs.split(is_held_out)

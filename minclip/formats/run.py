@@ -1,0 +1,130 @@
+"""minclip's own two formats.
+
+A run folder holds `model.safetensors`, `config.json` and `merges.txt.gz`, each written beside its target and renamed.
+An export is one safetensors file: the weights in float16, and the content of the other two in its metadata.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from minclip.files import replacing
+from minclip.formats.saved import Saved, describe, parse, to_json
+from minclip.model import CLIP, CLIPConfig
+from minclip.tokenizer import Tokenizer
+
+MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
+RUNS = Path("runs")
+IN_METADATA = {"model": "config", "preprocess": "preprocess", "training": "training"}  # config.json -> export
+
+
+def newest_run() -> Path:
+    """The folder under runs/ whose weights were written last. Raises FileNotFoundError if there is none."""
+    runs = [path.parent for path in RUNS.glob(f"*/{MODEL}")]
+    if not runs:
+        raise FileNotFoundError(
+            f"no trained model under {RUNS.absolute()}: `minclip train` makes one in minutes, or name one with --run"
+        )
+    return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns)
+
+
+# --- a run folder -----------------------------------------------------------------------------------------------------
+
+
+def save_setup(run: Path, model: CLIP, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
+    """Write what a run starts with: the configuration, the options of the training, and the merges."""
+    tokenizer.save(run / MERGES)
+    with replacing(run / CONFIG) as temporary:
+        content = to_json(describe(model.config, model.preprocess, training), indent=2)
+        temporary.write_text(content + "\n", encoding="utf-8")
+
+
+def save_weights(run: Path, model: CLIP) -> None:
+    """Write the weights of a run in float32."""
+    _write_weights(run / MODEL, model.state_dict(), torch.float32, {"config": to_json(asdict(model.config))})
+
+
+def read_folder(path: Path) -> Saved:
+    """Read a run folder. Raises FileNotFoundError for a missing file, ValueError for one that is damaged or misfit."""
+    for name in (CONFIG, MERGES, MODEL):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is not a run folder: it has no {name}")
+    try:
+        config, preprocess, training = parse(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged or of another version of minclip: {error!r}") from error
+    tokenizer = Tokenizer.load(path / MERGES)
+    _check_vocabulary(tokenizer, config, path / MERGES, CONFIG)
+    state, metadata = _read_weights(path / MODEL)
+    try:
+        is_same = CLIPConfig(**json.loads(metadata["config"])) == config
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / MODEL} is damaged: its metadata has no readable configuration") from error
+    if not is_same:
+        raise ValueError(f"{path / MODEL} is damaged, or does not fit {CONFIG}: it has another configuration")
+    return Saved(config, state, tokenizer, preprocess, training)
+
+
+# --- an export --------------------------------------------------------------------------------------------------------
+
+
+def write_export(saved: Saved, path: str | Path) -> None:
+    """Write a model into one new file, with the weights in float16.
+
+    Raises FileExistsError if `path` exists, FileNotFoundError if its folder does not, ValueError if the weights do
+    not fit the configuration or one is too large for float16.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+    largest = max(parameter.abs().max().item() for parameter in saved.build().parameters())
+    if largest > torch.finfo(torch.float16).max:
+        raise ValueError(f"the model has a weight of {largest:.3g}, and float16 ends at 65504")
+    content = describe(saved.config, saved.preprocess, saved.training)
+    metadata = {IN_METADATA[name]: to_json(part) for name, part in content.items()}
+    _write_weights(path, saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
+
+
+def read_export(path: Path) -> Saved:
+    """Read a file of `write_export`. Raises ValueError if it is another file, or damaged."""
+    state, metadata = _read_weights(path)
+    if not metadata.keys() >= {"config", "training", "merges"}:
+        raise ValueError(f"{path} is not a file of `minclip export`; for a run, name its folder")
+    try:
+        content = {name: json.loads(metadata[key]) for name, key in IN_METADATA.items() if key in metadata}
+        config, preprocess, training = parse(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or of another version of minclip: {error!r}") from error
+    tokenizer = Tokenizer.from_text(metadata["merges"], path)
+    _check_vocabulary(tokenizer, config, path, "its metadata")
+    return Saved(config, state, tokenizer, preprocess, training)
+
+
+# --- shared by both ---------------------------------------------------------------------------------------------------
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: CLIPConfig, merges: Path, config_name: str) -> None:
+    if tokenizer.vocab_size != config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, {config_name} says {config.vocab_size}"
+        raise ValueError(f"{merges} belongs to another run: it makes {sizes}")
+
+
+def _write_weights(path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
+    state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, metadata=metadata))
+
+
+def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

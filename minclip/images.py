@@ -1,0 +1,202 @@
+"""Pictures: any file to upright RGB, RGB to uint8 pixels, pixels to what the model reads; and their augmentation.
+
+`Preprocess` belongs to a model. Training, evaluation and the command line all prepare their pictures with it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+# Mean and standard deviation of OpenAI's preprocessing, for red, green and blue in [0, 1].
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+READ_AHEAD = 256  # pictures that the reading threads may decode before they are asked for
+
+T = TypeVar("T")
+
+
+# --- where a picture comes from ---------------------------------------------------------------------------------------
+
+
+class Origin(Protocol):
+    """Where a picture comes from. `str(origin)` is its name in a terminal; equal origins are the same picture."""
+
+    @property
+    def credit(self) -> str | None:
+        """The line that must stand under a figure which shows the picture, or None."""
+        ...
+
+    def open(self, size: int) -> Image.Image:
+        """The picture as RGB, at most `size` pixels wide and high, for showing to people."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture in a file of the user's."""
+
+    path: Path
+    credit: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self, size: int) -> Image.Image:
+        image = load_image(self.path)
+        image.thumbnail((size, size))
+        return image
+
+
+# --- from a file to pixels --------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read any picture as upright RGB: EXIF rotation applied, transparency on white, the first frame of an animation.
+
+    Raises FileNotFoundError, or ValueError with the reason if the file cannot be read to its end.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such picture")
+    try:
+        if not path.stat().st_size:
+            raise ValueError("the file is empty (0 bytes)")
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, struct.error and others on damaged files.
+        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to upright RGB on white."""
+    image = _to_eight_bits(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit values from 65535 and floats from 1 (or 255); Pillow's own conversion clips them at 255."""
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    brightest = values.max(initial=0)
+    if image.mode.startswith("I;16") or (image.mode == "I" and brightest > 255):
+        values = values / 257
+    elif image.mode == "F" and brightest <= 1:
+        values = values * 255
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def to_tensor(image: Image.Image, resolution: int) -> torch.Tensor:
+    """Resize the central square of an RGB picture: (3, R, R) uint8."""
+    square = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def read_pictures(paths: Iterable[str | Path], resolution: int) -> Iterator[torch.Tensor | Exception]:
+    """Yield the pixels (3, R, R) uint8 of each file, or the error that names what is wrong with it.
+
+    Several threads decode, since Pillow does so outside Python's global lock. A few hundred pictures are in memory at a
+    time, however many there are.
+    """
+
+    def read(path: str | Path) -> torch.Tensor | Exception:
+        try:
+            return to_tensor(load_image(path), resolution)
+        except (OSError, ValueError) as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for some in in_groups(paths, READ_AHEAD):
+            yield from pool.map(read, some)
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items each; the last one may be shorter."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def picture_files(folder: str | Path) -> Sequence[Path]:
+    """All files under `folder` that have an ending known to Pillow, sorted. Raises NotADirectoryError."""
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: no such folder")
+    known = Image.registered_extensions()
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known and p.is_file())
+
+
+# --- from pixels to what the model reads ------------------------------------------------------------------------------
+
+
+def normalize(
+    images: torch.Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
+) -> torch.Tensor:
+    """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 with the given mean and standard deviation."""
+    center, spread = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
+    return (images.float() / 255 - center) / spread
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How the pictures of one model are prepared: size in pixels, and mean and standard deviation for each colour.
+
+    Called with a PIL picture of any mode, it returns what `encode_image` takes: (3, R, R) float32.
+    """
+
+    resolution: int
+    mean: tuple[float, float, float] = IMAGE_MEAN
+    std: tuple[float, float, float] = IMAGE_STD
+
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        return self.normalize(to_tensor(to_rgb(picture), self.resolution))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 for the model."""
+        return normalize(images, self.mean, self.std)
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def draw_augmentation(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw how to change n pictures: (n, 8), six numbers of an affine map, then contrast and brightness.
+
+    No mirror images: "facing right" is a caption. No change of hue: "red heart" and "medium skin tone" are captions.
+    Small movements: emoji are drawn centred, and learning where else they might be costs accuracy on unseen ones.
+    """
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.empty(n).uniform_(low, high, generator=generator)
+
+    angle, zoom = uniform(-0.1, 0.1), uniform(0.92, 1.08)
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    shift_x, shift_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
+    contrast, brightness = uniform(0.9, 1.1), uniform(-12, 12)
+    return torch.stack([cos, -sin, shift_x, sin, cos, shift_y, contrast, brightness], dim=1)
+
+
+def augment(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Shift, turn, scale and brighten pictures (B, 3, R, R) uint8 by `draw_augmentation`'s (B, 8), on their device.
+
+    Returns float32, about in [0, 255] and not normalised.
+    """
+    changes = changes.to(images.device)
+    grid = F.affine_grid(changes[:, :6].view(-1, 2, 3), list(images.shape), align_corners=False)  # (B, R, R, 2)
+    # Clamping to the centre of the outermost pixel makes what lies beyond the edge repeat it.
+    edge = 1 - 1 / images.shape[-1]
+    moved = F.grid_sample(images.float(), grid.clamp(-edge, edge), align_corners=False)  # (B, 3, R, R)
+    contrast, brightness = changes[:, 6:, None, None, None].unbind(dim=1)  # each (B, 1, 1, 1)
+    return moved * contrast + brightness

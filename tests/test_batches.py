@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minclip.batches import Batches, counter_generator
+from minclip.data import Emoji, Pairs
+from minclip.images import Preprocess, augment, draw_augmentation
+
+N, R = 23, 12
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    """Twelve pictures with one or two captions each."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12, 3, R, R), dtype=torch.uint8, generator=generator)
+    return Pairs(images, [Emoji(f"{i:04X}") for i in range(12)], [str(i) for i in range(N)], torch.arange(N) // 2)
+
+
+def batches(pairs: Pairs, batch_size: int = 5, seed: int = 0) -> Batches:
+    tokens = torch.stack([torch.arange(N), torch.full((N,), 100)], dim=1)  # (N, 2): a token of its own, and the end
+    return Batches(pairs, tokens, Preprocess(R), batch_size=batch_size, seed=seed)
+
+
+def test_an_epoch_has_every_caption_at_most_once_and_another_order_than_the_next(pairs):
+    made = batches(pairs)
+    assert len(made) == 4
+    epochs = [torch.cat([made.rows(4 * epoch + place) for place in range(4)]).tolist() for epoch in range(3)]
+    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_pictures_and_tokens_belong_together(pairs):
+    """The same pixels, changed as the counters say, for the same captions."""
+    made = batches(pairs)
+    images, tokens = made.make(6, "cpu")
+    captions = tokens[:, 0]
+    assert torch.equal(captions, made.rows(6))
+    changes = draw_augmentation(5, counter_generator(0, 1, 6))
+    assert torch.equal(images, Preprocess(R).normalize(augment(pairs.images[captions // 2], changes)))
+
+
+@given(st.integers(0, 40), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 23))
+def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_made_before(pairs, step, before, batch_size):
+    expected = batches(pairs, batch_size).make(step, "cpu")
+    made = batches(pairs, batch_size)
+    for other in before:
+        made.make(other, "cpu")
+    assert all(map(torch.equal, made.make(step, "cpu"), expected))
+
+
+@given(st.integers(1, 6), st.integers(0, 9))
+def test_a_batch_made_one_micro_batch_at_a_time_has_the_same_bits(pairs, size, step):
+    made = batches(pairs, 11)
+    whole = made.make(step, "cpu")
+    parts = [made.make(step, "cpu", slice(start, start + size)) for start in range(0, 11, size)]
+    for part, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(part), expected)
+
+
+def test_another_seed_gives_another_order_and_other_pictures(pairs):
+    one, other = batches(pairs, N), batches(pairs, N, seed=1)
+    assert one.rows(0).tolist() != other.rows(0).tolist()
+    assert not torch.equal(one.make(0, "cpu")[0], other.make(0, "cpu")[0])
+
+
+def test_order_and_augmentation_do_not_share_random_numbers():
+    drawn = [torch.rand(4, generator=counter_generator(*counters)).tolist() for counters in ((0, 0, 1), (0, 1, 1))]
+    assert drawn[0] != drawn[1]
+    assert counter_generator(2**63 - 1, 1, 0).initial_seed() != counter_generator(0, 1, 0).initial_seed()
+
+
+def test_the_floor_is_that_of_the_rows(pairs):
+    """Two captions of a picture cannot be told apart by it: 11 of the 12 pictures stand twice in a whole epoch."""
+    made = batches(pairs, N)
+    assert made.floor(0, "clip") == pytest.approx(22 / 23 * torch.tensor(2.0).log().item())
+
+
+def test_a_batch_larger_than_the_data_is_refused(pairs):
+    with pytest.raises(ValueError, match="batch_size is 24; it must be at most 23"):
+        batches(pairs, 24)

@@ -1,0 +1,34 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minclip import data
+
+
+@given(st.lists(st.integers(0, 4), max_size=12), st.lists(st.integers(0, 4), unique=True, min_size=1))
+def test_select_keeps_pictures_with_their_captions(owners, chosen):
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    origins = [data.Emoji(letter) for letter in "ABCDE"]
+    pairs = data.Pairs(images, origins, [f"{o}-{i}" for i, o in enumerate(owners)], torch.tensor(owners).long())
+    part = pairs.select(chosen)
+    assert part.origins == [origins[p] for p in chosen]
+    assert part.captions == [c for c in pairs.captions if int(c[0]) in chosen]
+    for caption, picture in zip(part.captions, part.image_of_caption.tolist(), strict=True):
+        assert part.images[picture, 0, 0, 0] == int(caption[0])
+
+
+def test_a_held_out_picture_stays_held_out_whatever_comes_and_goes():
+    images = torch.randint(0, 256, (400, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    origins = [data.Emoji(f"{i:X}") for i in range(400)]
+    everything = data.Pairs(images, origins, [str(i) for i in range(400)], torch.arange(400))
+    train, aside = data.hold_out(everything)
+    assert aside is not None
+    assert 20 <= len(aside) <= 60  # 40 expected
+    assert len(train.origins) + len(aside.origins) == 400
+    assert {*train.origins, *aside.origins} == set(origins)
+    part_train, part_aside = data.hold_out(everything.select(list(range(399, 0, -2))))
+    assert part_aside is not None
+    assert set(part_train.origins) <= set(train.origins)
+    assert set(part_aside.origins) <= set(aside.origins)
+    one = everything.select([0])
+    assert data.hold_out(one) == (one, None)
