@@ -38,6 +38,15 @@ def of_losses(column: str) -> str:
     return markdown(["N", *names], lines, rows[-1])
 
 
+def before_after() -> str:
+    """One row: open_clip's loss, which builds the matrix, and the fused one, at N = 8,192."""
+    rows = {row["contender"]: row for row in read(RESULTS / "cpu-loss.csv") if row["N"] == 8192}
+    before, after = rows["open_clip"], rows["fused, torch"]
+    columns = [(row, column) for column in ("both_ms", "memory_mb") for row in (before, after)]
+    head = ["N", "BEFORE: ms", "AFTER: ms", "BEFORE: MB", "AFTER: MB"]
+    return markdown(head, [["8,192", *(cell(row[column]) for row, column in columns)]], after)
+
+
 def of_json(name: str, columns: Sequence[str]) -> str:
     content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     lines = [[cell(row[column]) for column in columns] for row in content["rows"]]
@@ -45,6 +54,7 @@ def of_json(name: str, columns: Sequence[str]) -> str:
 
 
 TABLES = {
+    "before-after": before_after,
     "loss-times": lambda: of_losses("both_ms"),
     "loss-memory": lambda: of_losses("memory_mb"),
     "training": lambda: of_json("cpu-train.json", TRAINING),
