@@ -355,9 +355,9 @@ def factors_kernel(
         lowest = tl.minimum(lowest, lse)
         highest = tl.maximum(highest, tl.where(lse == float("inf"), -float("inf"), lse))
     least, most = tl.min(lowest), tl.max(highest)
-    middle = (least + most) / 2
+    middle = (least + most) / 2  # pyright: ignore[reportOperatorIssue]
     tl.store(scalars, middle)
-    tl.store(scalars + 1, most - least)
+    tl.store(scalars + 1, most - least)  # pyright: ignore[reportOperatorIssue]
     for start in range(0, padded_rows, BLOCK):
         places = start + steps
         lse = tl.load(row_lse + places, mask=places < row_count, other=float("inf"))

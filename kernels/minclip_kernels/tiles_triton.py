@@ -179,7 +179,8 @@ class TritonTiles:
             moments = scale.new_empty(grid.programs)
             kept = self.kept.get(chunk.index)
             if kept is not None:
-                grid = self._grid(chunk, "kept_coefficients")  # The same tiles.
+                grid = self._grid(chunk, "kept_coefficients")
+                assert kept.shape == grid.shape == out.shape, "kernels must cut chunks alike"
             arguments = self._arguments(chunk, grid) | self._ids() | self._shares()
             terms = {False: (row_factors, column_factors), True: (row_lse, column_lse)}
             for is_exact, (row_terms, column_terms) in terms.items():
@@ -402,7 +403,7 @@ def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: boo
         return Blocking(num_warps=warps, parts=parts, descriptors=True)
     parts, warps = 4 if is_sigmoid else parts, 8 if is_long else 4
     if architecture == "sm_120":
-        return Blocking(num_warps=warps, parts=parts, descriptors=True)
+        return Blocking(num_warps=warps, parts=min(parts, 4), descriptors=True)
     stages = 4 if architecture == "sm_80" else 3  # 163 and 99 KiB of shared memory
     return Blocking(block_k=32, num_warps=warps, num_stages=stages, parts=parts)
 

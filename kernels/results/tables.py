@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minclip_kernels.bench.records import MEASURED, read
-from minclip_kernels.bench.report import number
+from minclip_kernels.bench.report import cell
 
 RESULTS = Path(__file__).parent
 READMES = [RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md"]
@@ -32,7 +32,7 @@ def of_losses(column: str) -> str:
     """A row for each N, a column for each contender that was measured at some N."""
     rows = read(RESULTS / "cpu-loss.csv")
     names = list(dict.fromkeys(row["contender"] for row in rows if row["result"] == MEASURED))
-    cells = {(row["N"], row["contender"]): number(row[column]) or row["result"] for row in rows}
+    cells = {(row["N"], row["contender"]): cell(row[column]) or row["result"] for row in rows}
     counts = sorted({row["N"] for row in rows})
     lines = [[f"{N:,}", *(cells.get((N, name), "") for name in names)] for N in counts]
     return markdown(["N", *names], lines, rows[-1])
@@ -40,12 +40,8 @@ def of_losses(column: str) -> str:
 
 def of_json(name: str, columns: Sequence[str]) -> str:
     content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
-    lines = [[_cell(row[column]) for column in columns] for row in content["rows"]]
+    lines = [[cell(row[column]) for column in columns] for row in content["rows"]]
     return markdown(columns, lines, content["environment"])
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else number(value)
 
 
 TABLES = {

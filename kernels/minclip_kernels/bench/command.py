@@ -1,18 +1,17 @@
-"""`minclip bench loss`, which is also `python -m minclip_kernels.bench`."""
+"""`minclip bench loss`: the contrastive losses beside every installed peer."""
 
 import argparse
-import sys
+import math
 from collections.abc import Sequence
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from minclip_kernels.bench import records, report
+from minclip_kernels.bench import records
 from minclip_kernels.bench.gate import TOLERANCES
 from minclip_kernels.bench.measure import Workers, sweep
 from minclip_kernels.bench.peers import CONTENDERS, Contender, Setting
-from minclip_kernels.bench.records import MEASURED, Results, Row
 from minclip_kernels.bench.worker import KILLED, NEEDS_GPU, OUT_OF_MEMORY, RemoteWorker, Worker
 
 DESCRIPTION = """Time and peak memory of a contrastive loss and its gradients, beside every
@@ -47,45 +46,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Return 1 if our own loss fails the gate, else 0. Raises ValueError for wrong arguments."""
     check(arguments)
     device = choose_device(arguments.device)
-    chosen = choose_contenders(arguments.loss, arguments.contenders)
     settings = [
         Setting(arguments.loss, dtype, count, width, device)
         for count, dtype, width in product(sorted(arguments.n), arguments.dtype, arguments.d)
     ]
+    chosen = choose_contenders(arguments.loss, arguments.contenders)
     workers = {c: RemoteWorker(c) if device == "cpu" else Worker(c) for c in chosen}
     return measure(settings, workers, arguments.out, arguments.seconds)
 
 
-def measure(settings: Sequence[Setting], workers: Workers, path: Path, seconds: float) -> int:
-    """Leave tables, CSV, JSON and figures, also when the user interrupts; see `run`."""
-    results = Results(path)
-    try:
-        sweep(settings, workers, results, seconds)
-    except KeyboardInterrupt:
-        print("interrupted; the same command again measures what is missing", file=sys.stderr)
-        raise
-    finally:
-        rows = show(settings, list(workers), results)
-    excused = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU
+def measure(
+    settings: Sequence[Setting], workers: Workers, path: Path, seconds: float, end: float = math.inf
+) -> int:
+    """Leave the CSV, and the environment as JSON beside it; see `run` and `sweep`."""
+    packages = [contender.package for contender in workers]
+    environment = records.describe(settings[0].device, packages)
+    records.write_json(path.with_suffix(".json"), {"environment": environment})
+    rows = sweep(settings, workers, path, seconds, end)
+    print(f"{path} holds all rows; python kernels/results/figures.py {path} draws them")
+    excused = records.MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU
     ours = (row["result"] for row in rows if row["version"] == records.our_version())
     return int(not all(result.startswith(excused) for result in ours))
-
-
-def show(
-    settings: Sequence[Setting], contenders: Sequence[Contender], results: Results
-) -> list[Row]:
-    """Print a table of every setting, draw a figure of them all, and return their rows."""
-    rows = {s: [row for c in contenders if (row := results.find(s, c))] for s in settings}
-    for setting, here in rows.items():
-        print(report.table(setting, here) if here else f"{setting}: nothing yet", end="\n\n")
-    everything = list(chain(*rows.values()))
-    if any(row["result"] == MEASURED for row in everything):
-        packages = [contender.package for contender in contenders]
-        description = records.describe(settings[0].device, packages)
-        records.write_json(results.path.with_suffix(".json"), {"environment": description})
-        report.draw(everything, results.path.with_suffix(".png"))
-        print(f"{results.path}, and the environment as .json and a figure as .png beside it")
-    return everything
 
 
 def check(arguments: argparse.Namespace) -> None:

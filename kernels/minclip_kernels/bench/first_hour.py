@@ -1,57 +1,120 @@
-"""`minclip bench first-hour`: what to run first on a new GPU."""
+"""`minclip bench first-hour`: what to measure on a new GPU, in the order that decides most."""
 
 import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from minclip_kernels import clip_loss
+from minclip_kernels import custom_op, fused_clip_loss
+from minclip_kernels.bench import floors, records, report
 from minclip_kernels.bench.command import choose_device, measure
-from minclip_kernels.bench.peers import CONTENDERS, Setting
+from minclip_kernels.bench.peers import CONTENDERS, OURS, Contender, Setting
+from minclip_kernels.bench.records import Row
 from minclip_kernels.bench.worker import Worker
 
-DESCRIPTION = """The first hour with a new GPU: the sweep over sizes, then the best tiles.
+DESCRIPTION = """The first minutes with a new GPU: kernels, options, a sweep, and tiles.
 
-Run pytest -m cuda before it. Leaves loss.csv, loss.json, loss.png and tiles.txt. The same command
-again measures only what is missing in the CSV."""
+Run pytest -m cuda first. Each step leaves its results in a file; the same command again measures
+only what is missing there. Predicted times are labelled; all others were measured."""
 
 # torch.compile compiles anew for every size, and our torch back-end has small tiles.
 TOO_SLOW = "arange, torch.compile", "fused, torch"
+DTYPES = "bfloat16", "float32"
+KEEP_ALL = 2**31  # bytes, 2 N² at N = 32,768
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, out = parser.add_argument, Path("bench/first-hour")
-    add("--out", type=Path, default=out, metavar="FOLDER", help="results (default: %(default)s)")
+    add, out, default = parser.add_argument, Path("bench/first-hour"), " (default: %(default)s)"
+    add("--minutes", type=float, default=10.0, help="approximate time of all steps" + default)
+    add("--out", type=Path, default=out, metavar="FOLDER", help="folder of the results" + default)
     dry_run = "every step at tiny sizes on the CPU, which needs TRITON_INTERPRET=1"
     add("--dry-run", action="store_true", help=dry_run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 1 if our loss fails the gate, else 0. Raises ValueError where there is no GPU."""
-    dry = arguments.dry_run
+    dry, folder = arguments.dry_run, arguments.out
     device = choose_device("cpu" if dry else "cuda")
-    clip_loss.choose_tiles("triton", torch.empty(1, 1, device=device))  # says why not
-    from minclip_kernels.bench.tune import (
-        CANDIDATES,
-        tune,
-    )  # imported here because Triton may be missing
-
-    counts, widths = ((16, 40), (16,)) if dry else ([2**k for k in range(10, 19)], (512, 768))
-    settings = [
-        Setting("clip", dtype, count, width, device)
-        for count, dtype, width in product(counts, ("bfloat16", "float32"), widths)
-    ]
-    contenders = [c for c in CONTENDERS if c.loss == "clip" and c.name not in TOO_SLOW]
-    if dry:
-        contenders = [c for c in contenders if c.name in ("bare products, 4", "arange")]
-    path = arguments.out / "loss.csv"
-    status = measure(settings, {c: Worker(c) for c in contenders}, path, 0.0 if dry else 10.0)
-    tuned = [
-        Setting("clip", dtype, 8 if dry else 16384, widths[0], device)
-        for dtype in ("bfloat16", "float32")
-    ]
-    lines = [line for setting in tuned for line in tune(setting, CANDIDATES[: 1 if dry else None])]
-    (arguments.out / "tiles.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(*lines, sep="\n")
+    custom_op.choose_backend("triton", torch.empty(1, 1, device=device))  # says why not
+    end = time.monotonic() + 60 * arguments.minutes
+    seconds = 0.0 if dry else 60 * arguments.minutes
+    step = partial(take_step, folder, device, end)
+    large = Setting("clip", "bfloat16", *((130, 64) if dry else (2**15, 512)), device)
+    print("The step before this one: pytest -m cuda")
+    step("kernels", lambda: kernels(large))
+    chunks = [("chunk_size", size) for size in ((128, 256) if dry else (2**13, 2**14, 2**15))]
+    options = [variant(*option) for option in (*chunks, ("memory", 0), ("memory", KEEP_ALL))]
+    status = measure([large], in_turn(options), folder / "options.csv", 0.1 * seconds, end)
+    counts, widths = ((16,), (16,)) if dry else ([2**k for k in range(10, 17)], (512, 768))
+    places = list(product(DTYPES, counts, widths))
+    peers = [c for c in CONTENDERS if c.loss == "clip" and c.name not in TOO_SLOW]
+    workers = in_turn(peer for peer in peers if not (dry and peer.needs_gpu))
+    settings = [Setting("clip", *place, device) for place in places]
+    each, last = 0.5 * seconds / len(settings), end - 0.25 * seconds
+    status |= measure(settings, workers, folder / "loss.csv", each, last)
+    tune_all(step, device, dry)
     return status
+
+
+def take_step(
+    folder: Path, device: str, end: float, name: str, measure: Callable[[], list[Row]]
+) -> list[Row]:
+    """Print and return the rows of a step, measured now or in an earlier run."""
+    path = folder / f"{name}.json"
+    content: Row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    here = records.environment(device) | {"version": records.our_version()}
+    if any(content.get(key) != here[key] for key in ("device", "torch", "triton", "version")):
+        if time.monotonic() > end:
+            print(f"{name}: no time is left; the same command again goes on here")
+            return []
+        content = here | {"rows": measure()}
+        records.write_json(path, content)
+    print(f"{name}, on {here['device']}", report.table(content["rows"]), "", sep="\n")
+    return content["rows"]
+
+
+def kernels(setting: Setting) -> list[Row]:
+    """Each kernel and each product by itself, the slowest first, beside its prediction."""
+    from minclip_kernels.bench import tune  # imported here because Triton may be missing
+
+    tiles = [tune.choose(kernel, setting) for kernel in floors.KERNELS]
+    sides = [(tile.block_m, tile.block_n) for tile in tiles]
+    predicted = floors.predict(records.environment(setting.device)["device"], setting, sides)
+    siglip = tune.kernel_times(tune.gradients(replace(setting, loss="siglip")))
+    times = siglip | tune.kernel_times(tune.gradients(setting))
+    return [
+        {"": name, "ms": ms, **floors.compare(predicted.get(name, {}), ms)}
+        for name, ms in sorted(times.items(), key=lambda item: -item[1])
+    ]
+
+
+def variant(name: str, value: Any) -> Contender:
+    """Our loss on the GPU with one of its options."""
+
+    def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+        return fused_clip_loss(image, text, scale, backend="triton", **{name: value})
+
+    return Contender(f"{name} = {value:,}", "clip", loss, 6 if value == KEEP_ALL else 8, OURS)
+
+
+def in_turn(contenders: Iterable[Contender]) -> dict[Contender, Worker]:
+    return {contender: Worker(contender) for contender in contenders}
+
+
+def tune_all(step: Callable[..., list[Row]], device: str, dry: bool) -> None:
+    """Print the fastest tiles as source."""
+    from minclip_kernels.bench import tune
+
+    for loss, dtype in product(tune.KERNELS, DTYPES):
+        setting = Setting(loss, dtype, *((8, 64) if dry else (2**14, 512)), device)
+        candidates = tune.CANDIDATES[: 1 if dry else None]
+        if rows := step(f"tiles-{loss}-{dtype}", partial(tune.trials, setting, candidates)):
+            print(*tune.source(setting, rows), "", sep="\n")

@@ -1,9 +1,7 @@
-"""Check a contender's loss and gradients before anything is timed.
+"""Check a contender's loss and gradients against the float64 reference before anything is timed.
 
-They are compared with `minclip_kernels.reference` in float64 on the same features. A gradient that
-is a constant multiple of the textbook's passes and is named, because optimizers such as Adam hardly
-notice a constant. A missing gradient for the scale is named too. Anything else fails, and of a
-contender that fails nothing is measured.
+A gradient that is a constant multiple of the textbook's passes and is named, because optimizers
+such as Adam hardly notice a constant. A missing gradient for the scale is named too.
 """
 
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from minclip_kernels import reference
+from minclip_kernels import testing
 from minclip_kernels.bench.peers import Contender, Setting
 
 COUNT = 1100  # pairs: several tiles of every kernel, the last one ragged
@@ -44,35 +42,29 @@ def check(contender: Contender, setting: Setting) -> str:
     inputs = make_inputs(setting)
     loss = contender.make()(*inputs)
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
-    image, text, scale, bias = (tensor.detach() for tensor in inputs)
-    if contender.loss == "clip":
-        wanted_loss = reference.clip_loss(image, text, scale)
-        wanted = reference.gradients(image, text, scale)[:3]
-    else:
-        wanted_loss = reference.siglip_loss(image, text, scale, bias)
-        wanted = reference.gradients(image, text, scale, bias)[:4]
-    rounded = contender.tf32 and setting.dtype == "float32" and setting.device != "cpu"
-    tolerance = TF32_TOLERANCE if rounded else TOLERANCES[setting.dtype]
-    return compare(loss.detach(), gradients, wanted_loss, wanted, tolerance)
+    image, text, *scalars = (tensor.detach().cpu() for tensor in inputs)
+    scalars = [scalar.item() for scalar in scalars][: 1 if contender.loss == "clip" else 2]
+    wanted = testing.expected(image, text, *scalars).wanted
+    rounds = contender.tf32 and setting.dtype == "float32" and setting.device != "cpu"
+    tolerance = TF32_TOLERANCE if rounds else TOLERANCES[setting.dtype]
+    return compare(loss.item(), gradients[: 2 + len(scalars)], wanted, tolerance)
 
 
 def compare(
-    loss: Tensor, gradients: Sequence[Tensor | None], wanted_loss: Tensor,
-    wanted: Sequence[Tensor], tolerance: float,
-) -> str:  # fmt: skip
+    loss: float, gradients: Sequence[Tensor | None], wanted: testing.Result, tolerance: float
+) -> str:
     """Judge the gradients for image, text, scale (and bias); None where there is none."""
-    if not abs(loss.double() / wanted_loss - 1) <= tolerance:  # NaN fails as well
-        return Failed(f"the loss is {loss.item():.6g}, not {wanted_loss.item():.6g}")
+    if not abs(loss / wanted.loss.item() - 1) <= tolerance:  # NaN fails as well.
+        return Failed(f"the loss is {loss:.6g}, not {wanted.loss.item():.6g}")
     if gradients[0] is None or gradients[1] is None:
         return Failed("no gradient for a tower")
-    factor = ((gradients[0].double() * wanted[0]).sum() / wanted[0].square().sum()).item()
+    factor = ((gradients[0].cpu() * wanted.image).sum() / wanted.image.square().sum()).item()
     notes = [] if abs(factor - 1) <= tolerance else [f"gradient × {factor:.4g}"]
-    names = "image", "text", "scale", "bias"
-    for name, gradient, want in zip(names, gradients, wanted, strict=False):
+    for gradient, (name, want) in zip(gradients, list(wanted._asdict().items())[1:], strict=False):
         if gradient is None:
             notes.append(f"no gradient for the {name}")
             continue
-        error = ((gradient.double() - factor * want).norm() / (factor * want).norm()).item()
+        error = ((gradient.cpu() - factor * want).norm() / (factor * want).norm()).item()
         if not error <= tolerance:
             return Failed(f"the gradient for {name} is wrong by {error:.2g} of its length")
     return "; ".join(notes) or "exact"

@@ -1,8 +1,6 @@
 """What was measured: a CSV of rows, and the environment beside it as JSON.
 
-Two rows stand for the same measurement if they agree in KEY; it is then not repeated. The version
-of our own rows is a checksum of the sources, so that a changed kernel is measured again, but not a
-changed README.
+Two rows stand for the same measurement if they agree in KEY; it is then not repeated.
 """
 
 import ast
@@ -31,39 +29,25 @@ TIMES = ["both_ms", "lowest_ms", "highest_ms", "rounds"]
 NUMBERS = [*TIMES, "memory_mb", "flops", "tflops", "of_floor"]
 COLUMNS = [*KEY, *NUMBERS, "gate", "result", "commit", "date"]
 MEASURED = "measured"  # the result of a row, or else why it was not measured
-LEAST_ROUNDS = 3  # a row with fewer was interrupted
 
 Row = dict[str, Any]  # by COLUMNS
 PACKAGE = Path(__file__).parents[1]
 
 
-class Results:
-    """The rows of one CSV file: read once, and written after every setting."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[tuple[str | int, ...], Row] = {}
-        self._keep(read(path))
-
-    def find(self, setting: Setting, contender: Contender) -> Row | None:
-        return self.rows.get(key(identify(setting, contender)))
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Keep the rows that are finished and new, and write the file."""
-        self._keep(rows)
-        with replacing(self.path) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-
-    def _keep(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            if row["result"] != MEASURED or (row.get("rounds") or 0) >= LEAST_ROUNDS:
-                self.rows.setdefault(key(row), row)
+def find(rows: Iterable[Row], setting: Setting, contender: Contender) -> Row | None:
+    wanted = identify(setting, contender)
+    return next((row for row in rows if all(row[name] == wanted[name] for name in KEY)), None)
 
 
-def key(row: Row) -> tuple[str | int, ...]:
-    return tuple(row[name] for name in KEY)
+def add(path: Path, rows: list[Row], new: Iterable[Row]) -> list[Row]:
+    """Write a CSV file of rows and of those that are new, and return them."""
+    known = {tuple(map(row.get, KEY)) for row in rows}
+    rows = rows + [row for row in new if tuple(map(row.get, KEY)) not in known]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
 
 
 def identify(setting: Setting, contender: Contender) -> Row:
@@ -81,19 +65,14 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV file, or none if it does not exist. Raises ValueError for other tables."""
     if not path.exists():
         return []
+    numbers = [*NUMBERS, "N", "D", "threads"]
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_parse(line) for line in csv.DictReader(file)]
+            lines = [{name: line[name] for name in COLUMNS} for line in csv.DictReader(file)]
+            parse = ast.literal_eval
+            return [line | {n: parse(line[n] or "None") for n in numbers} for line in lines]
     except (KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a table of this benchmark: {error!r}") from error
-
-
-def _parse(line: dict[str, str]) -> Row:
-    """Texts, and numbers or None; columns that are no longer used are ignored."""
-    numbers = {
-        name: ast.literal_eval(line[name] or "None") for name in (*NUMBERS, "N", "D", "threads")
-    }
-    return {name: line[name] for name in COLUMNS} | numbers
 
 
 @contextmanager
@@ -115,28 +94,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @cache
 def environment(device: str) -> Row:
-    """Device, threads and versions, as every row states them."""
+    """Device, threads, versions, commit and date."""
     model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
     cpu = f"{model} ({os.cpu_count()} cores)"
+    changed = _output("git", "-C", PACKAGE, "status", "--porcelain", "--", ".")
+    commit = _output("git", "-C", PACKAGE, "log", "-1", "--format=%h", "--", ".")
     return {
         "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": version("triton"),
-        "commit": commit(),
+        "commit": commit + "+" * bool(changed),
         "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
     }
 
 
 def describe(device: str, packages: Iterable[str]) -> dict[str, Any]:
-    """The environment at length: also Python, the system, the driver and the peers' versions."""
-    return {
-        **environment(device),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "packages": {package: version(package) for package in sorted(set(packages))},
-    }
+    """The environment, with the versions of packages."""
+    return environment(device) | {"packages": {p: version(p) for p in sorted(set(packages))}}
 
 
 def system_field(file: str, name: str) -> str | None:
@@ -164,16 +142,8 @@ def our_version() -> str:
     return hashlib.sha256(sources).hexdigest()[:8]
 
 
-@cache
-def commit() -> str:
-    """The last commit of the sources, "+" if they have changed; "" for an installed package."""
-    git = "git", "-C", str(PACKAGE)
-    changed = _output(*git, "status", "--porcelain", "--", ".")
-    return _output(*git, "log", "-1", "--format=%h", "--", ".") + ("+" if changed else "")
-
-
-def _output(*command: str) -> str:
-    """What a command prints, or "" where it fails."""
+def _output(*command: str | Path) -> str:
+    """What a command prints, or "" where it fails, as git does in an installed package."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

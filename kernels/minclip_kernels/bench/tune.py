@@ -1,59 +1,127 @@
-"""Time whole tile shapes, from a list of complete candidates, beside the chosen one."""
+"""Time each kernel by itself, with whole tile shapes from a list of complete candidates."""
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils.benchmark import Timer
 
 from minclip_kernels import fused_clip_loss, fused_siglip_loss, tiles_triton
 from minclip_kernels.bench.gate import make_inputs
 from minclip_kernels.bench.peers import Setting
+from minclip_kernels.bench.records import Row
 from minclip_kernels.tiles_triton import Blocking
 
-CANDIDATES = [  # rows, columns, width, group, warps, stages
-    Blocking(64, 64, 32, 8, 4, 3),
-    Blocking(64, 128, 64, 8, 4, 4),
-    Blocking(128, 128, 32, 8, 4, 4),
-    Blocking(128, 128, 32, 8, 8, 3),
-    Blocking(128, 128, 64, 8, 4, 3),
-    Blocking(128, 256, 64, 8, 8, 3),
+KERNELS = {"clip": ("log_sum_exp", "coefficients"), "siglip": ("sigmoid",)}
+FOLLOWERS = {"clip": ("exact_log_sum_exp", "kept_coefficients"), "siglip": ()}
+# No side is longer than 128: the features are padded to a multiple of that.
+CANDIDATES = [
+    Blocking(128, 128, 64, num_warps=4, num_stages=3, parts=4),
+    Blocking(128, 128, 64, num_warps=8, num_stages=3, parts=4),
+    Blocking(128, 128, 64, num_warps=4, num_stages=3, parts=8),
+    Blocking(128, 128, 32, num_warps=4, num_stages=4, parts=8),
+    Blocking(128, 128, 32, num_warps=8, num_stages=3, parts=4),
+    Blocking(128, 64, 64, num_warps=4, num_stages=4, parts=4),
+    Blocking(64, 128, 64, num_warps=4, num_stages=4, parts=8),
+    Blocking(64, 128, 32, num_warps=4, num_stages=4, parts=4),
 ]
-LOSSES = {
-    tiles_triton.log_sum_exp_kernel: (fused_clip_loss, 3),
-    tiles_triton.coefficients_kernel: (fused_clip_loss, 3),
-    tiles_triton.sigmoid_kernel: (fused_siglip_loss, 4),
-}
+RUNS = 10
 
 
-def tune(setting: Setting, candidates: Sequence[Blocking]) -> Iterator[str]:
-    """For each kernel, lines for the head of `tiles_triton.choose_blocking`."""
-    usual = tiles_triton.choose_blocking
+def gradients(setting: Setting, **options: Any) -> Callable[[], object]:
+    """A run of our loss and its gradients."""
+    is_clip = setting.loss == "clip"
+    loss = fused_clip_loss if is_clip else fused_siglip_loss
+    inputs = make_inputs(setting)[: 3 if is_clip else 4]
+    return lambda: torch.autograd.grad(loss(*inputs, backend="triton", **options), inputs)
+
+
+def kernel_times(run: Callable[[], object]) -> dict[str, float]:
+    """Mean milliseconds of each kernel and product in a run.
+
+    On a GPU between two events, while the next launches are queued; interpreted by wall time.
+    """
+    runs = 1 if tiles_triton.INTERPRETED else RUNS
+    run()  # loads and compiles
+    marks: list[tuple[str, Any, Any]] = []
+
+    def watch(function: str, name: Callable[..., str]) -> Any:
+        usual = getattr(tiles_triton, function)
+
+        def watched(*arguments: Any, **options: Any) -> None:
+            start, _, end = _now(), usual(*arguments, **options), _now()
+            marks.append((name(*arguments), start, end))
+
+        return patch.object(tiles_triton, function, watched)
+
+    def product(_: Any, coefficients: torch.Tensor, *__: Any) -> str:
+        return f"product for {'images' if coefficients.is_contiguous() else 'texts'}"
+
+    kernels = watch("_launch", lambda kernel, _: kernel.__name__)
+    with kernels, watch("_accumulate", product):
+        for _ in range(runs):
+            run()
+        if not tiles_triton.INTERPRETED:
+            torch.cuda.synchronize()
+    times: dict[str, float] = defaultdict(float)
+    for name, start, end in marks:
+        taken = 1e3 * (end - start) if tiles_triton.INTERPRETED else start.elapsed_time(end)
+        times[name] += taken / runs
+    return dict(times)
+
+
+def _now() -> Any:
+    if tiles_triton.INTERPRETED:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def choose(kernel: str, setting: Setting) -> Blocking:
+    """The tiles that are used for features without ids."""
     architecture = tiles_triton.architecture(torch.device(setting.device))
-    for kernel, (loss, arguments) in LOSSES.items():
-        inputs = make_inputs(setting)[:arguments]
-        chosen = usual(kernel, architecture, setting.torch_dtype)
-        times = {tile: milliseconds(kernel, tile, loss, inputs) for tile in [chosen, *candidates]}
-        best = min(times, key=times.__getitem__)
-        yield f"    if kernel is {kernel.__name__} and dtype == {setting.torch_dtype}:"
-        yield f"        # {times[best]:.3f} ms, {times[chosen]:.3f} before, at {setting}"
-        yield f"        return {best}"
+    return tiles_triton.choose_blocking(kernel, architecture, setting.torch_dtype, False)
 
 
-def milliseconds(kernel: Any, tile: Blocking, loss: Callable, inputs: list[torch.Tensor]) -> float:
-    """The median time of loss and gradients; infinity where the tile does not fit the GPU."""
-    usual = tiles_triton.choose_blocking
+def trials(setting: Setting, candidates: Sequence[Blocking] = CANDIDATES) -> list[Row]:
+    """Milliseconds of each kernel with the usual tiles of the last, then with each candidate."""
+    usual = choose(KERNELS[setting.loss][-1], setting)
+    candidates = [replace(c, descriptors=usual.descriptors) for c in candidates]
+    return [asdict(b) | _times(setting, b) for b in dict.fromkeys([usual, *candidates])]
 
-    def choose(other: Any, *rest: Any) -> Blocking:
-        return tile if other is kernel else usual(other, *rest)
 
-    def run() -> None:
-        torch.autograd.grad(loss(*inputs, backend="triton"), inputs)
+def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
+    """Milliseconds of each kernel, infinite where the tiles do not fit the GPU."""
+    kernels, usual = KERNELS[setting.loss], tiles_triton.choose_blocking
 
-    with patch.object(tiles_triton, "choose_blocking", choose):
+    def choose_candidate(name: str, *rest: Any) -> Blocking:
+        followed = replace(usual(name, *rest), block_m=blocking.block_m, block_n=blocking.block_n)
+        return blocking if name in kernels else followed
+
+    with patch.object(tiles_triton, "choose_blocking", choose_candidate):
         try:
-            timer = Timer("run()", globals={"run": run})
-            return 1e3 * timer.blocked_autorange(min_run_time=0.1).median
-        except Exception:  # the compiler raises what it likes for too much shared memory
-            return float("inf")
+            times = kernel_times(gradients(setting))
+        except Exception:  # The compiler raises anything for too much shared memory.
+            return dict.fromkeys(kernels, float("inf"))
+    return {kernel: times[f"{kernel}_kernel"] for kernel in kernels}
+
+
+def source(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
+    """Lines for the head of `tiles_triton.choose_blocking`. rows: those of `trials`.
+
+    All kernels of a loss get the same rows and columns, because one reads what another kept.
+    """
+    kernels, usual = KERNELS[setting.loss], rows[0]
+    best = min(rows, key=lambda row: sum(row[kernel] for kernel in kernels))
+    blocking = Blocking(**{name: best[name] for name in best if name not in kernels})
+    sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
+    followers = {k: replace(choose(k, setting), **sides) for k in FOLLOWERS[setting.loss]}
+    for kernel, chosen in (dict.fromkeys(kernels, blocking) | followers).items():
+        yield f"    if kernel == {kernel!r} and dtype == {setting.torch_dtype} and not ids:"
+        if kernel in kernels:
+            yield f"        # {best[kernel]:.3f} ms, {usual[kernel]:.3f} before, at {setting}"
+        yield f"        return {chosen}"

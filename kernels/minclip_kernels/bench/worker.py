@@ -1,9 +1,6 @@
-"""One contender at work: the gate, its peak memory, and one timed turn after another.
+"""One contender at work: the gate, its peak memory, and one timed turn after another."""
 
-On a CPU every contender runs in a process of its own, so that its peak memory can be measured
-alone, and being killed for lack of memory is recorded as a result.
-"""
-
+import contextlib
 import ctypes
 import signal
 import statistics
@@ -11,7 +8,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,41 +33,36 @@ class Worker:
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
-        self.loss: Loss
+        self.compute: Loss
         self.inputs: list[Tensor] = []
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """What the method `request` returns, or Failed, whatever the contender raises."""
         try:
             return getattr(self, request)(*arguments)
-        except Exception as error:  # a peer may raise anything
+        except Exception as error:  # A peer may raise anything.
             self.inputs = []
             torch.cuda.empty_cache()
             text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
             no_memory = "OutOfMemory" in text or "allocate memory" in text
             return Failed(OUT_OF_MEMORY if no_memory else text)
 
-    def check(self, setting: Setting) -> str:
-        return gate.check(self.contender, replace(setting, N=gate.COUNT))
-
-    def prepare(self, setting: Setting) -> tuple[float | None, float] | Failed:
-        """Load and compile everything, then run once: the peak memory in MB, and milliseconds.
+    def prepare(self, setting: Setting) -> tuple[str, float | None, float] | Failed:
+        """Check, load and compile, then run once: what the gate says, peak MB, and milliseconds.
 
         The peak counts what is above the features: the gradients and what the loss needs.
         """
-        numbers = self.contender.matrices * setting.N**2 + 6 * setting.N * setting.D
-        needed, free = numbers * setting.torch_dtype.itemsize / 1e6, free_memory()
-        if setting.device == "cpu" and free and needed > 0.9 * free:
-            # Trying might make the system kill another program.
-            return Failed(f"{OUT_OF_MEMORY} (needs about {needed / 1e3:.1f} GB)")
-        torch.compiler.reset()
-        self.loss = self.contender.make()
-        compiled = self.contender.name.endswith("torch.compile")  # anew for every size
-        self.inputs = gate.make_inputs(setting if compiled else replace(setting, N=SMALL))
+        verdict = gate.check(self.contender, replace(setting, N=gate.COUNT))
+        if isinstance(verdict, Failed):
+            return verdict
+        self.compute = self.contender.make()
+        first = setting if self.contender.is_compiled else replace(setting, N=SMALL)
+        self.inputs = gate.make_inputs(first)
         self.once()
         self.inputs = gate.make_inputs(setting)
         before, taken, after = reset_peak(setting.device), self.once(), peak(setting.device)
-        return None if before is None or after is None else after - before, taken
+        memory = None if before is None or after is None else after - before
+        return verdict, memory, taken
 
     def turn(self) -> float:
         """The median milliseconds of as many runs as fill TURN_SECONDS, at least one."""
@@ -85,50 +76,50 @@ class Worker:
 
         They are not timed apart, because some losses compute their gradients with the loss.
         """
-        if not self.inputs[0].is_cuda:
-            start = time.perf_counter()
-            torch.autograd.grad(self.loss(*self.inputs), self.inputs, allow_unused=True)
-            return 1e3 * (time.perf_counter() - start)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        torch.autograd.grad(self.loss(*self.inputs), self.inputs, allow_unused=True)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
+        wait = torch.cuda.synchronize if self.inputs[0].is_cuda else lambda: None
+        wait()
+        start = time.perf_counter()
+        loss = self.compute(*self.inputs)
+        if loss.requires_grad:
+            torch.autograd.grad(loss, self.inputs, allow_unused=True)
+        wait()
+        return 1e3 * (time.perf_counter() - start)
 
 
 class RemoteWorker:
-    """A contender on a CPU, in a process of its own."""
+    """A contender on a CPU, in a process of its own.
+
+    So its peak memory is measured alone, and being killed for lack of memory is a result.
+    """
 
     def __init__(self, contender: Contender) -> None:
-        self.contender, self.index = contender, CONTENDERS.index(contender)
+        self.contender = contender
         self.start()
 
     def start(self) -> None:
-        on_interrupt = signal.SIGINT, signal.SIG_DFL  # Ctrl-C ends the process as well, silently
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, on_interrupt)
+        index = CONTENDERS.index(self.contender)
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (index,))
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
         try:
-            return self.pool.submit(_ask, self.index, request, *arguments).result()
+            return self.pool.submit(_ask, request, *arguments).result()
         except BrokenProcessPool:
             self.start()
             return Failed(KILLED)
 
 
-@cache
-def _worker(index: int) -> Worker:
-    return Worker(CONTENDERS[index])
+def _begin(index: int) -> None:
+    global worker
+    worker = Worker(CONTENDERS[index])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process as well, silently.
+    with contextlib.suppress(OSError):  # The first to be killed when memory runs out.
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _ask(index: int, request: str, *arguments: Any) -> Any:
-    return _worker(index).ask(request, *arguments)
-
-
-def free_memory() -> float | None:
-    return _megabytes("meminfo", "MemAvailable")
+def _ask(request: str, *arguments: Any) -> Any:
+    return worker.ask(request, *arguments)
 
 
 def reset_peak(device: str) -> float | None:
@@ -136,12 +127,10 @@ def reset_peak(device: str) -> float | None:
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 1e6
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that its reuse counts
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
+    else:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # Return freed memory, so that its reuse counts.
+            Path("/proc/self/clear_refs").write_text("5")
     return peak(device)
 
 
@@ -151,10 +140,5 @@ def peak(device: str) -> float | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 1e6
     # Not getrusage: in a new process it starts from the peak of its parent. psutil has no peak.
-    return _megabytes("self/status", "VmHWM")
-
-
-def _megabytes(file: str, name: str) -> float | None:
-    """A field of a file in /proc that is given in kB."""
-    kilobytes = system_field(file, name)
+    kilobytes = system_field("self/status", "VmHWM")
     return 1024e-6 * float(kilobytes.removesuffix("kB")) if kilobytes else None
