@@ -31,7 +31,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.set(xscale="log", xlabel="N, pairs in the batch", title=label)
             axes.set_yscale(scale if any(row[column] for row in here) else "linear")
             counts = sorted({row["N"] for row in here})
-            axes.set_xticks(counts, [f"{count:,}" for count in counts], rotation=30)
+            axes.set_xticks(counts, [f"{count:,}" for count in counts], rotation=90, fontsize=8)
             axes.set_xticks([], minor=True)
         line[0].set_ylabel("{}, {}, D = {}".format(*place))
         line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
