@@ -69,7 +69,7 @@ def fused_clip_loss(
         rounding.
     memory: bytes in which to keep part of the first pass for the second. By default the larger of
         the features' size and 128 MiB on a CPU, and nothing on a GPU. Triton keeps cosines as
-        int16, of normalised bfloat16 features only.
+        int16, in whole chunks and for normalised bfloat16 features only.
 
     Returns a float32 scalar, differentiable once by both features and the scale.
     Raises TypeError and ValueError that name what came and what was expected.
@@ -129,11 +129,11 @@ def between_passes(
     in units of ln 2.
     """
     own = slice(problem.offset, problem.offset + pairs.shape[0])
-    # How far the others are ahead of the pair, in each row and in each column with a loss.
+    # The log-sum-exp of the others minus the pair's logit, in each row and each column with a loss.
     odds = torch.stack([sums.rows, sums.columns[own]]).sub_(pairs).mul_(LN_2)  # (2, n)
-    # Each pair's loss. Adding 0 · pairs turns an infinite pair into NaN, as in the textbook.
+    # Each pair's loss. Adding 0 · pairs makes it NaN for an infinite pair, as the plain formula is.
     losses = F.softplus(odds).add_(pairs, alpha=0)  # (2, n)
-    # What the probability of the pair lacks to its target of 1, in both directions together.
+    # The pair's target of 1 minus its probability, added up over both directions.
     missing = torch.sigmoid(odds).sum(dim=0)  # (n,)
     equals = problem.equals
     if equals is not None and equals.row_shares is not None and equals.column_shares is not None:
@@ -149,7 +149,7 @@ def between_passes(
 
 
 def equal_ids(ids: Tensor, positives: str, offset: int, count: int, dtype: torch.dtype) -> Equals:
-    """Return who shares an id with whom, of M texts and of `count` images from text `offset` on."""
+    """Return the ids of M texts, and of `count` images whose texts start at `offset`, as Equals."""
     ids = ids.contiguous()  # torch.searchsorted warns of anything else.
     row_ids = ids[offset : offset + count]
     if positives == "drop":

@@ -137,7 +137,7 @@ def choose_backend(backend: str, features: Tensor) -> str:
 
 def _has_tensor_cores(device: torch.device) -> bool:
     """Whether Triton's products use the tensor cores of this device."""
-    if device.type != "cuda" or not HAS_TRITON:  # ROCm devices are of type "cuda", too.
+    if device.type != "cuda" or not HAS_TRITON:  # ROCm devices are of type "cuda" as well.
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -188,6 +188,7 @@ def _without_autocast(compute: Compute) -> Compute:
 
 
 def _is_traced(features: Tensor) -> bool:
+    """Whether torch compiles this call, or the features are fake or of another tensor class."""
     is_plain = type(features) in (Tensor, torch.nn.Parameter) and not features.is_meta
     return torch.compiler.is_compiling() or not is_plain
 
@@ -205,7 +206,7 @@ def _fake(inputs: Sequence[Any], tensors: int) -> tuple[Tensor, ...]:
 
 
 def _save(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
-    ctx.set_materialize_grads(False)  # Nothing flows into the gradients, which are outputs, too.
+    ctx.set_materialize_grads(False)  # The gradients are outputs that nothing flows into.
     ctx.inputs = len(inputs)
     ctx.save_for_backward(*inputs[: len(output) - 1], *output[1:])
 

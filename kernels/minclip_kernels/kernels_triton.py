@@ -3,6 +3,7 @@
 x (n, D) and y (M, D) are the features as `prepare_kernel` left them: every row scaled by a power of
 two to a length in [1, 2), padded with zeros to whole tiles. r and q are their inverse lengths, in
 (½, 1], so that cos_ij = r_i q_j ⟨x_i, y_j⟩; the features themselves are never rounded again.
+Without NORMALIZE the features are only padded, and r and q are ones.
 
 A launch covers a chunk of the matrix, whose first row and column are `first_row` and
 `first_column`. Vectors and chunk-sized outputs are padded to whole tiles; where they are not, a
@@ -17,7 +18,7 @@ SMALLEST_SUM = tl.constexpr(2.0**-60)  # A tile with a smaller sum is computed a
 WIDEST_SPREAD = tl.constexpr(120.0)  # Log-sum-exps further apart have no common exponential.
 WEIGHT = tl.constexpr(4096.0)  # Coefficients times this use the range of float16 best.
 FROM_INT16 = tl.constexpr(1.0 / 32767)
-LOWEST = tl.constexpr(-3.0e38)
+LOWEST = tl.constexpr(-3.0e38)  # For an empty row or column, because −inf − (−inf) would be NaN.
 DROP = tl.constexpr(1)  # IDS: entries with equal ids are left out.
 ALL = tl.constexpr(2)  # IDS: entries with equal ids are all positives.
 
@@ -301,7 +302,7 @@ def _combine(
     sums, tops, out, start, first, count, parts, length, top_stride, part_stride,
     LENGTH: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """log2 Σ over parts of sums[part, place] 2^top, in a fixed order, online in one pass.
+    """Write log2 Σ over parts of sums[part, place] 2^top, in a fixed order, online in one pass.
 
     The top of a place and a part is at (place // LENGTH) · top_stride + part · part_stride. Where
     it is +inf, the sum is a logarithm already.
@@ -382,7 +383,7 @@ def coefficients_kernel(
     G is P^row + P^col, minus the targets of equal ids, and −missing at the pairs, all in float32
     before it is rounded. EXACT: row_terms and column_terms are the log-sum-exps and take an
     exponential each; otherwise they are factors of one exponential. One of the two variants works,
-    the other returns at once: which one the spread says, in memory, so that no one waits for it.
+    the other returns at once. The spread, read from the GPU's memory, decides; no CPU waits for it.
     """
     is_wide = tl.load(scalars + 1) > WIDEST_SPREAD
     if is_wide == EXACT:
@@ -416,7 +417,10 @@ def _coefficients(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, IDS: tl.constexpr,
     EXACT: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """Work on a tile in PARTS groups of columns, which take turns in the registers."""
+    """Work on a tile in PARTS groups of columns, which take turns in the registers.
+
+    r comes multiplied by WEIGHT. Returns WEIGHT · Σ_j G (cos − center) of each row.
+    """
     if PARTS > 1:
         HALF: tl.constexpr = BLOCK_N // 2
         left, right = tl.split(tl.permute(tl.reshape(product, (BLOCK_M, 2, HALF)), (0, 2, 1)))
@@ -507,7 +511,11 @@ def _sigmoid(
     product, r, rows, column, q, scale, bias, out, stride, column_count, offset,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Work on a tile in PARTS groups of columns; return what to sum, added up over the groups."""
+    """Work on a tile in PARTS groups of columns; return what to sum, added up over the groups.
+
+    r comes multiplied by WEIGHT. A bias of −inf empties the columns beyond the edge. Rows beyond it
+    are not masked here: their features are zeros, and their gradients are cut off.
+    """
     if PARTS > 1:
         HALF: tl.constexpr = BLOCK_N // 2
         left, right = tl.split(tl.permute(tl.reshape(product, (BLOCK_M, 2, HALF)), (0, 2, 1)))
@@ -528,14 +536,14 @@ def _sigmoid(
         logits = cosines * (tl.load(scale) / WEIGHT) + shift[None, :]
         is_pair = columns[None, :] == rows[:, None] + offset
         t = tl.where(is_pair, -logits, logits)
-        # With u = exp(−t): σ(t) = 1 / (1 + u), σ(−t) = u / (1 + u), and the smaller of them is v.
+        # With u = 2^(−t): σ(t) = 1 / (1 + u), σ(−t) = u / (1 + u), and the smaller of them is v.
         # The square of a reciprocal root is cheaper than a division. Where u is infinite, u · g is
         # NaN, and the minimum is g = 0.
         u = tl.exp2(-t)
         root = tl.rsqrt(1.0 + u)
         g = root * root
         v = tl.minimum(g, u * g)
-        # softplus(t) = max(t, 0) − log(1 − v), the latter as v · polynomial(v) on [0, ½], fitted
+        # softplus(t) = max(t, 0) − log2(1 − v), the latter as v · polynomial(v) on [0, ½], fitted
         # for the least relative error, 1e-6: it has its digits however small v is.
         series = 0.754104559 + v * (-0.92022414 + v * 1.42903957)
         series = 0.488943508 + v * (0.270566881 + v * series)

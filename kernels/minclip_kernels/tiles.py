@@ -48,7 +48,7 @@ class Sums(NamedTuple):
     rows: Tensor  # (n,) log2 Σ_j exp2 z_ij
     columns: Tensor  # (M,) log2 Σ_i exp2 z_ij
     pulls: Tensor | None = (
-        None  # (n,) Σ_j target_ij z_ij where several positives are allowed, else None
+        None  # (n,) Σ_j target_ij z_ij; without shares it is None or zero, and not read
     )
 
 

@@ -41,7 +41,7 @@ LARGEST_INVERSE_NORM = (1 - 1e-6) / EPSILON  # less a rounding in float32
 
 
 class Tower(NamedTuple):
-    """The features of images or of texts, at length one."""
+    """The features of images or of texts, at length one; unchanged without `normalize`."""
 
     unit: Tensor  # (n, D)
     inverse_norms: Tensor  # (n, 1), 1 / max(|x|, 1e-12), or ones
@@ -123,6 +123,7 @@ class TorchTiles:
             top = logits.amax(dim=1).max()
             shares = logits.sub_(top).exp2_()
             rows, columns = shares.sum(dim=1), shares.sum(dim=0)
+            # A sum that is NaN passes: the exact way would not help.
             if not min(rows.min(), columns.min()) < SMALLEST_SUM:
                 self.tops.append(top)
                 return Sums(rows.log2_().add_(top), columns.log2_().add_(top), pulls)
@@ -183,7 +184,7 @@ class TorchTiles:
         weight: float,
         needs: list[bool],
     ) -> Gradients:
-        """Sum over all tiles. One tower's sum also gives Σ G cos."""
+        """Return the gradients, added up over all tiles. Either tower's sum also gives Σ G cos."""
         x, y = self.image.unit, self.text.unit
         wants_image = needs[0] or (needs[2] and not needs[1])
         image = x.new_empty(x.shape) if wants_image else x.new_empty(0)
@@ -260,7 +261,7 @@ class TorchTiles:
         """Return the logits of a tile, (R, C), in one of the matrices."""
         x, y = part(self.image.unit, tile.rows), part(self.text.unit, tile.columns)
         out = self._matrix(tile, place)
-        if self.is_on_cpu:  # Reading the scale makes no one wait, and scales in the product.
+        if self.is_on_cpu:  # Reading the scale waits for no GPU and lets the product apply it.
             return out.addmm_(x, y.T, beta=0, alpha=scale.item())
         return torch.mm(x, y.T, out=out).mul_(scale)
 
@@ -274,7 +275,7 @@ class TorchTiles:
         return matrix if matrix.shape == (rows, columns) else matrix[:rows, :columns]
 
     def _pairs(self, tile: Tile, matrix: Tensor) -> Tensor:
-        """Return a view of the pairs in a tile."""
+        """Return a view of the pairs in a tile, empty where it holds none."""
         return matrix.diagonal(tile.rows.start + self.problem.offset - tile.columns.start)
 
     def _rows_with_pairs(self, tile: Tile, of: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """The tiles as Triton kernels (kernels_triton.py): buffers, launches, and the loop over chunks.
 
 Both passes go over the matrix in square chunks. In a chunk the first pass leaves two vectors for
-each tile; the second leaves the coefficients G' of the whole chunk, which the vendor's matrix
-product multiplies with the features, adding up in float32. The features go into every product as
-they came, but for a power of two in each row: no normalised copy is ever rounded.
+each tile. The second leaves G'_ij = 4096 · G_ij r_i q_j for the whole chunk (kernels_triton.py
+defines r and q), which the vendor's matrix product multiplies with the features, adding up in
+float32. The features go into every product as they came, but for a power of two in each row: no
+normalised copy is ever rounded.
 
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors. The interpreter computes bfloat16 products
 incorrectly and truncates casts to bfloat16, so there features and G' are float32 inside the
@@ -26,7 +27,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from minclip_kernels import kernels_triton as kernels
 from minclip_kernels.tiles import Gradients, Problem, Softmax, Sums
 
-INTERPRETED: bool = knobs.runtime.interpret  # @triton.jit decides now, too.
+INTERPRETED: bool = knobs.runtime.interpret  # Read once: @triton.jit decides at import as well.
 LARGEST_CHUNK = 512 * 2**20  # Bytes of coefficients in memory at once.
 ROWS, STEP = 32, 128  # The block of kernels that walk along the features of some rows.
 COMBINED = 128  # The block of the kernel that combines tiles.
@@ -52,8 +53,8 @@ class Blocking:
 class Tower:
     """The features of images or of texts as the kernels use them, padded to whole tiles."""
 
-    features: Tensor  # (N, D), rows scaled to a length in [1, 2)
-    inverse_norms: Tensor  # (N,), of the scaled rows
+    features: Tensor  # (N, D), rows scaled to a length in [1, 2) if normalised
+    inverse_norms: Tensor  # (N,), of the scaled rows; ones if not normalised
     shrinks: Tensor  # (N,), the power of two that every row was multiplied by
     count: int  # rows without padding
 
@@ -100,7 +101,8 @@ class TritonTiles:
             side = _round_up(problem.chunk_size, PADDING)
         self.chunks = list(_chunks(self.image.count, self.text.count, side))
         self.kept: dict[int, Tensor] = {}  # chunk index -> cosines as int16
-        # Their error is below that of bfloat16 coefficients, but not of finer ones.
+        # The error of int16 is below that of bfloat16 coefficients, but not of finer dtypes.
+        # A chunk counts as a full square, even where the matrix is smaller.
         can_keep = problem.second_pass and problem.normalize and self.dtype == torch.bfloat16
         self.chunks_to_keep = (problem.memory or 0) // (2 * side**2) if can_keep else 0
 
@@ -137,7 +139,7 @@ class TritonTiles:
         self, chunk: Chunk, grid: Grid, scale: Tensor, row_sums: Tensor, column_sums: Tensor,
         pulls: Tensor, rows: Tensor, columns: Tensor,
     ) -> None:  # fmt: skip
-        """Launch the first pass of a chunk: all tiles, those that were flagged again, combining."""
+        """Launch a chunk's first pass: sum all tiles, repeat the flagged ones exactly, combine."""
         tops, flags = scale.new_empty(2, grid.programs).unbind()
         keep = chunk.index < self.chunks_to_keep
         kept = tops.new_empty(grid.shape, dtype=torch.int16) if keep else tops
@@ -182,6 +184,7 @@ class TritonTiles:
                 grid = self._grid(chunk, "kept_coefficients")
                 assert kept.shape == grid.shape == out.shape, "kernels must cut chunks alike"
             arguments = self._arguments(chunk, grid) | self._ids() | self._shares()
+            # Both variants are launched; the one that the spread rules out returns at once.
             terms = {False: (row_factors, column_factors), True: (row_lse, column_lse)}
             for is_exact, (row_terms, column_terms) in terms.items():
                 _launch(
