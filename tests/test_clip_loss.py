@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, tiles_torch
+from minclip_kernels.custom_op import HAS_TRITON
 from minclip_kernels.testing import (
     KINDS,
     Result,
@@ -22,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 ON_GPU = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
-INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles here instead of interpreting")
+INTERPRETED = pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
 BACKENDS = [
     pytest.param(("torch", "cpu"), id="torch-cpu"),
     pytest.param(("triton", "cpu"), id="triton-interpreter", marks=INTERPRETED),
@@ -623,6 +624,7 @@ def test_wrong_arguments_are_named(change, error, words):
         fused_clip_loss(**(arguments | change))
 
 
+@INTERPRETED
 def test_triton_says_why_not(monkeypatch):
     features = torch.ones(3, 2)
     with pytest.raises(ValueError, match="float64"):
@@ -793,6 +795,29 @@ def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(exact, monk
         assert sum(inside) > 2 * product
     else:
         assert sum(inside) == 2 * product
+
+
+@INTERPRETED
+def test_every_kernel_is_launched_with_its_own_arguments(monkeypatch):
+    """A GPU refuses unknown arguments, which the interpreter ignores."""
+    from minclip_kernels import tiles_triton
+
+    launch, launched = tiles_triton._launch, set()
+    options = {"num_warps", "num_stages"}
+
+    def checked(kernel, programs, **arguments):
+        launched.add(kernel.__name__)
+        assert arguments.keys() - options == set(kernel.arg_names), kernel.__name__
+        launch(kernel, programs, **arguments)
+
+    monkeypatch.setattr(tiles_triton, "_launch", checked)
+    image, text = make_features("random", 9, 5, dtype=torch.bfloat16)
+    image.requires_grad_()
+    for ids, positives, memory in ((None, "drop", None), (None, "drop", 10**9), (torch.zeros(9).long(), "all", None)):
+        fused_clip_loss(image, text, 3.0, ids=ids, positives=positives, memory=memory, backend="triton")
+    fused_siglip_loss(image, text, 3.0, -2.0, backend="triton")
+    kernels = {name for name in vars(tiles_triton.kernels) if name.endswith("_kernel")}
+    assert launched == kernels
 
 
 # VmHWM and not getrusage: the latter's maximum begins with that of the process that started this one

@@ -85,8 +85,11 @@ class TorchTiles:
 
     def _tiles_to_keep(self) -> int:
         x, y = self.image.unit, self.text.unit
-        default = max(x.nbytes + y.nbytes, KEPT_BYTES) if self.is_on_cpu else 0
-        memory = default if self.problem.memory is None else self.problem.memory
+        if not self.is_on_cpu:  # There every tile is computed exactly, and needs its logits again.
+            return 0
+        memory = self.problem.memory
+        if memory is None:
+            memory = max(x.nbytes + y.nbytes, KEPT_BYTES)
         return min(memory // (x.element_size() * math.prod(self.size)), len(self.tiles))
 
     def pair_cosines(self) -> Tensor:

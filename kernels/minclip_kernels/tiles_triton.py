@@ -149,6 +149,7 @@ class TritonTiles:
         inputs = self._ids() | sums | {"scale": scale, "flags": flags}
         _launch(
             kernels.log_sum_exp_kernel, grid.programs, **self._arguments(chunk, grid), **inputs,
+            GROUP=group_size(self.device),
             **self._shares(), pulls=pulls, kept=kept, KEEP=keep,
         )  # fmt: skip
         exact = self._grid(chunk, "exact_log_sum_exp")  # The same tiles, more threads.
@@ -184,6 +185,7 @@ class TritonTiles:
                 grid = self._grid(chunk, "kept_coefficients")
                 assert kept.shape == grid.shape == out.shape, "kernels must cut chunks alike"
             arguments = self._arguments(chunk, grid) | self._ids() | self._shares()
+            arguments["GROUP"] = group_size(self.device)
             # Both variants are launched; the one that the spread rules out returns at once.
             terms = {False: (row_factors, column_factors), True: (row_lse, column_lse)}
             for is_exact, (row_terms, column_terms) in terms.items():
@@ -208,6 +210,7 @@ class TritonTiles:
             sums = scale.new_empty(grid.programs, 3)
             _launch(
                 kernels.sigmoid_kernel, grid.programs, **self._arguments(chunk, grid),
+                GROUP=group_size(self.device),
                 scale=scale, bias=bias, out=out, sums=sums, weight=weight,
                 PARTS=grid.blocking.parts,
             )  # fmt: skip
@@ -286,7 +289,7 @@ class TritonTiles:
             "row_count": self.image.count, "column_count": self.text.count,
             "width": self.image.features.shape[1], "offset": self.problem.offset,
             "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
-            "GROUP": group_size(self.device), "DESCRIPTORS": blocking.descriptors,
+            "DESCRIPTORS": blocking.descriptors,
             "PRECISION": "tf32" if self.dtype == torch.float32 and allows_tf32() else "ieee",
             "num_warps": blocking.num_warps, "num_stages": blocking.num_stages,
         }  # fmt: skip
@@ -358,17 +361,21 @@ def _new_tower(features: Tensor) -> Tower:
 def _accumulate(total: Tensor, coefficients: Tensor, features: Tensor, is_first: bool) -> None:
     """total += coefficients @ features with sums in float32; at first total holds nothing."""
     beta = 0 if is_first else 1
-    if features.is_cuda and features.dtype.itemsize == 2 and not torch.cuda.tunable.is_enabled():
-        if torch.version.hip is None and HAS_ADDMM_OUT_DTYPE:
-            torch.addmm(
-                total, coefficients, features, beta=beta, out_dtype=torch.float32, out=total
-            )
-            return
-        # AMD returns 16 bits; rounding each chunk's sum is cheaper than upcasting its factors.
+    is_half = features.is_cuda and features.dtype.itemsize == 2
+    if is_half and _has_float32_products():
+        torch.addmm(total, coefficients, features, beta=beta, out_dtype=torch.float32, out=total)
+    elif is_half and features.dtype == torch.bfloat16:
+        # Rounding each chunk's sum is cheaper than upcasting its factors; float16 could overflow.
         product = torch.mm(coefficients, features)
         total.copy_(product) if is_first else total.add_(product)
-        return
-    total.addmm_(coefficients.float(), features.float(), beta=beta)
+    else:
+        total.addmm_(coefficients.float(), features.float(), beta=beta)
+
+
+def _has_float32_products() -> bool:
+    """Whether torch multiplies 16-bit factors into float32 in place: not on AMD, nor tuned."""
+    is_tuned = torch.cuda.tunable.is_enabled()
+    return HAS_ADDMM_OUT_DTYPE and torch.version.hip is None and not is_tuned
 
 
 def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
