@@ -31,7 +31,7 @@ INTERPRETED: bool = knobs.runtime.interpret  # Read once: @triton.jit decides at
 LARGEST_CHUNK = 512 * 2**20  # Bytes of coefficients in memory at once.
 ROWS, STEP = 32, 128  # The block of kernels that walk along the features of some rows.
 COMBINED = 128  # The block of the kernel that combines tiles.
-HAS_ADDMM_OUT_DTYPE = "out_dtype" in (torch.addmm.__doc__ or "")  # since torch 2.10
+HAS_ADDMM_OUT_DTYPE = "dtype_out" in torch.ops.aten.addmm.overloads()  # since torch 2.10
 PADDING = 128  # Rows are padded to whole tiles,
 WIDTH_STEP = 64  # and features to whole steps of a product.
 
