@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 # Mean and standard deviation of OpenAI's preprocessing, for red, green and blue in [0, 1].
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+TOLERANCE = 16  # of 255: a plain ground may differ from itself by so much, as it does in a JPEG
 READ_AHEAD = 256  # pictures that the reading threads may decode before they are asked for
 
 T = TypeVar("T")
@@ -99,13 +100,34 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
 
 
+def trim(image: Image.Image, margin: float = 0.04) -> Image.Image:
+    """Cut an RGB drawing on a plain ground to a square around its ink; other pictures, such as photographs, stay.
+
+    The ground is plain if more than half of the outermost pixels (a drawing may touch the edge) differ from their
+    median by no more than `TOLERANCE` in any colour; ink is what differs by more. `margin` is the ground on each side,
+    as a share of the ink's longer side.
+    """
+    pixels = np.asarray(image).astype(np.int16)  # (H, W, 3)
+    frame = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # (2W + 2H, 3)
+    ground = np.median(frame, axis=0)
+    is_ink = np.abs(pixels - ground).max(axis=2) > TOLERANCE  # (H, W)
+    if (np.abs(frame - ground).max(axis=1) > TOLERANCE).mean() >= 0.5 or not is_ink.any():
+        return image
+    (top, bottom), (left, right) = (np.flatnonzero(is_ink.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    ink = image.crop((left, top, right + 1, bottom + 1))
+    side = round((1 + 2 * margin) * max(ink.size))
+    square = Image.new("RGB", (side, side), tuple(ground.astype(int)))
+    square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
+    return square
+
+
 def to_tensor(image: Image.Image, resolution: int) -> torch.Tensor:
     """Resize the central square of an RGB picture: (3, R, R) uint8."""
     square = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
-def read_pictures(paths: Iterable[str | Path], resolution: int) -> Iterator[torch.Tensor | Exception]:
+def read_pictures(paths: Iterable[str | Path], preprocess: "Preprocess") -> Iterator[torch.Tensor | Exception]:
     """Yield the pixels (3, R, R) uint8 of each file, or the error that names what is wrong with it.
 
     Several threads decode, since Pillow does so outside Python's global lock. A few hundred pictures are in memory at a
@@ -114,7 +136,7 @@ def read_pictures(paths: Iterable[str | Path], resolution: int) -> Iterator[torc
 
     def read(path: str | Path) -> torch.Tensor | Exception:
         try:
-            return to_tensor(load_image(path), resolution)
+            return preprocess.pixels(load_image(path))
         except (OSError, ValueError) as error:
             return error
 
@@ -153,15 +175,22 @@ def normalize(
 class Preprocess:
     """How the pictures of one model are prepared: size in pixels, and mean and standard deviation for each colour.
 
-    Called with a PIL picture of any mode, it returns what `encode_image` takes: (3, R, R) float32.
+    With `trim`, drawings on a plain ground are cut to their ink. Called with a PIL picture of any mode, it returns what
+    `encode_image` takes: (3, R, R) float32.
     """
 
     resolution: int
     mean: tuple[float, float, float] = IMAGE_MEAN
     std: tuple[float, float, float] = IMAGE_STD
+    trim: bool = False
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
-        return self.normalize(to_tensor(to_rgb(picture), self.resolution))
+        return self.normalize(self.pixels(picture))
+
+    def pixels(self, picture: Image.Image) -> torch.Tensor:
+        """A PIL picture of any mode, cut and resized: (3, R, R) uint8."""
+        picture = to_rgb(picture)
+        return to_tensor(trim(picture) if self.trim else picture, self.resolution)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 for the model."""

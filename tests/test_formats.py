@@ -145,8 +145,8 @@ def test_an_export_of_an_older_version_is_read():
     saved.build()
 
 
-def test_another_mean_and_spread_come_with_the_model(run, tmp_path):
-    own = images.Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+def test_another_mean_and_spread_and_the_cut_come_with_the_model(run, tmp_path):
+    own = images.Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), trim=True)
     saved = formats.read(run)
     formats.save_setup(run, CLIP(CONFIG, own), saved.tokenizer, TRAINING)
     formats.write_export(formats.read(run), tmp_path / "one.safetensors")

@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from minclip import images
@@ -115,6 +117,67 @@ def test_to_tensor_takes_the_central_square():
     assert torch.equal(tensor[0, 25] > 128, torch.arange(50) < 25)
 
 
+# --- cutting to the ink -----------------------------------------------------------------------------------------------
+
+
+def drawing(size: int = 100, box=(10, 20, 50, 40), ground="white") -> Image.Image:
+    """A red box, given by its left, top, right and bottom edges, on a plain ground."""
+    image = Image.new("RGB", (size, size), ground)
+    image.paste("red", box)
+    return image
+
+
+@pytest.mark.parametrize("ground", ["white", "black", (30, 90, 160)])
+def test_a_drawing_is_cut_to_a_square_around_its_ink(ground):
+    cut = images.trim(drawing(ground=ground))
+    assert cut.size == (43, 43)  # 40, and 4 % on each side
+    is_red = (np.asarray(cut) == (255, 0, 0)).all(axis=2)
+    assert is_red.sum() == 40 * 20
+    assert [*np.flatnonzero(is_red.any(0))[[0, -1]], *np.flatnonzero(is_red.any(1))[[0, -1]]] == [1, 40, 11, 30]
+    assert cut.getpixel((0, 0)) == drawing(ground=ground).getpixel((0, 0))
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(8, 40), st.integers(8, 40))
+def test_where_and_how_large_something_is_drawn_does_not_matter(x, y, width, height):
+    """The same box moved, or drawn at twice the size, gives the same picture."""
+    cut = images.trim(drawing(110, (5, 5, 5 + width, 5 + height)))
+    assert images.trim(drawing(110, (x, y, x + width, y + height))).tobytes() == cut.tobytes()
+    twice = images.trim(drawing(220, (2 * x, 2 * y, 2 * (x + width), 2 * (y + height))))
+    assert abs(twice.width - 2 * cut.width) <= 1
+
+
+def test_jpeg_noise_is_no_ink(tmp_path):
+    drawing(400, (40, 80, 200, 160)).save(tmp_path / "a.jpg", quality=75)
+    assert 173 <= images.trim(images.load_image(tmp_path / "a.jpg")).width <= 177
+
+
+def test_a_drawing_that_touches_the_edge_is_cut_and_photographs_are_left_alone():
+    assert images.trim(drawing(box=(0, 30, 100, 60))).size == (108, 108)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    gradient = np.linspace(0, 255, 80, dtype=np.uint8)[None, :, None].repeat(60, 0).repeat(3, 2)
+    for pixels in (noise, gradient):
+        photograph = Image.fromarray(pixels)
+        assert images.trim(photograph) is photograph
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 7)])
+def test_a_plain_picture_has_no_ink_and_is_left_alone(size):
+    plain = Image.new("RGB", size, "navy")
+    assert images.trim(plain) is plain
+
+
+def test_transparency_is_ground():
+    image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (10, 20, 50, 40))
+    assert torch.equal(Preprocess(43, trim=True).pixels(image), images.to_tensor(images.trim(drawing()), 43))
+
+
+def test_only_a_model_that_wants_it_cuts():
+    assert torch.equal(Preprocess(SIZE).pixels(drawing()), images.to_tensor(drawing(), SIZE))
+    cut = images.to_tensor(images.trim(drawing()), SIZE)
+    assert torch.equal(Preprocess(SIZE, trim=True).pixels(drawing()), cut)
+
+
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +256,7 @@ def test_pictures_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
             asked.append(i)
             yield tmp_path / f"{i % 4}.png"
 
-    results = images.read_pictures(paths(), 2)
+    results = images.read_pictures(paths(), Preprocess(2))
     first = [next(results) for _ in range(4)]
     assert [int(pixels[0, 0, 0]) for pixels in first[:3] if isinstance(pixels, torch.Tensor)] == [0, 1, 2]
     assert isinstance(first[3], FileNotFoundError)

@@ -11,8 +11,16 @@ import torch
 
 from minclip import __version__, data, plots
 from minclip.batches import Batches
-from minclip.commands.common import add_device, choose_device, load_pairs, named_as_options, print_unseen
+from minclip.commands.common import (
+    add_artists,
+    add_device,
+    choose_device,
+    load_pairs,
+    named_as_options,
+    print_unseen,
+)
 from minclip.formats.run import RUNS, save_setup
+from minclip.images import Preprocess
 from minclip.model import CLIP, PRESETS
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOSSES, TrainConfig, train
@@ -22,6 +30,7 @@ SMOKE = TrainConfig(epochs=2, batch_size=32)
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
+  minclip train --artists openmoji        the emoji of one artist (the artists: {" ".join(data.ARTISTS)})
   minclip train --language zh             Chinese captions (the languages: {" ".join(data.LANGUAGES)})
   minclip train --data my_pictures        a folder with one .csv or .tsv file that has the columns image and caption
   minclip train --smoke                   seconds, only to see that everything works
@@ -34,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default, add = TrainConfig(), parser.add_argument
     add("--data", metavar="FOLDER", help="folder of your own pictures with a table, or the table itself")
     add("--skip-bad", action="store_true", help="training without the entries that cannot be read, instead of an error")
+    add_artists(parser, "all of them")
     add("--language", help="language of the emoji captions (default: en)")
     add("--out", metavar="FOLDER", help="the run folder (default: runs/<data>-<time>)")
     size = parser.add_mutually_exclusive_group()
@@ -56,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     config, training, device = configure(arguments), source(arguments), choose_device(arguments.device)
     folder = Path(arguments.out or default_folder(arguments))
     check_folder(folder)
-    pairs, held_out = load_pairs(training, preset.image_resolution)
+    preprocess = Preprocess(preset.image_resolution, trim=True)
+    pairs, held_out = load_pairs(training, preprocess)
     if arguments.smoke:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
     if arguments.batch_size is None:
@@ -65,9 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
     tokens = tokenizer(pairs.captions, preset.context_length)
     torch.manual_seed(config.seed)
-    model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")).to(device)
+    sizes = replace(preset, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")
+    model = CLIP(sizes, preprocess).to(device)
     with named_as_options(TrainConfig):
-        batches = Batches(pairs, tokens, model.preprocess, batch_size=config.batch_size, seed=config.seed)
+        batches = Batches(pairs, tokens, preprocess, batch_size=config.batch_size, seed=config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_setup(folder, model, tokenizer, {**training, **asdict(config), "minclip": __version__})
     shown = held_out or pairs
@@ -93,8 +105,11 @@ def source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
+    if arguments.data and arguments.artists:
+        raise ValueError(f"--artists {arguments.artists[0]} chooses emoji, and --data brings its own: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
-    return {"data": folder, "language": arguments.language or "en", "skip_bad": arguments.skip_bad}
+    emoji = {} if folder else {"artists": arguments.artists or list(data.ARTISTS)}
+    return {"data": folder, "language": arguments.language or "en", **emoji, "skip_bad": arguments.skip_bad}
 
 
 def default_folder(arguments: argparse.Namespace) -> Path:

@@ -48,7 +48,8 @@ def parse(content: dict[str, Any]) -> tuple[CLIPConfig, Preprocess, dict[str, An
     """
     config = CLIPConfig(**content["model"])
     fields = content.get("preprocess", {"resolution": config.image_resolution})
-    preprocess = Preprocess(fields["resolution"], *(tuple(fields[name]) for name in ("mean", "std") if name in fields))
+    colours: dict[str, Any] = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
+    preprocess = Preprocess(**(fields | colours))
     training = {name: content["training"][name] for name in TRAINED_ON} | content["training"]
     return config, preprocess, training
 
