@@ -5,6 +5,7 @@ save, nothing to replay, and a part of a batch is the same whether or not the re
 `jax.random.fold_in`'s; here the numbers are hashed into the seed of a fresh generator.
 """
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -70,6 +71,13 @@ class Batches:
         changes = draw_augmentation(self.batch_size, counter_generator(self.seed, AUGMENTATION, step))[part]
         pixels = self.pairs.images[self.pairs.image_of_caption[rows]].to(device, non_blocking=True)
         return self.preprocess.normalize(augment(pixels, changes)), self.tokens[rows]
+
+    def fingerprint(self) -> str:
+        """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
+        digest = hashlib.sha256()
+        for tensor in (self.pairs.images, self.tokens, self.pairs.image_of_caption):
+            digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""

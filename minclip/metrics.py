@@ -27,6 +27,7 @@ class History:
 
     def __init__(self, steps_per_epoch: int, untrained: float) -> None:
         self.rows: list[Row] = []
+        self.scores: list[tuple[float, float]] = []  # top-1 and top-5 on held-out pictures, one for each report
         self._pending: list[tuple[Row, Measured]] = []
         self._steps_per_epoch, self._untrained = steps_per_epoch, untrained
         self._start = time.perf_counter()
@@ -45,17 +46,49 @@ class History:
         values = torch.stack([torch.stack(measured) for _, measured in self._pending]).tolist()
         for (row, _), (loss, norm, scale) in zip(self._pending, values, strict=True):
             if not math.isfinite(loss + norm):
+                epoch, batch = divmod(int(row["step"]) - 1, self._steps_per_epoch)
                 raise FloatingPointError(
-                    f"step {row['step']}: the loss is {loss} and the norm of its gradient {norm}; "
-                    "try a lower learning rate. The weights of the last report are kept"
+                    f"step {row['step']}, batch {batch + 1} of epoch {epoch + 1}: the loss is {loss} and the norm of "
+                    f"its gradient {norm}; try a lower learning rate. The last checkpoint is kept"
                 )
             self.rows.append(row | {"loss": loss, "logit_scale": scale})
         self._pending.clear()
         return self.rows[-1]
 
+    def add_score(self, top1: float, top5: float) -> None:
+        """Add the scores on held-out pictures to the newest row."""
+        self.rows[-1] |= {"unseen_top1": top1, "unseen_top5": top5}
+        self.scores.append((top1, top5))
+
+    def is_best(self) -> bool:
+        """Whether the newest score is better than all before it."""
+        return self.reports_since_best() == 0
+
+    def reports_since_best(self) -> int:
+        """How many scores came after the first of the best ones."""
+        return len(self.scores) - 1 - self.scores.index(max(self.scores)) if self.scores else 0
+
+    def to_table(self) -> tuple[list[str], torch.Tensor]:
+        """The rows that were read back, as names of columns and numbers (rows, columns) float64; NaN for no value."""
+        fields = self._fields()
+        values = [[row.get(field, math.nan) for field in fields] for row in self.rows]
+        return fields, torch.tensor(values, dtype=torch.float64)
+
+    def load_table(self, fields: list[str], table: torch.Tensor) -> None:
+        """Go on from the rows of `to_table`; the clock goes on from their last one."""
+        named = (zip(fields, row, strict=True) for row in table.tolist())
+        self.rows = [{field: value for field, value in row if not math.isnan(value)} for row in named]
+        for row in self.rows:
+            row["step"] = int(row["step"])
+        self.scores = [(row["unseen_top1"], row["unseen_top5"]) for row in self.rows if "unseen_top1" in row]
+        self._start = time.perf_counter() - self.rows[-1]["seconds"]
+
     def write(self, run: Path) -> None:
         """Write the rows that were read back to metrics.csv in the folder `run`."""
         with replacing(run / METRICS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(field for row in self.rows for field in row)))
+            writer = csv.DictWriter(file, self._fields())
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def _fields(self) -> list[str]:
+        return list(dict.fromkeys(field for row in self.rows for field in row))

@@ -1,22 +1,26 @@
 """The training loop, and nothing else: batches of pairs in, a model that tells them apart out.
 
 AdamW, warm-up and cosine decay, gradient clipping, the clamp of the logit scale: Radford et al. 2021
-(arXiv:2103.00020), section 2.5. Left out: resuming, mixed precision, several processes.
+(arXiv:2103.00020), section 2.5. Left out: mixed precision, several processes.
 """
 
 import math
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from minclip_kernels import fused_clip_loss, fused_siglip_loss
 from tqdm import tqdm
 
 from minclip.batches import Batches
+from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
 from minclip.evaluate import recall_of_pairs
-from minclip.formats.run import save_weights
+from minclip.formats.run import BEST, save_weights
+from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.metrics import History, Measured, Row
 from minclip.model import CLIP
@@ -25,6 +29,8 @@ from minclip.tokenizer import Tokenizer
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
 REPORTS = 10  # evaluations during a training, evenly spread
 READ_BACK_EVERY = 10  # steps between two looks at the device's numbers; each look waits for it
+SAVE_EVERY = 600.0  # seconds between two checkpoints, besides those of the reports
+FREE = ("early_stopping",)  # settings that may change when a run goes on
 LOSSES, BACKENDS = ("clip", "siglip"), ("fused", "naive")
 
 
@@ -33,7 +39,8 @@ class TrainConfig:
     """How to train. Raises ValueError, with the name and the value, for a setting that would waste the run.
 
     `loss` "siglip" needs a model with a logit_bias; `backend` "naive" is the readable formula with its B×B matrix.
-    `warmup` is a share of all steps.
+    `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the
+    held-out pictures after which the training ends.
     """
 
     epochs: int = 40
@@ -45,6 +52,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    early_stopping: int | None = None
 
     def __post_init__(self) -> None:
         rules = {
@@ -57,6 +65,7 @@ class TrainConfig:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
+            "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
         for name, (is_kept, rule) in rules.items():
             if not is_kept:
@@ -134,29 +143,60 @@ def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config:
 
 
 def train(
-    model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: Pairs | None, config: TrainConfig, run: Path
+    model: CLIP,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    held_out: Pairs | None,
+    config: TrainConfig,
+    run: Path,
+    resume: bool = False,
 ) -> list[Row]:
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
-    At every report the weights and metrics are written to the folder `run`, and `held_out` is evaluated. Raises
-    FloatingPointError if the loss or its gradient is not finite; the weights of the last report stay.
+    At every report `held_out` is evaluated, and the weights, the metrics and a checkpoint are written to the folder
+    `run`. With `resume`, the training goes on from the newest checkpoint there, if there is one.
+    Raises FloatingPointError if the loss or its gradient is not finite, and KeyboardInterrupt, when the step is done
+    and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
     """
+    if config.early_stopping and held_out is None:
+        raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
     steps = config.epochs * len(batches)
     state = State(model, make_optimizer(model, config))
     history = History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
+    settings = _settings(config, batches)
+    if resume:
+        state.step = load_checkpoint(run, model, state.optimizer, history, settings)
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
+    patience = config.early_stopping or REPORTS
+    saved_at = time.monotonic()
     model.train()
-    with tqdm(
-        total=steps * batches.batch_size, unit=" images", unit_scale=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        while state.step < steps:
+    with _progress_bar(steps, state.step, batches.batch_size) as bar, Interruption() as interruption:
+        while state.step < steps and history.reports_since_best() < patience:
             _next_step(state, batches, history, steps, config)
-            if state.step in report_at or state.step % READ_BACK_EVERY == 0:
+            is_report = state.step in report_at
+            is_save = is_report or interruption.requested or time.monotonic() - saved_at > SAVE_EVERY
+            if is_save or state.step % READ_BACK_EVERY == 0:
                 _show(history.read_back(), state.step * batches.batch_size, bar)
-            if state.step in report_at:
+            if is_report:
                 bar.write(_report(model, tokenizer, held_out, history, run), file=sys.stderr)
+            if is_save:
+                save_checkpoint(run, model, state.optimizer, state.step, history, settings)
+                saved_at = time.monotonic()
+            if interruption.requested and state.step < steps:
+                raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}, and saved")
     model.eval()
     return history.rows
+
+
+def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    """What must not change while a run goes on."""
+    kept = {name: value for name, value in asdict(config).items() if name not in FREE}
+    return kept | {"checksum of the pictures and captions": batches.fingerprint()}
+
+
+def _progress_bar(steps: int, done: int, batch_size: int) -> tqdm:
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=steps * batch_size, initial=done * batch_size, unit=" images", unit_scale=True, disable=hidden)
 
 
 def _next_step(state: State, batches: Batches, history: History, steps: int, config: TrainConfig) -> None:
@@ -182,8 +222,10 @@ def _report(model: CLIP, tokenizer: Tokenizer, held_out: Pairs | None, history: 
         model.eval()
         found = recall_of_pairs(model, tokenizer, held_out)["image_to_text"]
         model.train()
-        row |= {"unseen_top1": found[1], "unseen_top5": found[5]}
+        history.add_score(found[1], found[5])
         line += f"   unseen top-1 {100 * found[1]:4.1f} %   top-5 {100 * found[5]:4.1f} %"
+        if history.is_best():
+            save_weights(run, model, BEST)
     save_weights(run, model)
     history.write(run)
     return line

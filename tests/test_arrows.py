@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
-    ["data", "formats", "batches", "prompts", "metrics"],
-    ["evaluate", "train", "plots"],
+    ["data", "formats", "batches", "prompts", "metrics", "interruption"],
+    ["evaluate", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

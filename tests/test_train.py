@@ -177,7 +177,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(
         return step(state, images, tokens, config)
 
     monkeypatch.setattr(train, "train_step", break_at_16)
-    with pytest.raises(FloatingPointError, match=r"step 16: the loss is nan.*lower learning rate"):
+    with pytest.raises(FloatingPointError, match=r"step 16, batch 2 of epoch 8: the loss is nan.*lower learning rate"):
         run_training(model, tokenizer, pairs, None, TrainConfig(epochs=10, batch_size=8), tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     saved = load_file(tmp_path / "model.safetensors")

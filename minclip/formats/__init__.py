@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from minclip.formats.run import newest_run, read_export, read_folder, save_setup, save_weights, write_export
+from minclip.formats.run import (
+    BEST,
+    CONFIG,
+    newest_run,
+    read_export,
+    read_folder,
+    save_setup,
+    save_weights,
+    write_export,
+)
 from minclip.formats.saved import Saved
 from minclip.images import Preprocess
 from minclip.model import CLIP
@@ -20,13 +29,15 @@ __all__ = [
 
 
 def read(path: str | Path) -> Saved:
-    """Read a run folder, or a file of `minclip export`.
+    """Read a run folder, the file `best.safetensors` in one, or a file of `minclip export`.
 
     Raises FileNotFoundError if a file is missing, ValueError if one is damaged or does not fit the others.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run folder, nor file of `minclip export`")
+    if path.name == BEST and (path.parent / CONFIG).is_file():
+        return read_folder(path.parent, BEST)
     return read_folder(path) if path.is_dir() else read_export(path)
 
 
