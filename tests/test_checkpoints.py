@@ -43,7 +43,7 @@ class Killed(BaseException):
 
 def stop_after(monkeypatch, steps: int, how) -> None:
     """Call `how` in step number `steps` from now."""
-    step, count = train.train_step, iter(range(1, 1000))
+    step, count = train.update, iter(range(1, 1000))
 
     def stopping(*arguments):
         measured = step(*arguments)
@@ -51,7 +51,7 @@ def stop_after(monkeypatch, steps: int, how) -> None:
             how()
         return measured
 
-    monkeypatch.setattr(train, "train_step", stopping)
+    monkeypatch.setattr(train, "update", stopping)
 
 
 def kill():
@@ -254,12 +254,13 @@ def test_other_pictures_captions_or_pairs_are_refused(pairs, stopped):
 
 
 def test_a_gradient_that_is_not_finite_keeps_the_last_checkpoint(pairs, tmp_path, monkeypatch):
-    step, count = train.train_step, iter(range(1000))
+    update, count = train.update, iter(range(1000))
 
-    def break_at_16(state, images, tokens, config):
-        return step(state, images * math.nan if next(count) == 15 else images, tokens, config)
+    def break_at_16(state, parts, config):
+        images, tokens = parts[0]
+        return update(state, [(images * math.nan if next(count) == 15 else images, tokens)], config)
 
-    monkeypatch.setattr(train, "train_step", break_at_16)
+    monkeypatch.setattr(train, "update", break_at_16)
     with pytest.raises(FloatingPointError, match="step 16, batch 4 of epoch 4: the loss is nan"):
         run_training(pairs, tmp_path)
     assert checkpoints(tmp_path)[0].name == "step-00000014.safetensors"

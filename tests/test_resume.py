@@ -59,7 +59,7 @@ def kill_at_event(number: int) -> None:
             file.write(content[len(content) // 2 :])
 
     Path.write_bytes = write_bytes  # type: ignore[assignment]
-    os.replace, os.fsync, train.train_step = counted(os.replace), counted(os.fsync), counted(train.train_step)
+    os.replace, os.fsync, train.update = counted(os.replace), counted(os.fsync), counted(train.update)
 
 
 def kill_and_resume(pictures: Path, run: Path, moments: list[str]) -> int:
@@ -153,9 +153,9 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(pictures, untouched, tmp
 
 
 def test_an_interrupted_run_says_how_to_go_on(pictures, untouched, tmp_path, monkeypatch, capsys):
-    step, run = train.train_step, tmp_path / "runs" / "one"
+    step, run = train.update, tmp_path / "runs" / "one"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", lambda *arguments: os.kill(os.getpid(), 15) or step(*arguments))
+        patch.setattr(train, "update", lambda *arguments: os.kill(os.getpid(), 15) or step(*arguments))
         assert cli.main(["train", *options(pictures, run)]) == 130
     error = capsys.readouterr().err
     assert f"stopped after step 1 of 12, and saved; to go on: minclip train --resume {run}" in error

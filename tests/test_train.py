@@ -1,4 +1,5 @@
 import csv
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -103,13 +104,13 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
     batches = []
 
-    step = train.train_step
+    update = train.update
 
-    def spy(state, images, tokens, config):
-        batches.extend(map(tuple, tokens.tolist()))
-        return step(state, images, tokens, config)
+    def spy(state, parts, config):
+        batches.extend(tuple(caption) for _, tokens in parts for caption in tokens.tolist())
+        return update(state, parts, config)
 
-    monkeypatch.setattr(train, "train_step", spy)
+    monkeypatch.setattr(train, "update", spy)
     run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=8), tmp_path)
     expected = sorted(map(tuple, tokenizer(pairs.captions).tolist()))
     assert sorted(batches[:16]) == sorted(batches[16:]) == expected
@@ -121,7 +122,9 @@ def test_encoding_by_length_changes_nothing(pairs):
     tokens = tokenizer([*pairs.captions, "red", "blue on the left and red on the right"])
     expected = model.double().encode_text(tokens)
     for groups in (1, 2, 3, 50):
-        torch.testing.assert_close(train.encode_by_length(model, tokens, groups), expected, rtol=0, atol=1e-12)
+        for multiple in (1, 5, 8, 64):
+            features = train.encode_by_length(model.encode_text, tokens, model.device, groups, multiple)
+            torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
 
 
 def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
@@ -169,14 +172,15 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine():
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
-    step = train.train_step
+    update = train.update
     count = iter(range(100))
 
-    def break_at_16(state, images, tokens, config):
+    def break_at_16(state, parts, config):
+        images, tokens = parts[0]
         images = images * math.nan if next(count) == 15 else images
-        return step(state, images, tokens, config)
+        return update(state, [(images, tokens)], config)
 
-    monkeypatch.setattr(train, "train_step", break_at_16)
+    monkeypatch.setattr(train, "update", break_at_16)
     with pytest.raises(FloatingPointError, match=r"step 16, batch 2 of epoch 8: the loss is nan.*lower learning rate"):
         run_training(model, tokenizer, pairs, None, TrainConfig(epochs=10, batch_size=8), tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
@@ -244,3 +248,83 @@ def test_configurations_take_keywords_only():
 def test_a_bad_configuration_says_so_itself(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+# --- precision, compilation, checkpoints of blocks --------------------------------------------------------------------
+
+
+def curve(pairs: Pairs, tmp_path: Path, config: TrainConfig) -> list[float]:
+    model, tokenizer = new_model(pairs)
+    return [row["loss"] for row in run_training(model, tokenizer, pairs, None, config, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"grad_checkpoint": True}, 1e-6),
+        ({"micro_batch": 3}, 1e-3),
+        ({"micro_batch": 3, "grad_checkpoint": True}, 1e-3),
+        ({"precision": "bf16"}, 3e-2),
+        ({"precision": "bf16", "micro_batch": 3, "grad_checkpoint": True}, 3e-2),
+    ],
+)
+def test_what_saves_memory_or_time_changes_roundings_only(pairs, tmp_path, options, tolerance):
+    plain = TrainConfig(epochs=8, batch_size=8)
+    expected = curve(pairs, tmp_path, plain)
+    assert expected[-1] < expected[0] - 0.5
+    assert curve(pairs, tmp_path, replace(plain, **options)) == pytest.approx(expected, rel=tolerance)
+
+
+def test_bf16_is_used_where_it_is_asked_for(pairs):
+    model, tokenizer = new_model(pairs)
+    images, tokens = torch.randn(4, 3, 24, 24), tokenizer(pairs.captions[:4])
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        encode = train.make_encoder(model, TrainConfig(precision=precision))
+        assert {features.dtype for features in encode(images, tokens)} == {dtype}
+
+
+def test_checkpoints_of_blocks_keep_less(pairs):
+    """Fewer bytes are saved for the gradient, and the gradient has the same bits."""
+    model, _ = new_model(pairs)
+    images = torch.randn(8, 3, 24, 24)
+    kept, gradients = [], []
+    for enabled in (False, True):
+        model.set_grad_checkpointing(enabled)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.nbytes) or x, lambda x: x):
+            features = model.encode_image(images)
+        gradients.append(torch.autograd.grad(features.square().sum(), model.visual.conv1.weight)[0])
+        kept.append(sum(saved))
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0] / 2
+
+
+def count_compilations(monkeypatch, backend: str) -> list[int]:
+    """Let torch.compile use a backend that is quick, and append to the list whenever it is called."""
+    calls: list[int] = []
+    compile_graph = torch._dynamo.lookup_backend(backend)
+
+    def counting(graph, inputs):
+        calls.append(1)
+        return compile_graph(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    return calls
+
+
+def test_the_compiled_towers_train_alike_and_are_compiled_a_handful_of_times(pairs, tmp_path, monkeypatch):
+    """Captions of 7 to 16 tokens in groups of 2 and 3, in ten steps, also in evaluation."""
+    torch._dynamo.reset()
+    plain = TrainConfig(epochs=5, batch_size=7)
+    expected = curve(pairs, tmp_path, plain)
+    calls = count_compilations(monkeypatch, "aot_eager")
+    assert curve(pairs, tmp_path, replace(plain, compile=True)) == pytest.approx(expected, rel=1e-3)
+    assert 2 <= len(calls) <= 6
+
+
+@pytest.mark.slow
+def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
+    torch._dynamo.reset()
+    plain = TrainConfig(epochs=8, batch_size=8)
+    expected = curve(pairs, tmp_path, plain)
+    assert curve(pairs, tmp_path, replace(plain, compile=True)) == pytest.approx(expected, rel=1e-3)

@@ -24,7 +24,7 @@ from minclip.images import Preprocess
 from minclip.metrics import Row
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
-from minclip.train import BACKENDS, LOSSES, TrainConfig, train
+from minclip.train import BACKENDS, LOSSES, PRECISIONS, TrainConfig, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
     add("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
+    micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
+    add("--micro-batch", type=int, metavar="N", help=micro)
+    recompute = "less memory and more time: the insides of the blocks are computed again for the gradient"
+    add("--grad-checkpoint", action="store_true", default=None, help=recompute)
+    add("--precision", choices=PRECISIONS, help=f"number format of the towers' products (default: {default.precision})")
+    add("--compile", action="store_true", default=None, help="towers compiled by torch.compile, at first for minutes")
     add("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
     losses = "clip: softmax over the batch; siglip: one sigmoid per pair"
     add("--loss", choices=LOSSES, help=f"{losses} (default: {default.loss})")
