@@ -199,16 +199,26 @@ def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
         assert torch.equal(torch.cat(parts), whole)
 
 
+SAME = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0])  # as many as `draw_augmentation` draws
+MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
+
+
+def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
+    """Pictures under one part of the augmentation."""
+    changes = SAME.repeat(len(pixels), 1)
+    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0))[:, part]
+    return images.augment(pixels, changes)
+
+
 def test_augmentation_does_not_normalise():
     """Without any change the pixels come back as they were."""
     pixels = images.to_tensor(picture(), SIZE)[None]
-    same = torch.tensor([[1.0, 0, 0, 0, 1, 0, 1, 0]])
-    torch.testing.assert_close(images.augment(pixels, same), pixels.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(images.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
 
 
 def test_augmentation_never_mirrors():
     """Red on the left stays on the left: "facing right" is a caption."""
-    moved = augmented(images.to_tensor(picture(), SIZE).expand(200, 3, SIZE, SIZE), seed=0)
+    moved = changed(images.to_tensor(picture(), SIZE).expand(200, 3, SIZE, SIZE), MOVE)
     red_minus_blue = moved[:, 0] - moved[:, 2]
     half = SIZE // 2
     assert (red_minus_blue[:, :, :half].mean((1, 2)) > red_minus_blue[:, :, half:].mean((1, 2)) + 70).all()
@@ -220,10 +230,29 @@ def test_augmentation_repeats_the_edge_and_moves_little():
     assert (moved.amax((2, 3)) - moved.amin((2, 3))).max() < 1e-2
     spots = torch.zeros(200, 3, 48, 48, dtype=torch.uint8)
     spots[:, :, 20:28, 20:28] = 255
-    mass = augmented(spots, seed=0)[:, 0] > 190
+    mass = changed(spots, MOVE)[:, 0] > 190
     places = torch.arange(48.0) - 23.5
     offset = torch.stack([(mass.sum(2) * places).sum(1), (mass.sum(1) * places).sum(1)]) / mass.sum((1, 2))
     assert 1 < offset.abs().max() < 3  # 6 % of half the width in either direction
+
+
+def test_recolouring_leaves_grey_grey_and_a_share_without_any_colour():
+    grey = torch.full((400, 3, 4, 4), 100, dtype=torch.uint8)
+    recoloured = changed(grey, COLOUR)
+    torch.testing.assert_close(recoloured, recoloured[:, :1].expand_as(recoloured), rtol=0, atol=1e-3)
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(400, 3, 4, 4)
+    recoloured = changed(red, COLOUR)
+    is_grey = (recoloured.amax(1) - recoloured.amin(1)).amax((1, 2)) < 1e-3
+    assert 0.12 < is_grey.double().mean() < 0.28
+
+
+def test_blurring_and_sharpening_keep_the_mean_and_change_the_contrast_of_neighbours():
+    board = 100 + 50 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)  # a chessboard
+    board = board.to(torch.uint8).expand(400, 3, 8, 8)
+    inside = changed(board, BLUR)[:, 0, 2:-2, 2:-2]
+    spread = inside.amax((1, 2)) - inside.amin((1, 2))
+    assert {round(value) for value in spread.unique().tolist()} == {0, 50, 100}
+    torch.testing.assert_close(inside.mean((1, 2)), torch.full((400,), 125.0))
 
 
 # --- what the model reads ---------------------------------------------------------------------------------------------
