@@ -71,7 +71,10 @@ class Batches:
         rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
         changes = draw_augmentation(self.batch_size, counter_generator(self.seed, AUGMENTATION, step))[part]
-        pixels = self.pairs.images[self.pairs.image_of_caption[rows]].to(device, non_blocking=True)
+        pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
+        if torch.device(device).type == "cuda":
+            pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
+        pixels = pixels.to(device, non_blocking=True)
         return self.preprocess.normalize(augment(pixels, changes)), self.tokens[rows]
 
     def parts(self, step: int, device: torch.device | str, size: int | None) -> "MicroBatches":

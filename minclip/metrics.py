@@ -1,4 +1,4 @@
-"""The history of a training: one row for each step, read back from the device every few steps, and metrics.csv."""
+"""The history of a training: one row for each step, read back from the device every few steps; metrics.csv; a log."""
 
 import csv
 import math
@@ -28,6 +28,7 @@ class History:
     def __init__(self, steps_per_epoch: int, untrained: float) -> None:
         self.rows: list[Row] = []
         self.scores: list[tuple[float, float]] = []  # top-1 and top-5 on held-out pictures, one for each report
+        self.log: TensorBoard | None = None  # gets every row as well
         self._pending: list[tuple[Row, Measured]] = []
         self._steps_per_epoch, self._untrained = steps_per_epoch, untrained
         self._start = time.perf_counter()
@@ -52,12 +53,16 @@ class History:
                     f"its gradient {norm}; try a lower learning rate. The last checkpoint is kept"
                 )
             self.rows.append(row | {"loss": loss, "logit_scale": scale})
+            if self.log:
+                self.log.add(self.rows[-1])
         self._pending.clear()
         return self.rows[-1]
 
     def add_score(self, top1: float, top5: float) -> None:
         """Add the scores on held-out pictures to the newest row."""
         self.rows[-1] |= {"unseen_top1": top1, "unseen_top5": top5}
+        if self.log:
+            self.log.add({"step": self.rows[-1]["step"], "unseen_top1": top1, "unseen_top5": top5})
         self.scores.append((top1, top5))
 
     def is_best(self) -> bool:
@@ -89,6 +94,31 @@ class History:
             writer = csv.DictWriter(file, self._fields())
             writer.writeheader()
             writer.writerows(self.rows)
+        if self.log:
+            self.log.flush()
 
     def _fields(self) -> list[str]:
         return list(dict.fromkeys(field for row in self.rows for field in row))
+
+
+class TensorBoard:
+    """Writes rows to the folder `run`/tensorboard, which `tensorboard --logdir` shows.
+
+    Rows after `step` that are there already are hidden: a run that goes on writes them again. Raises
+    ModuleNotFoundError if the package is not installed.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            needed = "the log needs the package tensorboard: pip install 'minclip[tensorboard]'"
+            raise ModuleNotFoundError(needed) from error
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def add(self, row: Row) -> None:
+        for name in row.keys() - {"step"}:
+            self._writer.add_scalar(name, row[name], int(row["step"]))
+
+    def flush(self) -> None:
+        self._writer.flush()

@@ -24,7 +24,7 @@ from minclip.evaluate import recall_of_pairs
 from minclip.formats.run import BEST, save_weights
 from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
-from minclip.metrics import History, Measured, Row
+from minclip.metrics import History, Measured, Row, TensorBoard
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
@@ -32,8 +32,15 @@ TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar
 REPORTS = 10  # evaluations during a training, evenly spread
 READ_BACK_EVERY = 10  # steps between two looks at the device's numbers; each look waits for it
 SAVE_EVERY = 600.0  # seconds between two checkpoints, besides those of the reports
-FREE = ("early_stopping", "micro_batch", "grad_checkpoint", "compile")  # settings that may change when a run goes on
+FREE = (
+    "early_stopping",
+    "log",
+    "micro_batch",
+    "grad_checkpoint",
+    "compile",
+)  # settings that may change when a run goes on
 LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
+LOGS = ("tensorboard",)
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
 Encode = Callable[[torch.Tensor, torch.Tensor], gradient_cache.Part]
 
@@ -64,6 +71,7 @@ class TrainConfig:
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     early_stopping: int | None = None
+    log: str | None = None
 
     def __post_init__(self) -> None:
         rules = {
@@ -78,6 +86,7 @@ class TrainConfig:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
+            "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
             "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
         for name, (is_kept, rule) in rules.items():
@@ -216,6 +225,8 @@ def train(
     settings = _settings(config, batches)
     if resume:
         state.step = load_checkpoint(run, model, state.optimizer, history, settings)
+    if config.log:
+        history.log = TensorBoard(run, state.step)
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
     patience = config.early_stopping or REPORTS
     saved_at = time.monotonic()

@@ -1,12 +1,16 @@
 import csv
 import functools
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from minclip_kernels import custom_op
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
@@ -203,25 +207,81 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(pairs):
     assert not torch.equal(model.text_projection, before["text_projection"])
 
 
-def test_numbers_are_read_back_every_few_steps_and_not_in_a_step(pairs, tmp_path, monkeypatch):
-    """Each reading waits for the device. (The fused loss looks at numbers too, but only those on the CPU.)"""
-    model, tokenizer = new_model(pairs)
-    state, config = State(model, train.make_optimizer(model, FAST)), replace(FAST, backend="naive")
-    images, tokens = torch.randn(16, 3, 24, 24), tokenizer(pairs.captions)
+READS = {"item", "tolist", "numpy", "cpu", "nonzero", "unique", "masked_select"}
+READS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "is_nonzero", "equal", "allclose"}
 
-    def refuse(tensor, *_):
-        raise AssertionError("a step reads a number from the device")
 
-    for name in ("item", "tolist", "__bool__", "__float__", "numpy", "cpu"):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    train.train_step(state, images, tokens, config)
-    monkeypatch.undo()
-    reads = []
-    read_back = train.History.read_back
-    monkeypatch.setattr(train.History, "read_back", lambda history: reads.append(1) or read_back(history))
-    rows = run_training(model, tokenizer, pairs, None, TrainConfig(epochs=100, batch_size=8), tmp_path)
-    assert [row["step"] for row in rows] == list(range(1, 201))
-    assert len(reads) == 200 / train.READ_BACK_EVERY
+class DeviceReads(TorchFunctionMode):
+    """Counts how often Python looks at a number that would be on the device, where it would wait for it.
+
+    On a GPU these are the parameters, whatever is moved by `to`, and all that is computed from them; here everything
+    is on the CPU, so tensors are marked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        inputs = tree_leaves((args, kwargs))
+        on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in inputs)
+        name = getattr(function, "__name__", "")
+        if on_device and (name in READS or self._chooses_rows(name, args)):
+            self.count += 1
+        output = function(*args, **(kwargs or {}))
+        if on_device or name == "to":
+            for tensor in tree_leaves(output):
+                if isinstance(tensor, torch.Tensor):
+                    tensor.on_device = True
+        return output
+
+    @staticmethod
+    def _chooses_rows(name: str, args) -> bool:
+        return name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """On the CPU the tiles look at their numbers; on a GPU they do not."""
+
+    class Tiles(custom_op.TorchTiles):
+        def __init__(self, problem):
+            super().__init__(problem)
+            self.is_on_cpu, self.kept = False, 0
+
+    monkeypatch.setattr(custom_op, "TorchTiles", Tiles)
+
+
+def test_reads_are_noticed():
+    weight = torch.nn.Parameter(torch.ones(3))
+    with DeviceReads() as reads:
+        float(weight.detach().sum()), (weight > 0).any().item(), bool(weight.exp().max() > 2), weight[weight > 1]
+        torch.ones(3).to("cpu").exp().tolist()
+        torch.ones(3).sum().item()
+    assert reads.count == 5
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}])
+def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, options):
+    model, tokenizer = siglip_model(pairs) if options.get("loss") == "siglip" else new_model(pairs)
+    counts, reads = {}, DeviceReads()
+    next_step, report = train._next_step, train._report
+
+    def step(state, *arguments):
+        next_step(state, *arguments)
+        counts[state.step] = reads.count
+
+    def end(*arguments):
+        counts["end"] = reads.count
+        return report(*arguments)
+
+    monkeypatch.setattr(train, "REPORTS", 1)
+    monkeypatch.setattr(train, "_next_step", step)
+    monkeypatch.setattr(train, "_report", end)
+    with reads:
+        run_training(model, tokenizer, pairs, None, TrainConfig(epochs=16, batch_size=8, **options), tmp_path)
+    assert counts == {step: (step - 1) // train.READ_BACK_EVERY for step in range(1, 33)} | {"end": 4}
 
 
 def test_configurations_take_keywords_only():
@@ -328,3 +388,25 @@ def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
     plain = TrainConfig(epochs=8, batch_size=8)
     expected = curve(pairs, tmp_path, plain)
     assert curve(pairs, tmp_path, replace(plain, compile=True)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_tensorboard_gets_what_metrics_csv_gets(pairs, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, tokenizer = new_model(pairs)
+    config = TrainConfig(epochs=5, batch_size=8, log="tensorboard")
+    rows = run_training(model, tokenizer, pairs, pairs, config, tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {name for row in rows for name in row} - {"step"}
+    for name in ("loss", "lr", "unseen_top1"):
+        wanted = [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows if name in row]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == wanted
+
+
+def test_without_tensorboard_it_says_what_to_install(pairs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    model, tokenizer = new_model(pairs)
+    config = TrainConfig(epochs=1, batch_size=8, log="tensorboard")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'minclip\[tensorboard\]'"):
+        run_training(model, tokenizer, pairs, None, config, tmp_path)

@@ -24,7 +24,7 @@ from minclip.images import Preprocess
 from minclip.metrics import Row
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
-from minclip.train import BACKENDS, LOSSES, PRECISIONS, TrainConfig, train
+from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "reports, of ten in a run, without a better score on held-out pictures that end the training (default: never)"
     )
     add("--early-stopping", type=int, metavar="N", help=early)
+    add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
     add_device(parser)
 
 
