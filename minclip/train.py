@@ -22,10 +22,12 @@ from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
 from minclip.evaluate import recall_of_pairs
 from minclip.formats.run import BEST, save_weights
+from minclip.images import AUGMENTATIONS
 from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.metrics import History, Measured, Row, TensorBoard
 from minclip.model import CLIP
+from minclip.teacher import resemblance_loss, teacher_features
 from minclip.tokenizer import Tokenizer
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
@@ -53,8 +55,9 @@ class TrainConfig:
     `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
     memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
-    `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the
-    held-out pictures after which the training ends.
+    `augmentation` is one of `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures
+    (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a
+    better score on the held-out pictures after which the training ends.
     """
 
     epochs: int = 40
@@ -70,6 +73,8 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    augmentation: str = "gentle"
+    distill: float = 0.0
     early_stopping: int | None = None
     log: str | None = None
 
@@ -87,6 +92,8 @@ class TrainConfig:
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
             "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
+            "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "distill": (self.distill >= 0, "at least 0"),
             "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
         for name, (is_kept, rule) in rules.items():
@@ -98,13 +105,15 @@ class TrainConfig:
 class State:
     """What training carries from step to step; `step` counts the updates that were made.
 
-    `encode` is what `make_encoder` returned, or None for the towers as they are.
+    `encode` is what `make_encoder` returned, or None for the towers as they are. `seen` (P, C) is what the teacher sees
+    in each picture, if there is one.
     """
 
     model: CLIP
     optimizer: torch.optim.Optimizer
     step: int = 0
     encode: Encode | None = None
+    seen: torch.Tensor | None = None
 
 
 def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
@@ -178,18 +187,25 @@ def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config:
     return update(state, list(zip(images.split(size), tokens.split(size), strict=True)), config)
 
 
-def update(state: State, parts: Sequence[gradient_cache.Part], config: TrainConfig) -> Measured:
+def update(
+    state: State, parts: Sequence[gradient_cache.Part], config: TrainConfig, pictures: torch.Tensor | None = None
+) -> Measured:
     """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
+
+    `pictures` (B,) are the numbers of the pictures in `state.seen`, where there is a teacher.
 
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model = state.model
+
+    def loss_of(image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        loss = contrastive_loss(model, image_features, text_features, config)
+        if state.seen is None:
+            return loss
+        return loss + config.distill * resemblance_loss(image_features, state.seen[pictures])
+
     state.optimizer.zero_grad()
-    loss = gradient_cache.backward(
-        state.encode or make_encoder(model, config),
-        parts,
-        lambda image_features, text_features: contrastive_loss(model, image_features, text_features, config),
-    )
+    loss = gradient_cache.backward(state.encode or make_encoder(model, config), parts, loss_of)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if state.optimizer.defaults.get("fused"):
         # Fused optimizers read this flag on the device and skip the update if it is set; torch.amp relies on it too.
@@ -219,7 +235,8 @@ def train(
     if config.early_stopping and held_out is None:
         raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
     steps = config.epochs * len(batches)
-    state = State(model, make_optimizer(model, config), encode=make_encoder(model, config))
+    seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
+    state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), seen=seen)
     model.set_grad_checkpointing(config.grad_checkpoint)
     history = History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
     settings = _settings(config, batches)
@@ -265,7 +282,8 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     floor = batches.floor(state.step, config.loss)
-    measured = update(state, batches.parts(state.step, state.model.device, config.micro_batch), config)
+    parts = batches.parts(state.step, state.model.device, config.micro_batch)
+    measured = update(state, parts, config, batches.pairs.image_of_caption[batches.rows(state.step)])
     history.add(state.step, measured, floor, lr)
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
-    ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache"],
+    ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache", "teacher"],
     ["evaluate", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]

@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from minclip.commands.common import (
     print_unseen,
 )
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
-from minclip.images import Preprocess
+from minclip.images import AUGMENTATIONS, Preprocess
 from minclip.metrics import Row
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
 
 SMOKE_PICTURES = 256
+PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
+EMOJI = TrainConfig(epochs=28, augmentation="strong")
 SOURCE = ("data", "language", "artists", "skip_bad", "smoke")  # what config.json says of the pictures
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
@@ -69,7 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options go before it")
     newest = "run folder whose training goes on from its last checkpoint (default: the newest)"
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
-    add("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
+    add(
+        "--epochs",
+        type=int,
+        help=f"passes over the data (default: {EMOJI.epochs} for emoji, {default.epochs} for your own)",
+    )
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
     micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
     add("--micro-batch", type=int, metavar="N", help=micro)
@@ -89,6 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
+    augmentation = "changes of the pictures (default: strong for emoji, gentle for your own)"
+    add("--augmentation", choices=sorted(AUGMENTATIONS), help=augmentation)
+    distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
+    add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     add_device(parser)
 
 
@@ -102,13 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size is None:
         config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
 
-    tokenizer = Tokenizer.train(pairs.captions, plan.sizes.vocab_size)
-    tokens = tokenizer(pairs.captions, plan.sizes.context_length)
+    said = ways_to_say(pairs, held_out, plan.training)
+    tokenizer = Tokenizer.train([*pairs.captions, *said[-1]], plan.sizes.vocab_size)
+    tokens = tokenizer(list(chain(*said)), plan.sizes.context_length).unflatten(0, (len(said), -1))
     torch.manual_seed(config.seed)
     sizes = replace(plan.sizes, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")
     model = CLIP(sizes, plan.preprocess).to(device)
     with named_as_options(TrainConfig):
-        batches = Batches(pairs, tokens, plan.preprocess, batch_size=config.batch_size, seed=config.seed)
+        sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
+        batches = Batches(pairs, tokens, plan.preprocess, **sampling)
     if not plan.resume:
         plan.folder.mkdir(parents=True, exist_ok=True)
         training = {**plan.training, **asdict(config), "minclip": __version__}
@@ -122,6 +135,15 @@ def run(arguments: argparse.Namespace) -> int:
     if held_out is not None:
         print_unseen(rows[-1]["unseen_top1"], rows[-1]["unseen_top5"])
     return 0
+
+
+def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[str, Any]) -> list[list[str]]:
+    """The captions, and for emoji with their bare names also other ways to say these."""
+    if training["data"] is not None:
+        return [pairs.captions]
+    codes = [pairs.origins[i].codes for i in pairs.image_of_caption.tolist()]  # type: ignore[attr-defined]
+    never = held_out.captions if held_out else ()
+    return data.phrasings(pairs.captions, codes, training["language"], PHRASINGS, never)
 
 
 def train_or_say_how_to_go_on(
@@ -148,7 +170,8 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
     else:
         sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
         preprocess = Preprocess(sizes.image_resolution, trim=True)
-        base, source = SMOKE if arguments.smoke else TrainConfig(), chosen_source(arguments)
+        source = chosen_source(arguments)
+        base = SMOKE if arguments.smoke else TrainConfig() if source["data"] else EMOJI
     folder = Path(arguments.out or default_folder(source))
     config = configure(arguments, base)
     check_folder(folder)

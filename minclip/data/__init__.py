@@ -4,6 +4,7 @@ from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist
 from minclip.data.emoji import LANGUAGES, Emoji, code_points, emoji_captions, load_artist, load_emoji, unseen_emoji
 from minclip.data.folder import describe_problems, load_folder
 from minclip.data.pairs import Pairs, hold_out
+from minclip.data.phrasing import phrasings
 from minclip.images import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -44,6 +45,7 @@ __all__ = [
     "load_folder",
     "load_image",
     "normalize",
+    "phrasings",
     "picture_files",
     "to_rgb",
     "to_tensor",
