@@ -175,6 +175,26 @@ def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[...,
     return decorate
 
 
+def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
+    """`differentiable` for a function whose processes talk to each other.
+
+    It is no operator, and torch.compile leaves it as it is.
+    """
+    compute = _without_autocast(compute)
+    return torch.compiler.disable(lambda *inputs: _Direct.apply(compute, *inputs))
+
+
+def check_group(group: Any, offset: int | None) -> None:
+    """Raise TypeError and ValueError for a group that the loss cannot be computed in."""
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(
+            f"group is a {type(group).__name__}, expected a process group, such as "
+            "torch.distributed.group.WORLD"
+        )
+    if offset is not None:
+        raise ValueError(f"offset is {offset}, expected None with a group: each image has its text")
+
+
 def _without_autocast(compute: Compute) -> Compute:
     @functools.wraps(compute)
     def wrapped(image: Tensor, *others: Any) -> tuple[Tensor, ...]:
