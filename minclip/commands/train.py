@@ -105,10 +105,11 @@ def source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
-    if arguments.data and arguments.artists:
-        raise ValueError(f"--artists {arguments.artists[0]} chooses emoji, and --data brings its own: give one")
+    if arguments.data and (arguments.artists or arguments.emoji_font):
+        raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
-    emoji = {} if folder else {"artists": arguments.artists or list(data.ARTISTS)}
+    font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
+    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
     return {"data": folder, "language": arguments.language or "en", **emoji, "skip_bad": arguments.skip_bad}
 
 
