@@ -14,7 +14,7 @@ FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
     ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache", "teacher"],
-    ["evaluate", "checkpoints", "train", "plots"],
+    ["evaluate", "naming", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

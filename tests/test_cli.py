@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import minclip
 from minclip import cli, data, evaluate, formats
 
+NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 RUN_FILES = {"config.json", "merges.txt.gz", "model.safetensors", "metrics.csv"}
 RUN_PICTURES = {"loss.png", "similarity.png", "retrieval.png", "positions.png"}
 
@@ -84,9 +86,68 @@ def test_the_last_lines_are_the_scores_on_unseen_pictures(tmp_path, capsys):
 def test_eval_reports_recall_both_ways(capsys):
     assert cli.main(["eval"]) == 0
     out = capsys.readouterr().out
-    assert "400 pictures, 400 captions (chance at recall@1: 0.25 %)" in out
+    assert "793 pictures, 400 captions (chance at recall@1: 0.25 %)" in out
     assert "picture -> caption  recall@1" in out
     assert "caption -> picture  recall@1" in out
+
+
+def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert cli.main(["train", "--smoke", "--artists", "twemoji", "--epochs", "1", "--out", run]) == 0
+    assert "256 pictures, 256 captions; tested on 393 unseen pictures" in capsys.readouterr().out
+    assert formats.read(run).training["artists"] == ["twemoji"]
+    assert formats.read(run).preprocess == data.Preprocess(24, trim=True)
+    assert cli.main(["eval", "--run", run]) == 0
+    held_out = capsys.readouterr().out
+    assert "393 pictures, 393 captions" in held_out
+    assert cli.main(["eval", "--run", run, "--artists", "twemoji"]) == 0
+    assert capsys.readouterr().out == held_out
+    assert cli.main(["eval", "--run", run, "--artists", "openmoji"]) == 0
+    out = capsys.readouterr().out
+    assert "openmoji, an artist that it was not trained on\nPictures: OpenMoji, CC BY-SA 4.0\n" in out
+    for row in ("all names", "basic", "Animals & Nature", "Food & Drink", "unseen compositions"):
+        assert re.search(rf"^{row} +\d+ +\d+( +\d+\.\d+ / +\d+\.\d){{3}}$", out, re.MULTILINE)
+    assert cli.main(["eval", "--run", run, "--artists", "openmoji", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["scores"]["unseen compositions"]["names"] == 400
+    assert "openmoji is new to the run" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "twemoji")
+    assert "give one" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "--data", "x")
+    assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
+
+
+def test_a_bad_font_stops_before_training(tmp_path, capsys):
+    (tmp_path / "bad.ttf").write_text("no font")
+    for command in (["eval"], ["train", "--smoke", "--out", str(tmp_path / "run")]):
+        error = failure(capsys, *command, "--emoji-font", str(tmp_path / "bad.ttf"))
+        assert "bad.ttf: cannot be read as a font" in error
+        assert "gone.ttf: no such font file" in failure(capsys, *command, "--emoji-font", str(tmp_path / "gone.ttf"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not NOTO.exists(), reason="Debian's fonts-noto-color-emoji is not installed")
+def test_a_font_is_one_more_artist_to_train_on(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    options = ["--artists", "openmoji", "--emoji-font", str(NOTO)]
+    assert cli.main(["train", "--smoke", "--epochs", "1", "--out", run, *options]) == 0
+    assert formats.read(run).training["artists"] == ["openmoji", str(NOTO)]
+    capsys.readouterr()
+    assert cli.main(["eval", "--run", run]) == 0
+    both = capsys.readouterr().out
+    assert "400 captions" in both
+    assert cli.main(["eval", "--run", run, *options]) == 0
+    assert capsys.readouterr().out == both
+
+
+def test_a_run_of_a_version_that_knew_one_artist_is_evaluated_as_then(workplace, tmp_path, capsys):
+    """Neither the artists nor the cut stood in its configuration."""
+    (run,) = (workplace / "runs").iterdir()
+    old = shutil.copytree(run, tmp_path / "old")
+    content = json.loads((old / "config.json").read_text())
+    del content["training"]["artists"], content["preprocess"]["trim"]
+    (old / "config.json").write_text(json.dumps(content))
+    assert formats.read(old).preprocess == data.Preprocess(24)
+    assert cli.main(["eval", "--run", str(old)]) == 0
+    assert "400 pictures, 400 captions (chance at recall@1: 0.25 %)" in capsys.readouterr().out
 
 
 def test_classify_prints_what_python_computes(capsys):
@@ -118,9 +179,9 @@ def test_scripts_get_json(capsys, tmp_path):
     assert len(found) == 3
     assert found[0]["cosine"] >= found[2]["cosine"]
     codes = data.code_points(found[0]["picture"])
-    assert found[0]["caption"] == data.emoji_captions()[codes]
+    assert found[0]["caption"] == (data.emoji_captions() | data.emoji_captions(artist=data.TWEMOJI))[codes]
     scores = answer("eval")
-    assert (scores["pictures"], scores["captions"], scores["chance"]) == (400, 400, 0.0025)
+    assert (scores["pictures"], scores["captions"], scores["chance"]) == (793, 400, 0.0025)
     assert set(scores["image_to_text"]) == set(scores["text_to_image"]) == {"1", "5", "10"}
 
 
@@ -150,7 +211,7 @@ def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     assert cli.main(["export", str(file)]) == 0
     assert capsys.readouterr().out.startswith(f"{formats.newest_run()} -> {file}: 0.")
     assert cli.main(["eval", "--run", str(file)]) == 0
-    assert "400 pictures, 400 captions" in capsys.readouterr().out
+    assert "793 pictures, 400 captions" in capsys.readouterr().out
     assert cli.main(["classify", "cat.png", "--labels", "cat", "dog", "--plot", "--run", str(file)]) == 0
     assert cli.main(["search", "red heart", "--plot", "--run", str(file)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {file.name, "small-classify.png", "small-search.png"}
@@ -249,6 +310,7 @@ def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, ca
         (["--lr", "-1"], "--lr is -1.0"),
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--data", "nowhere", "--language", "zh"], "give one"),
+        (["--data", "nowhere", "--artists", "twemoji"], "give one"),
         (["--seed", "-1"], "--seed is -1"),
     ],
 )

@@ -27,9 +27,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="PATH", help=help_text)
 
 
-def add_artists(parser: argparse._ActionsContainer, default: str) -> None:
-    help_text = f"artists who draw the emoji (default: {default})"
-    parser.add_argument("--artists", nargs="+", choices=sorted(data.ARTISTS), metavar="ARTIST", help=help_text)
+def add_artists(parser: argparse.ArgumentParser, default: str) -> None:
+    names = f"artists who draw the emoji: {', '.join(data.ARTISTS)} (default: {default})"
+    parser.add_argument("--artists", nargs="+", choices=sorted(data.ARTISTS), metavar="ARTIST", help=names)
+    parser.add_argument("--emoji-font", metavar="FILE", help="an emoji font with bitmaps as a further artist")
+
+
+def chosen_artists(arguments: argparse.Namespace) -> list[data.Artist]:
+    """The artists that --artists and --emoji-font name, in this order."""
+    artists: list[data.Artist] = [data.ARTISTS[name] for name in arguments.artists or ()]
+    if arguments.emoji_font:
+        artists.append(data.FontArtist(Path(arguments.emoji_font).absolute()))
+    return artists
 
 
 def add_templates(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +110,9 @@ def load_pairs(training: dict[str, Any], preprocess: images.Preprocess) -> tuple
 
 
 def trained_on(training: dict[str, Any]) -> list[data.Artist]:
-    """The artists of a run on emoji. There was only one before the artists were stored."""
-    return [data.ARTISTS[name] for name in training.get("artists", [data.OPENMOJI.name])]
+    """The artists of a run on emoji: names, or the path of a font. There was only one before they were stored."""
+    names = training.get("artists", [data.OPENMOJI.name])
+    return [data.ARTISTS[name] if name in data.ARTISTS else data.FontArtist(Path(name)) for name in names]
 
 
 def load_tested(saved: Saved, run: Path) -> data.Pairs:

