@@ -7,7 +7,7 @@ from minclip.teacher import TEMPERATURE, resemblance_loss, teacher_features
 def test_resemblance_is_the_divergence_of_the_teachers_view():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(6, d, generator=generator, dtype=torch.float64) for d in (4, 9))
-    expected = 0.0
+    expected = torch.zeros((), dtype=torch.float64)
     for i in range(6):
         others = [j for j in range(6) if j != i]
         rows = []
