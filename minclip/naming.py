@@ -82,16 +82,10 @@ class _Ranks:
 
     def score(self, pictures: Sequence[int]) -> Named:
         """The scores of some of the pictures, among all names."""
-        right, names = self.is_right[pictures].sum(dim=1).double(), self.is_right.shape[1]
-        guessed = [1 - _all_wrong(right, names, k).mean().item() for k in (1, 5)]
+        right, names = self.is_right[pictures].sum(dim=1), self.is_right.shape[1]
+        guessed = [evaluate.chance(right, names, k).mean().item() for k in (1, 5)]
         found = [(rank[pictures] < k).double().mean().item() for rank in (self.model, self.pixels) for k in (1, 5)]
         return Named(len(pictures), names, *found[:2], *guessed, *found[2:])
-
-
-def _all_wrong(right: torch.Tensor, names: int, k: int) -> torch.Tensor:
-    """The probability that none of k different guesses is among the right ones, of which there are `right` (P)."""
-    guesses = torch.arange(min(k, names))
-    return ((names - right[:, None] - guesses) / (names - guesses)).clamp(min=0).prod(dim=1)
 
 
 def pixel_similarity(images: torch.Tensor, trained: Pairs, names: Sequence[str]) -> torch.Tensor:

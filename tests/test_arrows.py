@@ -14,7 +14,7 @@ FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
     ["data", "formats", "batches", "prompts", "metrics"],
-    ["evaluate", "naming", "train", "plots"],
+    ["evaluate", "naming", "queries", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

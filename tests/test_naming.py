@@ -91,10 +91,3 @@ def test_equal_pictures_are_right_under_all_of_their_names(model, tokenizer):
     assert (scores.pictures, scores.names) == (4, 5)
     assert scores.chance1 == pytest.approx((2 / 5 + 3 * 1 / 5) / 4)
     assert scores.pixels1 == 1
-
-
-def test_chance_is_that_of_different_guesses():
-    right, names = torch.tensor([1.0, 2.0, 3.0]).double(), 10
-    expected = [1 - 9 / 10 * 8 / 9, 1 - 8 / 10 * 7 / 9, 1 - 7 / 10 * 6 / 9]
-    assert (1 - naming._all_wrong(right, names, 2)).tolist() == pytest.approx(expected)
-    assert naming._all_wrong(right, 3, 5).tolist() == [0, 0, 0]

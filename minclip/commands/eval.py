@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minclip import data, evaluate, formats, naming
+from minclip import data, evaluate, formats, naming, queries
 from minclip.commands.common import (
     add_artists,
     add_device,
@@ -40,6 +40,8 @@ the nearest."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="other pictures to score on: a folder with a table")
     add_artists(parser, "those of the run")
+    searches = "searches to answer: a CSV with the columns query and right, which has English names separated by |"
+    parser.add_argument("--queries", metavar="FILE", help=searches)
     add_run(parser)
     add_templates(parser)
     add_json(parser)
@@ -48,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     artists = chosen_artists(arguments)
+    if arguments.queries:
+        return run_queries(arguments)
     if arguments.data and artists:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     path = chosen_run(arguments)
@@ -71,6 +75,24 @@ def run(arguments: argparse.Namespace) -> int:
     print_scores(scores)
     if not arguments.data:
         print_unseen(found["image_to_text"][1], found["image_to_text"][5])
+    return 0
+
+
+def run_queries(arguments: argparse.Namespace) -> int:
+    """Score searches among the pictures that a run was trained and tested on."""
+    asked, path = queries.read_queries(arguments.queries), chosen_run(arguments)
+    saved = formats.read(path)
+    if saved.training["data"] is not None:
+        raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
+    pairs = data.Pairs.join([part for part in load_pairs(saved.training, saved.preprocess) if part])
+    model = saved.build(choose_device(arguments.device))
+    found = queries.answer_queries(model, saved.tokenizer, pairs, asked, arguments.templates)
+    if arguments.json:
+        print_json({"run": str(path), **asdict(found)})
+        return 0
+    print(f"{path}: {found.queries} queries among {found.pictures} pictures of emoji")
+    print(f"right picture first {100 * found.top1:.1f} % (chance {100 * found.chance1:.2f} %)")
+    print(f"among the first five {100 * found.top5:.1f} % (chance {100 * found.chance5:.2f} %)")
     return 0
 
 
