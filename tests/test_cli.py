@@ -153,7 +153,7 @@ def test_a_run_of_a_version_that_knew_one_artist_is_evaluated_as_then(workplace,
 def test_classify_prints_what_python_computes(capsys):
     assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
     out = capsys.readouterr().out
-    run = formats.newest_run()
+    (run,) = Path("runs").iterdir()
     model, preprocess, tokenizer = minclip.load(run)
     images = [preprocess.pixels(data.load_image(f"{name}.png")) for name in ("cat", "dog")]
     cosine, probability = evaluate.classify(model, tokenizer, images, ["cat", "dog"])
@@ -197,7 +197,7 @@ def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
 def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
     assert cli.main(["search", "red heart", "-k", "3", "--plot"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (formats.newest_run() / "search.png").exists()
+    assert (next(Path("runs").iterdir()) / "search.png").exists()
     folder = own_pictures(tmp_path / "own", 4)
     (folder / "zero.png").touch()
     assert cli.main(["search", "shade", "--folder", str(folder)]) == 0
@@ -257,7 +257,8 @@ def test_a_pipe_that_closes_is_no_error_and_letters_it_lacks_are_replaced():
         error = process.stderr.read()
     assert first.startswith(b"  1.  cos")
     assert b"?" in first
-    assert error == b""
+    assert error.startswith(b"model: runs")
+    assert len(error.splitlines()) == 1
     assert process.returncode == 0
 
 
@@ -291,13 +292,25 @@ def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
     assert caught.value.code == 2
 
 
-def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, capsys, workplace):
+def test_without_a_run_the_model_that_ships_with_minclip_answers(tmp_path, monkeypatch, capsys, workplace):
     monkeypatch.chdir(tmp_path)
-    picture = str(workplace / "cat.png")
-    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"], ["export", "x"]):
-        assert "minclip train" in failure(capsys, *arguments)
+    assert cli.main(["classify", str(workplace / "cat.png"), "--labels", "cat", "fire engine", "--plot"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("model: the one that ships with minclip, as there is no run under runs/")
+    assert "* cat " in captured.out
+    assert cli.main(["search", "cat", "--folder", str(workplace)]) == 0
+    assert "model: the one that ships with minclip" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["minclip-classify.png"]
     assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_precedence_over_the_model_of_the_package_and_is_named(capsys, workplace):
+    (run,) = Path("runs").iterdir()
+    assert cli.main(["classify", "cat.png", "--labels", "cat"]) == 0
+    assert capsys.readouterr().err == f"model: {run}\n"
+    named = str(workplace / run)
+    assert cli.main(["classify", "cat.png", "--labels", "cat", "--run", named]) == 0
+    assert capsys.readouterr().err == f"model: {named}\n"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from minclip import data, formats, images
 from minclip.formats import Saved
 from minclip.prompts import PLAIN
 
+SHIPPED = "the one that ships with minclip, as there is no run under runs/ (`minclip train` makes one)"
+
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     devices = ["auto", "cpu", "cuda", "mps"]
@@ -23,7 +25,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    help_text = "a run folder, or a file of `minclip export` (default: the newest run under runs/)"
+    default = "the newest run under runs/, or the model that ships with minclip if there is none"
+    help_text = f"a run folder, or a file of `minclip export` (default: {default})"
     parser.add_argument("--run", metavar="PATH", help=help_text)
 
 
@@ -87,12 +90,19 @@ def choose_device(name: str) -> str:
 
 
 def chosen_run(arguments: argparse.Namespace) -> Path:
-    """The run folder or file that --run names, or the newest run."""
-    return Path(arguments.run) if arguments.run else formats.newest_run()
+    """The run folder or file that --run names, or the newest run, or the model that ships with minclip.
+
+    Prints on standard error which one it is.
+    """
+    path = Path(arguments.run) if arguments.run else formats.newest_run() or formats.PACKAGED
+    print(f"model: {SHIPPED if path == formats.PACKAGED else path}", file=sys.stderr)
+    return path
 
 
 def figure_path(run: Path, name: str) -> Path:
-    """Where a figure goes: into the run folder, or beside the exported file."""
+    """Where a figure goes: into the run folder, or beside the exported file; here if it is that of the package."""
+    if run == formats.PACKAGED:
+        return Path(f"minclip-{name}")
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 
 

@@ -20,17 +20,14 @@ from minclip.tokenizer import Tokenizer
 
 MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
 RUNS = Path("runs")
+PACKAGED = Path(__file__).parents[1] / "weights" / "emoji.safetensors"  # the model that ships with minclip
 IN_METADATA = {"model": "config", "preprocess": "preprocess", "training": "training"}  # config.json -> export
 
 
-def newest_run() -> Path:
-    """The folder under runs/ whose weights were written last. Raises FileNotFoundError if there is none."""
+def newest_run() -> Path | None:
+    """The folder under runs/ whose weights were written last, or None if there is none."""
     runs = [path.parent for path in RUNS.glob(f"*/{MODEL}")]
-    if not runs:
-        raise FileNotFoundError(
-            f"no trained model under {RUNS.absolute()}: `minclip train` makes one in minutes, or name one with --run"
-        )
-    return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns)
+    return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns, default=None)
 
 
 # --- a run folder -----------------------------------------------------------------------------------------------------
