@@ -110,6 +110,7 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["eval", "--run", run, "--artists", "openmoji", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["scores"]["unseen compositions"]["names"] == 400
+    assert -1 <= scores["match"]["cosine"] <= 1
     assert "openmoji is new to the run" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "twemoji")
     assert "give one" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "--data", "x")
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
@@ -192,6 +193,27 @@ def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
     assert "cat.png" in captured.out
     assert "zero.png: cannot be read as a picture: the file is empty" in captured.err
     assert "gone.png: no such picture" in captured.err
+
+
+def test_none_of_these_is_an_answer(tmp_path, capsys):
+    question = ["classify", "cat.png", "--labels", "cat", "dog", "--reject"]
+    assert "no lowest cosine of a match is stored" in failure(capsys, *question)
+    for lowest, marked in (("1", "none"), ("-1", "")):
+        assert cli.main([*question, lowest]) == 0
+        assert ("* none of these" in capsys.readouterr().out) == bool(marked)
+    assert cli.main([*question, "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["best"] is None
+    file = str(tmp_path / "calibrated.safetensors")
+    assert "match is 2.0" in failure(capsys, "export", file, "--match", "2")
+    assert cli.main(["export", file, "--match", "1"]) == 0
+    assert cli.main([*question, "--run", file]) == 0
+    assert "* none of these" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--plot"]) == 0
+    assert "no picture matches" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["search", "cat", "--reject", "-1", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):

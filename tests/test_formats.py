@@ -217,6 +217,14 @@ def test_weights_too_large_for_float16_are_refused(run, tmp_path):
     assert not (tmp_path / "one.safetensors").exists()
 
 
+def test_the_lowest_cosine_of_a_match_is_stored_with_an_export(run, tmp_path):
+    assert formats.read(run).match is None
+    formats.write_export(replace(formats.read(run), match=0.25), tmp_path / "one.safetensors")
+    assert formats.read(tmp_path / "one.safetensors").match == 0.25
+    with pytest.raises(ValueError, match=r"match is 7; it must be from -1 to 1"):
+        replace(formats.read(run), match=7)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
 def test_a_damaged_export_is_named(exported, damage):
     content = exported.read_bytes()
@@ -231,6 +239,7 @@ def test_a_damaged_export_is_named(exported, damage):
         ({"config": "{}"}, "is damaged or of another version"),
         ({"training": "{"}, "is damaged or of another version"),
         ({"training": "{}"}, "is damaged or of another version.*data"),
+        ({"match": "high"}, "is damaged or of another version"),
         ({"merges": "a b"}, "is not a merges file"),
         ({"merges": "#version: 0.2\na b\n"}, "belongs to another run: it makes 515 tokens, its metadata says 520"),
     ],

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,23 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
     )
+
+
+def add_reject(parser: argparse.ArgumentParser) -> None:
+    value = "lowest cosine that counts as a match (default: the one that was stored by `minclip export --match`)"
+    help_text = f"no answer where no cosine is high enough; COSINE is the {value}"
+    parser.add_argument("--reject", nargs="?", type=float, const=True, default=False, metavar="COSINE", help=help_text)
+
+
+def lowest_match(arguments: argparse.Namespace, saved: Saved) -> float:
+    """The cosine below which nothing matches: -inf without --reject. Raises ValueError if it is not known."""
+    if arguments.reject is False:
+        return -math.inf
+    if arguments.reject is not True:
+        return arguments.reject
+    if saved.match is None:
+        raise ValueError("no lowest cosine of a match is stored with this model: name one, such as --reject 0.3")
+    return saved.match
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

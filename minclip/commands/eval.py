@@ -106,13 +106,22 @@ def run_new_artist(arguments: argparse.Namespace, run: str, saved: Saved, artist
     trained, _ = load_pairs(saved.training, saved.preprocess)
     model: CLIP = saved.build(choose_device(arguments.device))
     scores = naming.name_artist(model, saved.tokenizer, drawn, trained, arguments.templates)
+    match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
     if arguments.json:
         described = {name: asdict(score) for name, score in scores.items()}
-        print_json({"run": run, "artist": artist.name, "credit": artist.credit, "scores": described})
+        about = {"run": run, "artist": artist.name, "credit": artist.credit}
+        print_json({**about, "scores": described, "match": asdict(match)})
     else:
         print(f"{run}: {artist.name}, an artist that it was not trained on\n{artist.credit}")
         print_names(scores)
+        print_match(match, is_stored=saved.match is not None)
     return 0
+
+
+def print_match(match: naming.Match, is_stored: bool) -> None:
+    print(f"lowest cosine of a match: {match.cosine:.2f} ({'stored with the model' if is_stored else 'proposed'})")
+    print(f"  {100 * match.accepted:.0f} % of the pictures reach it with their own name")
+    print(f"  {100 * match.refused:.0f} % do not reach it with any of {naming.LABELS} other names, drawn at random")
 
 
 def print_names(scores: dict[str, naming.Named]) -> None:

@@ -86,6 +86,8 @@ def write_export(saved: Saved, path: str | Path) -> None:
         raise ValueError(f"the model has a weight of {largest:.3g}, and float16 ends at 65504")
     content = describe(saved.config, saved.preprocess, saved.training)
     metadata = {IN_METADATA[name]: to_json(part) for name, part in content.items()}
+    if saved.match is not None:
+        metadata["match"] = str(saved.match)
     _write_weights(path, saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
 
 
@@ -97,11 +99,12 @@ def read_export(path: Path) -> Saved:
     try:
         content = {name: json.loads(metadata[key]) for name, key in IN_METADATA.items() if key in metadata}
         config, preprocess, training = parse(content)
+        match = float(metadata["match"]) if "match" in metadata else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or of another version of minclip: {error!r}") from error
     tokenizer = Tokenizer.from_text(metadata["merges"], path)
     _check_vocabulary(tokenizer, config, path, "its metadata")
-    return Saved(config, state, tokenizer, preprocess, training)
+    return Saved(config, state, tokenizer, preprocess, training, match)
 
 
 # --- shared by both ---------------------------------------------------------------------------------------------------
