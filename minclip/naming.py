@@ -15,6 +15,7 @@ from minclip.model import CLIP
 from minclip.prompts import PLAIN
 from minclip.tokenizer import Tokenizer
 
+LABELS = 5  # so many labels are compared with a picture, when it is asked whether one of them matches
 UNKNOWN_GROUP = "newer than the groups"
 
 
@@ -57,6 +58,50 @@ def name_artist(
     return scores
 
 
+@dataclass(frozen=True)
+class Match:
+    """A cosine from which on a text counts as a match, and how good that is on the pictures of an artist.
+
+    `accepted` is the share of pictures whose own name reaches the cosine, `refused` the share of those which none of
+    `LABELS` names of other pictures, drawn at random, does.
+    """
+
+    cosine: float
+    accepted: float
+    refused: float
+
+
+def measure_match(
+    model: CLIP, tokenizer: Tokenizer, drawn: Pairs, lowest: float | None = None, templates: Sequence[str] = PLAIN
+) -> Match:
+    """Measure a lowest cosine on an artist's basic emoji; without one, choose that where both shares are equal."""
+    pictures = [i for i, codes in enumerate(_codes(drawn)) if is_basic(codes)]
+    part = drawn.select(pictures).merge_equal_pictures()
+    names, is_right = _right_names(part)
+    cosine, _ = evaluate.classify(model, tokenizer, part.images, names, templates)
+    return choose_match(cosine, is_right, lowest)
+
+
+def choose_match(cosine: torch.Tensor, is_right: torch.Tensor, lowest: float | None = None) -> Match:
+    """`measure_match` for the cosines (P, T) of pictures and names."""
+    right = cosine.masked_fill(~is_right, -torch.inf).amax(dim=1)  # (P,)
+    wrong = cosine.masked_fill(is_right, torch.inf).sort(dim=1).values  # (P, T), the right ones behind all others
+    candidates = right.sort().values if lowest is None else torch.tensor([lowest])  # (K,)
+    accepted = (right >= candidates[:, None]).double().mean(dim=1)  # (K,)
+    below = torch.searchsorted(wrong, candidates.expand(len(wrong), -1).contiguous())  # (P, K) wrong names below
+    refused = ((below / (~is_right).sum(dim=1, keepdim=True)) ** LABELS).mean(dim=0)  # (K,)
+    best = (accepted - refused).abs().argmin()
+    return Match(candidates[best].item(), accepted[best].item(), refused[best].item())
+
+
+def _right_names(pairs: Pairs) -> tuple[list[str], torch.Tensor]:
+    """The distinct names (T), and which of them are right for which picture: (P, T) bool."""
+    names, name = pairs.distinct_captions()
+    is_right = torch.zeros(len(pairs.origins), len(names), dtype=torch.bool)
+    is_right[pairs.image_of_caption, name] = True
+    return names, is_right
+
+
 def _codes(drawn: Pairs) -> list[str]:
     return [origin.codes for origin in drawn.origins]  # type: ignore[attr-defined]
 
@@ -73,25 +118,17 @@ class _Ranks:
     def __init__(
         self, model: CLIP, tokenizer: Tokenizer, pairs: Pairs, trained: Pairs, templates: Sequence[str]
     ) -> None:
-        names, name = pairs.distinct_captions()
-        self.is_right = torch.zeros(len(pairs.origins), len(names), dtype=torch.bool)
-        self.is_right[pairs.image_of_caption, name] = True
+        names, self.is_right = _right_names(pairs)
         cosine, _ = evaluate.classify(model, tokenizer, pairs.images, names, templates)
         self.model = evaluate.ranks(cosine, self.is_right)
         self.pixels = evaluate.ranks(pixel_similarity(pairs.images, trained, names), self.is_right)
 
     def score(self, pictures: Sequence[int]) -> Named:
         """The scores of some of the pictures, among all names."""
-        right, names = self.is_right[pictures].sum(dim=1).double(), self.is_right.shape[1]
-        guessed = [1 - _all_wrong(right, names, k).mean().item() for k in (1, 5)]
+        right, names = self.is_right[pictures].sum(dim=1), self.is_right.shape[1]
+        guessed = [evaluate.chance(right, names, k).mean().item() for k in (1, 5)]
         found = [(rank[pictures] < k).double().mean().item() for rank in (self.model, self.pixels) for k in (1, 5)]
         return Named(len(pictures), names, *found[:2], *guessed, *found[2:])
-
-
-def _all_wrong(right: torch.Tensor, names: int, k: int) -> torch.Tensor:
-    """The probability that none of k different guesses is among the right ones, of which there are `right` (P)."""
-    guesses = torch.arange(min(k, names))
-    return ((names - right[:, None] - guesses) / (names - guesses)).clamp(min=0).prod(dim=1)
 
 
 def pixel_similarity(images: torch.Tensor, trained: Pairs, names: Sequence[str]) -> torch.Tensor:

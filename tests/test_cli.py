@@ -110,6 +110,7 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["eval", "--run", run, "--artists", "openmoji", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["scores"]["unseen compositions"]["names"] == 400
+    assert -1 <= scores["match"]["cosine"] <= 1
     assert "openmoji is new to the run" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "twemoji")
     assert "give one" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "--data", "x")
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
@@ -153,7 +154,7 @@ def test_a_run_of_a_version_that_knew_one_artist_is_evaluated_as_then(workplace,
 def test_classify_prints_what_python_computes(capsys):
     assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
     out = capsys.readouterr().out
-    run = formats.newest_run()
+    (run,) = Path("runs").iterdir()
     model, preprocess, tokenizer = minclip.load(run)
     images = [preprocess.pixels(data.load_image(f"{name}.png")) for name in ("cat", "dog")]
     cosine, probability = evaluate.classify(model, tokenizer, images, ["cat", "dog"])
@@ -194,10 +195,31 @@ def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
     assert "gone.png: no such picture" in captured.err
 
 
+def test_none_of_these_is_an_answer(tmp_path, capsys):
+    question = ["classify", "cat.png", "--labels", "cat", "dog", "--reject"]
+    assert "no lowest cosine of a match is stored" in failure(capsys, *question)
+    for lowest, marked in (("1", "none"), ("-1", "")):
+        assert cli.main([*question, lowest]) == 0
+        assert ("* none of these" in capsys.readouterr().out) == bool(marked)
+    assert cli.main([*question, "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["best"] is None
+    file = str(tmp_path / "calibrated.safetensors")
+    assert "match is 2.0" in failure(capsys, "export", file, "--match", "2")
+    assert cli.main(["export", file, "--match", "1"]) == 0
+    assert cli.main([*question, "--run", file]) == 0
+    assert "* none of these" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--plot"]) == 0
+    assert "no picture matches" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["search", "cat", "--reject", "-1", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
     assert cli.main(["search", "red heart", "-k", "3", "--plot"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (formats.newest_run() / "search.png").exists()
+    assert (next(Path("runs").iterdir()) / "search.png").exists()
     folder = own_pictures(tmp_path / "own", 4)
     (folder / "zero.png").touch()
     assert cli.main(["search", "shade", "--folder", str(folder)]) == 0
@@ -257,7 +279,8 @@ def test_a_pipe_that_closes_is_no_error_and_letters_it_lacks_are_replaced():
         error = process.stderr.read()
     assert first.startswith(b"  1.  cos")
     assert b"?" in first
-    assert error == b""
+    assert error.startswith(b"model: runs")
+    assert len(error.splitlines()) == 1
     assert process.returncode == 0
 
 
@@ -291,13 +314,25 @@ def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
     assert caught.value.code == 2
 
 
-def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, capsys, workplace):
+def test_without_a_run_the_model_that_ships_with_minclip_answers(tmp_path, monkeypatch, capsys, workplace):
     monkeypatch.chdir(tmp_path)
-    picture = str(workplace / "cat.png")
-    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"], ["export", "x"]):
-        assert "minclip train" in failure(capsys, *arguments)
+    assert cli.main(["classify", str(workplace / "cat.png"), "--labels", "cat", "fire engine", "--plot"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("model: the one that ships with minclip, as there is no run under runs/")
+    assert "* cat " in captured.out
+    assert cli.main(["search", "cat", "--folder", str(workplace)]) == 0
+    assert "model: the one that ships with minclip" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["minclip-classify.png"]
     assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_precedence_over_the_model_of_the_package_and_is_named(capsys, workplace):
+    (run,) = Path("runs").iterdir()
+    assert cli.main(["classify", "cat.png", "--labels", "cat"]) == 0
+    assert capsys.readouterr().err == f"model: {run}\n"
+    named = str(workplace / run)
+    assert cli.main(["classify", "cat.png", "--labels", "cat", "--run", named]) == 0
+    assert capsys.readouterr().err == f"model: {named}\n"
 
 
 @pytest.mark.parametrize(

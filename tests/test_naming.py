@@ -83,6 +83,26 @@ def test_pixel_similarity_is_brute_force():
             assert value == pytest.approx(-min(distances, default=float("inf")), rel=1e-4)
 
 
+def test_a_match_is_where_as_many_are_accepted_as_refused():
+    """In brute force: every picture with its own name, and with five others drawn with replacement."""
+    generator = torch.Generator().manual_seed(0)
+    cosine, is_right = torch.rand(7, 9, generator=generator), torch.zeros(7, 9, dtype=torch.bool)
+    is_right[range(7), range(7)] = True
+    is_right[0, 8] = True
+    cosine[is_right] += 0.2
+    rates = []
+    for lowest in torch.cat([cosine[is_right], torch.tensor([0.5])]).tolist():
+        own = [any(cosine[p, t] >= lowest for t in range(9) if is_right[p, t]) for p in range(7)]
+        below = [[cosine[p, t].item() < lowest for t in range(9) if not is_right[p, t]] for p in range(7)]
+        refused = [(sum(row) / len(row)) ** naming.LABELS for row in below]
+        measured = naming.choose_match(cosine, is_right, lowest)
+        assert measured.accepted == pytest.approx(sum(own) / 7)
+        assert measured.refused == pytest.approx(sum(refused) / 7)
+        rates.append(abs(measured.accepted - measured.refused))
+    chosen = naming.choose_match(cosine, is_right)
+    assert abs(chosen.accepted - chosen.refused) <= min(rates[:-1]) + 1e-9
+
+
 def test_equal_pictures_are_right_under_all_of_their_names(model, tokenizer):
     """A name cannot be told from the drawing if the artist draws two emoji alike."""
     pairs = drawn(0)
@@ -91,10 +111,3 @@ def test_equal_pictures_are_right_under_all_of_their_names(model, tokenizer):
     assert (scores.pictures, scores.names) == (4, 5)
     assert scores.chance1 == pytest.approx((2 / 5 + 3 * 1 / 5) / 4)
     assert scores.pixels1 == 1
-
-
-def test_chance_is_that_of_different_guesses():
-    right, names = torch.tensor([1.0, 2.0, 3.0]).double(), 10
-    expected = [1 - 9 / 10 * 8 / 9, 1 - 8 / 10 * 7 / 9, 1 - 7 / 10 * 6 / 9]
-    assert (1 - naming._all_wrong(right, names, 2)).tolist() == pytest.approx(expected)
-    assert naming._all_wrong(right, 3, 5).tolist() == [0, 0, 0]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from minclip import data, formats, images
 from minclip.formats import Saved
 from minclip.prompts import PLAIN
 
+SHIPPED = "the one that ships with minclip, as there is no run under runs/ (`minclip train` makes one)"
+
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     devices = ["auto", "cpu", "cuda", "mps"]
@@ -23,7 +26,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    help_text = "a run folder, or a file of `minclip export` (default: the newest run under runs/)"
+    default = "the newest run under runs/, or the model that ships with minclip if there is none"
+    help_text = f"a run folder, or a file of `minclip export` (default: {default})"
     parser.add_argument("--run", metavar="PATH", help=help_text)
 
 
@@ -49,6 +53,23 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
     )
+
+
+def add_reject(parser: argparse.ArgumentParser) -> None:
+    value = "lowest cosine that counts as a match (default: the one that was stored by `minclip export --match`)"
+    help_text = f"no answer where no cosine is high enough; COSINE is the {value}"
+    parser.add_argument("--reject", nargs="?", type=float, const=True, default=False, metavar="COSINE", help=help_text)
+
+
+def lowest_match(arguments: argparse.Namespace, saved: Saved) -> float:
+    """The cosine below which nothing matches: -inf without --reject. Raises ValueError if it is not known."""
+    if arguments.reject is False:
+        return -math.inf
+    if arguments.reject is not True:
+        return arguments.reject
+    if saved.match is None:
+        raise ValueError("no lowest cosine of a match is stored with this model: name one, such as --reject 0.3")
+    return saved.match
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -87,12 +108,19 @@ def choose_device(name: str) -> str:
 
 
 def chosen_run(arguments: argparse.Namespace) -> Path:
-    """The run folder or file that --run names, or the newest run."""
-    return Path(arguments.run) if arguments.run else formats.newest_run()
+    """The run folder or file that --run names, or the newest run, or the model that ships with minclip.
+
+    Prints on standard error which one it is.
+    """
+    path = Path(arguments.run) if arguments.run else formats.newest_run() or formats.PACKAGED
+    print(f"model: {SHIPPED if path == formats.PACKAGED else path}", file=sys.stderr)
+    return path
 
 
 def figure_path(run: Path, name: str) -> Path:
-    """Where a figure goes: into the run folder, or beside the exported file."""
+    """Where a figure goes: into the run folder, or beside the exported file; here if it is that of the package."""
+    if run == formats.PACKAGED:
+        return Path(f"minclip-{name}")
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 
 

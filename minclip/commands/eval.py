@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minclip import data, evaluate, formats, naming
+from minclip import data, evaluate, formats, naming, queries
 from minclip.commands.common import (
     add_artists,
     add_device,
@@ -40,6 +40,8 @@ the nearest."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="other pictures to score on: a folder with a table")
     add_artists(parser, "those of the run")
+    searches = "searches to answer: a CSV with the columns query and right, which has English names separated by |"
+    parser.add_argument("--queries", metavar="FILE", help=searches)
     add_run(parser)
     add_templates(parser)
     add_json(parser)
@@ -48,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     artists = chosen_artists(arguments)
+    if arguments.queries:
+        return run_queries(arguments)
     if arguments.data and artists:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     path = chosen_run(arguments)
@@ -74,6 +78,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_queries(arguments: argparse.Namespace) -> int:
+    """Score searches among the pictures that a run was trained and tested on."""
+    asked, path = queries.read_queries(arguments.queries), chosen_run(arguments)
+    saved = formats.read(path)
+    if saved.training["data"] is not None:
+        raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
+    pairs = data.Pairs.join([part for part in load_pairs(saved.training, saved.preprocess) if part])
+    model = saved.build(choose_device(arguments.device))
+    found = queries.answer_queries(model, saved.tokenizer, pairs, asked, arguments.templates)
+    if arguments.json:
+        print_json({"run": str(path), **asdict(found)})
+        return 0
+    print(f"{path}: {found.queries} queries among {found.pictures} pictures of emoji")
+    print(f"right picture first {100 * found.top1:.1f} % (chance {100 * found.chance1:.2f} %)")
+    print(f"among the first five {100 * found.top5:.1f} % (chance {100 * found.chance5:.2f} %)")
+    return 0
+
+
 def known_artists(saved: Saved) -> Sequence[data.Artist]:
     return trained_on(saved.training) if saved.training["data"] is None else []
 
@@ -84,13 +106,22 @@ def run_new_artist(arguments: argparse.Namespace, run: str, saved: Saved, artist
     trained, _ = load_pairs(saved.training, saved.preprocess)
     model: CLIP = saved.build(choose_device(arguments.device))
     scores = naming.name_artist(model, saved.tokenizer, drawn, trained, arguments.templates)
+    match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
     if arguments.json:
         described = {name: asdict(score) for name, score in scores.items()}
-        print_json({"run": run, "artist": artist.name, "credit": artist.credit, "scores": described})
+        about = {"run": run, "artist": artist.name, "credit": artist.credit}
+        print_json({**about, "scores": described, "match": asdict(match)})
     else:
         print(f"{run}: {artist.name}, an artist that it was not trained on\n{artist.credit}")
         print_names(scores)
+        print_match(match, is_stored=saved.match is not None)
     return 0
+
+
+def print_match(match: naming.Match, is_stored: bool) -> None:
+    print(f"lowest cosine of a match: {match.cosine:.2f} ({'stored with the model' if is_stored else 'proposed'})")
+    print(f"  {100 * match.accepted:.0f} % of the pictures reach it with their own name")
+    print(f"  {100 * match.refused:.0f} % do not reach it with any of {naming.LABELS} other names, drawn at random")
 
 
 def print_names(scores: dict[str, naming.Named]) -> None:

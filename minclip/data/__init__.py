@@ -7,10 +7,12 @@ from minclip.data.emoji import (
     code_points,
     emoji_captions,
     emoji_group,
+    emoji_names,
     is_basic,
     load_artist,
     load_emoji,
     unseen_emoji,
+    without_tone,
 )
 from minclip.data.folder import describe_problems, load_folder
 from minclip.data.font import FontArtist
@@ -52,6 +54,7 @@ __all__ = [
     "draw_augmentation",
     "emoji_captions",
     "emoji_group",
+    "emoji_names",
     "hold_out",
     "is_basic",
     "load_artist",
@@ -65,4 +68,5 @@ __all__ = [
     "to_tensor",
     "trim",
     "unseen_emoji",
+    "without_tone",
 ]

@@ -5,6 +5,7 @@ from pathlib import Path
 from minclip.formats.run import (
     BEST,
     CONFIG,
+    PACKAGED,
     newest_run,
     read_export,
     read_folder,
@@ -18,6 +19,7 @@ from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
 __all__ = [
+    "PACKAGED",
     "Saved",
     "load",
     "newest_run",
@@ -41,12 +43,14 @@ def read(path: str | Path) -> Saved:
     return read_folder(path) if path.is_dir() else read_export(path)
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[CLIP, Preprocess, Tokenizer]:
+def load(path: str | Path | None = None, device: str = "cpu") -> tuple[CLIP, Preprocess, Tokenizer]:
     """Load a run folder, or a file of `minclip export`, as `(model, preprocess, tokenizer)`.
 
+    Without a path, load the model that ships with minclip; minclip/weights/MODEL_CARD.md says what it can do.
     The model is in float32 and evaluation mode, on `device`. `preprocess(picture)` turns a PIL picture of any mode into
     a (3, R, R) float32 tensor, as the command line does. Raises what `read` and `Saved.build` raise.
     """
+    path = path or PACKAGED
     saved = read(path)
     try:
         model = saved.build(device)

@@ -17,7 +17,8 @@ TRAINED_ON = ("data", "language", "skip_bad")  # what `training` must have, for 
 class Saved:
     """A model as it is stored: sizes, weights, tokenizer, preparation of pictures, and the options of its training.
 
-    `state` maps OpenAI's parameter names to tensors of any floating dtype; `training` is what config.json keeps.
+    `state` maps OpenAI's parameter names to tensors of any floating dtype; `training` is what config.json keeps;
+    `match` is the lowest cosine of a picture and a text that match, if the model was calibrated.
     """
 
     config: CLIPConfig
@@ -25,6 +26,11 @@ class Saved:
     tokenizer: Tokenizer
     preprocess: Preprocess
     training: dict[str, Any]
+    match: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.match is not None and not -1 <= self.match <= 1:
+            raise ValueError(f"the lowest cosine of a match is {self.match}; it must be from -1 to 1")
 
     def build(self, device: str = "cpu") -> CLIP:
         """The model in float32 and evaluation mode. Raises ValueError if the weights do not fit the configuration."""
