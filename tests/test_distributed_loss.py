@@ -3,13 +3,11 @@
 Run as a script, this file starts the processes and saves what each of them computes.
 """
 
+import functools
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 import torch.distributed as dist
 from minclip_kernels import ClipLoss, SigLipLoss, fused_clip_loss, reference
 from minclip_kernels.custom_op import HAS_TRITON
-from minclip_kernels.testing import make_features
+from minclip_kernels.testing import in_processes, make_features
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 N, WIDTH, SCALE, BIAS = 24, 20, 10.0, -2.0
@@ -61,21 +59,6 @@ def loss_and_gradients(
 # --- in the processes -------------------------------------------------------------------------------------------------
 
 
-def run_in_processes(sizes: list[int], folder: Path, work: Callable[[int, list[int]], object]) -> None:
-    """Fork a process for each shard; what `work(rank, sizes)` returns is saved under the rank's number."""
-    children = []
-    with tempfile.TemporaryDirectory() as meeting:
-        for rank in range(len(sizes)):
-            child = os.fork()
-            if child == 0:
-                dist.init_process_group("gloo", f"file://{meeting}/store", rank=rank, world_size=len(sizes))
-                torch.save(work(rank, sizes), folder / f"{rank}.pt")
-                os._exit(0)
-            children.append(child)
-        statuses = [os.waitpid(child, 0)[1] for child in children]
-    assert not any(statuses), statuses
-
-
 def compute(rank: int, sizes: list[int]) -> dict:
     """All losses of a rank's shard; the shards' sizes are given, or asked for in every third case."""
     rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
@@ -87,7 +70,7 @@ def compute(rank: int, sizes: list[int]) -> dict:
         options = {"group": dist.group.WORLD, "backend": "triton"}
         results["triton"] = loss_and_gradients(minclip_kernels, "all", torch.float32, rows, **options)
     image, text = (torch.nn.functional.normalize(tower[rows]) for tower in features(torch.float64, "clip"))
-    options = {"rank": rank, "world_size": len(sizes)}
+    options: dict[str, Any] = {"rank": rank, "world_size": len(sizes)}
     results["ClipLoss"] = ClipLoss(local_loss=True, gather_with_grad=True, **options)(image, text, SCALE)
     results["SigLipLoss"] = SigLipLoss(**options)(image, text, SCALE, BIAS, output_dict=True)["contrastive_loss"]
     with torch.no_grad():
@@ -111,13 +94,14 @@ def errors(image: torch.Tensor, text: torch.Tensor) -> list[str]:
     return messages
 
 
-def main(folder: Path) -> None:
+def main(target: str) -> None:
     torch.set_num_threads(1)
-    for world, splits in SPLITS.items():
-        for i, sizes in enumerate(splits):
-            place = folder / f"{world}-{i}"
-            place.mkdir()
-            run_in_processes(sizes, place, compute)
+    computed = {
+        (world, i): in_processes(world, functools.partial(compute, sizes=sizes))
+        for world, splits in SPLITS.items()
+        for i, sizes in enumerate(splits)
+    }
+    torch.save(computed, target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
@@ -126,14 +110,10 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory) -> dict[tuple[int, int], list[dict]]:
     """What each process of each split computed, by (number of processes, number of the split)."""
-    folder = tmp_path_factory.mktemp("computed")
-    result = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
+    target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
+    result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return {
-        (world, i): [torch.load(folder / f"{world}-{i}" / f"{rank}.pt") for rank in range(world)]
-        for world, splits in SPLITS.items()
-        for i in range(len(splits))
-    }
+    return torch.load(target)
 
 
 SPLIT = pytest.mark.parametrize("split", [(world, i) for world, splits in SPLITS.items() for i in range(len(splits))])
@@ -208,4 +188,4 @@ def test_the_modules_take_open_clips_arguments():
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

@@ -181,7 +181,12 @@ def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
     It is no operator, and torch.compile leaves it as it is.
     """
     compute = _without_autocast(compute)
-    return torch.compiler.disable(lambda *inputs: _Direct.apply(compute, *inputs))
+
+    @torch.compiler.disable
+    def call(*inputs: Any) -> Tensor:
+        return _Direct.apply(compute, *inputs)
+
+    return call
 
 
 def check_group(group: Any, offset: int | None) -> None:
