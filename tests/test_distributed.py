@@ -56,7 +56,7 @@ def gradients(world: World, loss: str, dtype: torch.dtype, size: int | None, bat
     config = TrainConfig(loss=loss, micro_batch=size, max_grad_norm=math.inf)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.0), world=world)
     parts, sizes = shard(world, size, images, tokens)
-    measured = train.update(state, parts, config, sizes)
+    measured = train.update(state, parts, config, shard_sizes=sizes)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": measured.loss}
 
 
@@ -66,7 +66,8 @@ def weights_after_20_steps(world: World, loss: str, dtype: torch.dtype, size: in
     config = TrainConfig(loss=loss, micro_batch=size)
     state = State(model, train.make_optimizer(model, config), world=world)
     for batch in zip(images.split(13), tokens.split(13), strict=True):
-        train.update(state, *shard(world, size, *batch)[:1], config, shard(world, size, *batch)[1])
+        parts, sizes = shard(world, size, *batch)
+        train.update(state, parts, config, shard_sizes=sizes)
     return model.state_dict()
 
 

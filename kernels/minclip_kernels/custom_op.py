@@ -182,11 +182,10 @@ def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
     """
     compute = _without_autocast(compute)
 
-    @torch.compiler.disable
     def call(*inputs: Any) -> Tensor:
         return _Direct.apply(compute, *inputs)
 
-    return call
+    return torch.compiler.disable(call)  # type: ignore[return-value]
 
 
 def check_group(group: Any, offset: int | None) -> None:
