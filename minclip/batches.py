@@ -95,10 +95,10 @@ class Batches:
         pixels = pixels.to(device, non_blocking=True)
         return self.preprocess.normalize(augment(pixels, changes)), self.tokens[self.phrasings(step)[part], rows]
 
-    def parts(self, step: int, device: torch.device | str, size: int | None) -> "MicroBatches":
-        """The batch of a step in parts of `size` rows, or as one part; each is made when it is asked for."""
-        size = size or self.batch_size
-        slices = [slice(start, start + size) for start in range(0, self.batch_size, size)]
+    def parts(self, step: int, device: torch.device | str, shard: slice, size: int | None) -> "MicroBatches":
+        """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
+        starts = range(shard.start, shard.stop, size or shard.stop - shard.start)
+        slices = [slice(start, min(start + starts.step, shard.stop)) for start in starts]
         return MicroBatches(self, step, device, slices)
 
     def fingerprint(self) -> str:

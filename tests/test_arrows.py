@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
-    ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache", "teacher"],
+    [
+        *("data", "formats", "batches", "prompts", "metrics", "teacher"),
+        *("interruption", "distributed", "gradient_cache"),
+    ],
     ["evaluate", "naming", "queries", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]

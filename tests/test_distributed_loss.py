@@ -3,13 +3,11 @@
 Run as a script, this file starts the processes and saves what each of them computes.
 """
 
+import functools
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,14 +15,15 @@ import minclip_kernels
 import pytest
 import torch
 import torch.distributed as dist
-from minclip_kernels import ClipLoss, SigLipLoss, fused_clip_loss, reference
+from minclip_kernels import ClipLoss, SigLipLoss, distributed, fused_clip_loss, fused_siglip_loss, reference
 from minclip_kernels.custom_op import HAS_TRITON
-from minclip_kernels.testing import make_features
+from minclip_kernels.testing import count_products, in_processes, make_features
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 N, WIDTH, SCALE, BIAS = 24, 20, 10.0, -2.0
 SPLITS = {1: [[24]], 2: [[12, 12], [23, 1]], 3: [[8, 8, 8], [1, 16, 7]], 4: [[6, 6, 6, 6], [7, 1, 9, 7]]}
 TRITON_SPLIT = SPLITS[2][1]
+COUNTED, WORLDS = 840, list(range(1, 9))  # pairs, which all of these numbers divide
 IDS = torch.arange(N) // 3 % 5
 LOSSES: dict[str, dict[str, Any]] = {
     "clip": {},
@@ -61,21 +60,6 @@ def loss_and_gradients(
 # --- in the processes -------------------------------------------------------------------------------------------------
 
 
-def run_in_processes(sizes: list[int], folder: Path, work: Callable[[int, list[int]], object]) -> None:
-    """Fork a process for each shard; what `work(rank, sizes)` returns is saved under the rank's number."""
-    children = []
-    with tempfile.TemporaryDirectory() as meeting:
-        for rank in range(len(sizes)):
-            child = os.fork()
-            if child == 0:
-                dist.init_process_group("gloo", f"file://{meeting}/store", rank=rank, world_size=len(sizes))
-                torch.save(work(rank, sizes), folder / f"{rank}.pt")
-                os._exit(0)
-            children.append(child)
-        statuses = [os.waitpid(child, 0)[1] for child in children]
-    assert not any(statuses), statuses
-
-
 def compute(rank: int, sizes: list[int]) -> dict:
     """All losses of a rank's shard; the shards' sizes are given, or asked for in every third case."""
     rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
@@ -87,7 +71,7 @@ def compute(rank: int, sizes: list[int]) -> dict:
         options = {"group": dist.group.WORLD, "backend": "triton"}
         results["triton"] = loss_and_gradients(minclip_kernels, "all", torch.float32, rows, **options)
     image, text = (torch.nn.functional.normalize(tower[rows]) for tower in features(torch.float64, "clip"))
-    options = {"rank": rank, "world_size": len(sizes)}
+    options: dict[str, Any] = {"rank": rank, "world_size": len(sizes)}
     results["ClipLoss"] = ClipLoss(local_loss=True, gather_with_grad=True, **options)(image, text, SCALE)
     results["SigLipLoss"] = SigLipLoss(**options)(image, text, SCALE, BIAS, output_dict=True)["contrastive_loss"]
     with torch.no_grad():
@@ -98,12 +82,9 @@ def compute(rank: int, sizes: list[int]) -> dict:
 
 def errors(image: torch.Tensor, text: torch.Tensor) -> list[str]:
     """What is said of arguments that fit no group; all processes give the same ones."""
-    messages = []
-    for options in (
-        {"group": 3},
-        {"group": dist.group.WORLD, "offset": 0},
-        {"group": dist.group.WORLD, "shard_sizes": []},
-    ):
+    messages, world = [], dist.group.WORLD
+    wrong: list[dict[str, Any]] = [{"group": 3}, {"group": world, "offset": 0}, {"group": world, "shard_sizes": []}]
+    for options in wrong:
         try:
             fused_clip_loss(image, text, SCALE, **options)
         except (TypeError, ValueError) as error:
@@ -111,29 +92,73 @@ def errors(image: torch.Tensor, text: torch.Tensor) -> list[str]:
     return messages
 
 
-def main(folder: Path) -> None:
+def count(rank: int, world: int) -> dict[str, tuple[int, int]]:
+    """FLOPs of a process, and the bytes that it must receive or send, for each loss with memory for nothing."""
+    n, counts = COUNTED // world, {}
+    image, text = (torch.randn(n, WIDTH, requires_grad=True) for _ in range(2))
+    scale = torch.tensor(SCALE, requires_grad=True)
+    moved: list[int] = []
+
+    def counted(collective, larger: int):
+        """A collective whose larger tensor, the output or the input, has one part that stays where it is."""
+
+        def call(*tensors, **options):
+            moved.append(tensors[larger].nbytes * (world - 1) // world)
+            return collective(*tensors, **options)
+
+        return call
+
+    distributed._all_gather = counted(distributed._all_gather, 0)
+    distributed._reduce_scatter = counted(distributed._reduce_scatter, 1)
+    options: dict[str, Any] = {"group": dist.group.WORLD, "shard_sizes": [n] * world}
+    for name in ("clip", "siglip"):
+        moved.clear()
+        with count_products() as products:
+            if name == "clip":
+                loss = fused_clip_loss(image, text, scale, memory=0, **options)
+            else:
+                loss = fused_siglip_loss(image, text, scale, BIAS, **options)
+            loss.backward()
+        counts[name] = products.get_total_flops(), sum(moved)
+    return counts
+
+
+def main(target: str) -> None:
     torch.set_num_threads(1)
-    for world, splits in SPLITS.items():
-        for i, sizes in enumerate(splits):
-            place = folder / f"{world}-{i}"
-            place.mkdir()
-            run_in_processes(sizes, place, compute)
+    computed = {
+        (world, i): in_processes(world, functools.partial(compute, sizes=sizes))
+        for world, splits in SPLITS.items()
+        for i, sizes in enumerate(splits)
+    }
+    counts = [in_processes(world, functools.partial(count, world=world)) for world in WORLDS]
+    torch.save({"computed": computed, "counts": counts}, target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory) -> dict[tuple[int, int], list[dict]]:
-    """What each process of each split computed, by (number of processes, number of the split)."""
-    folder = tmp_path_factory.mktemp("computed")
-    result = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
+def results(tmp_path_factory) -> dict[str, Any]:
+    target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
+    result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return {
-        (world, i): [torch.load(folder / f"{world}-{i}" / f"{rank}.pt") for rank in range(world)]
-        for world, splits in SPLITS.items()
-        for i in range(len(splits))
-    }
+    return torch.load(target)
+
+
+@pytest.fixture(scope="module")
+def computed(results) -> dict[tuple[int, int], list[dict]]:
+    """What each process of each split computed, by (number of processes, number of the split)."""
+    return results["computed"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_logit_is_computed_once_and_each_text_travels_once(results, world):
+    """The formulas of kernels/README.md: 8 N²D/W and 6 N²D/W operations; texts, sums, gradients of texts."""
+    own = COUNTED // world
+    texts, sums = (world - 1) * own * WIDTH * 4, (world - 1) * (COUNTED + own) * 4
+    for process in results["counts"][WORLDS.index(world)]:
+        assert process["clip"] == (8 * COUNTED * own * WIDTH, texts + sums + texts)
+        assert process["siglip"] == (6 * COUNTED * own * WIDTH, texts + texts)
 
 
 SPLIT = pytest.mark.parametrize("split", [(world, i) for world, splits in SPLITS.items() for i in range(len(splits))])
@@ -208,4 +233,4 @@ def test_the_modules_take_open_clips_arguments():
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

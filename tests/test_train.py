@@ -232,7 +232,7 @@ class DeviceReads(TorchFunctionMode):
         if on_device or name == "to":
             for tensor in tree_leaves(output):
                 if isinstance(tensor, torch.Tensor):
-                    tensor.on_device = True
+                    setattr(tensor, "on_device", True)  # noqa: B010
         return output
 
     @staticmethod

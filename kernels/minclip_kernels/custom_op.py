@@ -181,7 +181,11 @@ def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
     It is no operator, and torch.compile leaves it as it is.
     """
     compute = _without_autocast(compute)
-    return torch.compiler.disable(lambda *inputs: _Direct.apply(compute, *inputs))
+
+    def call(*inputs: Any) -> Tensor:
+        return _Direct.apply(compute, *inputs)
+
+    return torch.compiler.disable(call)  # type: ignore[return-value]
 
 
 def check_group(group: Any, offset: int | None) -> None:

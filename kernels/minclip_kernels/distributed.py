@@ -16,6 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# The first name is that of torch 2.13 and later.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class Shards:
     """The shards of a batch over the processes of a group, in the order of their ranks.
@@ -41,7 +45,7 @@ class Shards:
     def gather(self, own: Tensor) -> Tensor:
         """Return the rows of all processes, (N, …), of the rows of this one, (n, …)."""
         everyone = own.new_empty(self.world * self.largest, *own.shape[1:])
-        dist.all_gather_into_tensor(everyone, self._pad(own).contiguous(), self.group)
+        _all_gather(everyone, self._pad(own).contiguous(), self.group)
         return self._without_padding(everyone)
 
     def combine(self, columns: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +55,7 @@ class Shards:
         """
         own = torch.cat([columns, self._pad(cosines)])
         everyone = own.new_empty(self.world * own.shape[0])
-        dist.all_gather_into_tensor(everyone, own, self.group)
+        _all_gather(everyone, own, self.group)
         parts, cosines = everyone.view(self.world, -1).split([self.total, self.largest], dim=1)
         whole = functools.reduce(torch.logaddexp2, parts.unbind())
         return whole, self._without_padding(cosines.reshape(-1))
@@ -60,13 +64,13 @@ class Shards:
         """Return the rows (n, D) of this process, added up over the gradients (N, D) of all."""
         parts = torch.cat([self._pad(part) for part in gradient.split(self.sizes)])
         own = gradient.new_empty(self.largest, gradient.shape[1])
-        dist.reduce_scatter_tensor(own, parts, group=self.group)
+        _reduce_scatter(own, parts, group=self.group)
         return own[: self.count]
 
     def _ask(self, device: torch.device) -> list[int]:
         everyone = torch.empty(self.world, dtype=torch.int64, device=device)
         own = torch.tensor([self.count], device=device)
-        dist.all_gather_into_tensor(everyone, own, self.group)
+        _all_gather(everyone, own, self.group)
         return everyone.tolist()
 
     def _pad(self, own: Tensor) -> Tensor:

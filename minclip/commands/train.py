@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from minclip import __version__, data, plots
+from minclip import __version__, data, distributed, plots
 from minclip.batches import Batches
 from minclip.commands.common import (
     add_artists,
@@ -20,9 +20,10 @@ from minclip.commands.common import (
     named_as_options,
     print_unseen,
 )
+from minclip.distributed import World
+from minclip.files import remove_halves
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
 from minclip.images import AUGMENTATIONS, Preprocess
-from minclip.metrics import Row
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
@@ -41,6 +42,7 @@ DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their n
   minclip train --smoke                   seconds, only to see that everything works
   minclip train --resume                  the newest run, from its last checkpoint on
   minclip train --config RUN/config.json  a run like another one
+  torchrun --nproc-per-node 2 -m minclip train    in several processes, on as many GPUs
 
 Ctrl-C finishes the step, saves, and says how to go on.
 The loss starts near ln(batch size), which guessing costs, and falls towards the floor that duplicate captions leave.
@@ -105,7 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
-    plan = resumed_plan(arguments) if arguments.resume is not None else new_plan(arguments)
+    with distributed.processes(device) as world:
+        plan = world.share(lambda: new_plan(arguments) if arguments.resume is None else resumed_plan(arguments))
+        return carry_out(plan, arguments, device, world)
+
+
+def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: World) -> int:
+    """Train as planned; returns the exit code. Only the main process writes and prints."""
     pairs, held_out = load_pairs(plan.training, plan.preprocess)
     if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
@@ -122,14 +130,21 @@ def run(arguments: argparse.Namespace) -> int:
     with named_as_options(TrainConfig):
         sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
         batches = Batches(pairs, tokens, plan.preprocess, **sampling)
-    if not plan.resume:
+    if world.is_main and not plan.resume:
         plan.folder.mkdir(parents=True, exist_ok=True)
         training = {**plan.training, **asdict(config), "minclip": __version__}
         save_setup(plan.folder, model, tokenizer, training)
     shown = held_out or pairs
     before = plots.similarity_sample(model, tokenizer, shown)
-    print(describe_start(model, batches, held_out, config, plan.folder))
-    rows = train_or_say_how_to_go_on(plan, model, tokenizer, batches, held_out, config)
+    if world.is_main:
+        print(describe_start(model, batches, held_out, config, plan.folder))
+    try:
+        with named_as_options(TrainConfig):
+            rows = train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume, world)
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(f"{stopped}; to go on: {distributed.command_to_resume(plan.folder)}") from stopped
+    if not world.is_main:
+        return 0
     plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
     print(f"{plan.folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
@@ -144,17 +159,6 @@ def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[s
     codes = [pairs.origins[i].codes for i in pairs.image_of_caption.tolist()]  # type: ignore[attr-defined]
     never = held_out.captions if held_out else ()
     return data.phrasings(pairs.captions, codes, training["language"], PHRASINGS, never)
-
-
-def train_or_say_how_to_go_on(
-    plan: Plan, model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: data.Pairs | None, config: TrainConfig
-) -> list[Row]:
-    """Call `train`; when it is interrupted, add the command that goes on to its message."""
-    try:
-        with named_as_options(TrainConfig):
-            return train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume)
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(f"{stopped}; to go on: minclip train --resume {plan.folder}") from stopped
 
 
 def new_plan(arguments: argparse.Namespace) -> Plan:
@@ -189,6 +193,7 @@ def resumed_plan(arguments: argparse.Namespace) -> Plan:
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")
     sizes, preprocess, stored = read_setup(folder / CONFIG)
     config = configure(arguments, settings(stored))
+    remove_halves(folder)
     return Plan(sizes, preprocess, config, stored_source(stored), folder, resume=True)
 
 
