@@ -74,8 +74,7 @@ def fused_clip_loss(
     chunk_size: rows in a chunk of logits. Affects speed and memory; the result changes only by
         rounding.
     memory: bytes in which to keep part of the first pass for the second. By default the larger of
-        the features' size and 128 MiB on a CPU, and nothing on a GPU. Triton keeps cosines as
-        int16, in whole chunks and for normalised bfloat16 features only.
+        the features' size and 128 MiB on a CPU. On a GPU nothing is kept: there it gains nothing.
 
     group: processes of torch.distributed that each call this with their own pairs of one batch.
         Every pair is a negative of every other; ids are those of the own pairs.
@@ -125,12 +124,12 @@ def _clip_loss(
     problem = Problem(image, text, offset, normalize, equals, chunk_size, memory, any(needs))
     tiles = make_tiles(backend, problem)
     scale = logit_scale / LN_2
-    sums, cosines = tiles.log_sum_exps(scale), tiles.pair_cosines()
-    pairs = cosines * scale
+    sums = tiles.log_sum_exps(scale)
+    pairs = sums.cosines * scale
     # A text without an image gets an infinite pair, which makes its softmax vanish everywhere.
     padding = offset, len(text) - len(image) - offset
     column_pairs = F.pad(pairs, padding, value=torch.inf) if any(padding) else pairs
-    loss, softmax = between_passes(problem, scale, sums, pairs, column_pairs, cosines.mean())
+    loss, softmax = between_passes(problem, scale, sums, pairs, column_pairs, sums.cosines.mean())
     if not any(needs):
         no_image, no_text = logit_scale.new_empty(0), logit_scale.new_empty(0)
         return loss, no_image, no_text, torch.zeros_like(logit_scale)
