@@ -30,6 +30,29 @@ def test_a_changed_or_unknown_table_is_found():
         tables["draw"](place.format("loss"))
 
 
+def test_each_artist_is_left_out_once(tmp_path, capsys):
+    out = tmp_path / "artists.json"
+    arguments = ["bench", "artists", "--model", "smoke", "--epochs", "1", "--out", str(out), "--device", "cpu"]
+    assert cli.main([*arguments]) == 0
+    assert "left out top-1" in capsys.readouterr().out
+    content = json.loads(out.read_text())
+    rows = content["rows"]
+    assert [(row["trained on"], row["left out"]) for row in rows] == [("twemoji", "openmoji"), ("openmoji", "twemoji")]
+    for row in rows:
+        assert 0 <= row["left out top-1"] <= row["left out top-5"] <= 100
+        assert row["pixels top-1"] > 10 * row["chance top-1"]
+        assert row["epochs"] == 1
+    assert content["environment"]["device"]
+    figures = runpy.run_path(str(RESULTS / "figures.py"))
+    assert figures["main"]([str(out)]) == 0
+    assert (tmp_path / "artists.png").stat().st_size > 10_000
+
+
+def test_a_bad_font_is_said_before_anything_is_trained(tmp_path, capsys):
+    assert cli.main(["bench", "artists", "--emoji-font", str(tmp_path / "gone.ttf")]) == 1
+    assert "gone.ttf: no such font file" in capsys.readouterr().err
+
+
 def test_tokenizers_take_turns_on_the_same_texts():
     ours = Tokenizer.train(["a red heart"] * 3, 600)
     clock = itertools.count()

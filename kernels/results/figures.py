@@ -1,5 +1,6 @@
-"""Draw what was measured, beside its CSV: python kernels/results/figures.py FILE.csv"""
+"""Draw what was measured, beside its file: python kernels/results/figures.py FILE.csv FILE.json"""
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -54,9 +55,46 @@ def draw_lines(axes: Any, rows: Sequence[Row], column: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def draw_artists(rows: Sequence[dict[str, Any]], source: dict[str, Any], path: Path) -> None:
+    """Accuracy on unseen compositions against that on the artist left out, and that of pixels.
+
+    After the figure on natural distribution shift in Radford et al. 2021 (arXiv:2103.00020),
+    section 3.3.
+    """
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    for index, row in enumerate(rows):
+        x, y, pixels = row["unseen top-1"], row["left out top-1"], row["pixels top-1"]
+        label = f"{row['trained on']}, left out: {row['left out']}"
+        axes.plot(x, y, "os^DvP"[index % 6], color=f"C{index}", markersize=9, label=label)
+        axes.plot([x, x], [pixels, y], ":", color=f"C{index}")
+        axes.plot(x, pixels, "_", color=f"C{index}", markersize=14)
+    axes.plot([0, 100], [0, 100], "--", color="0.6", label="as good on the artist left out")
+    axes.set(
+        xlim=(0, 100),
+        ylim=(0, 100),
+        xlabel="top-1 on unseen compositions by artists trained on (%)",
+    )
+    axes.set_ylabel("top-1 on the basic emoji of the artist left out (%)")
+    axes.legend(
+        fontsize=8,
+        loc="upper left",
+        title="bars: nearest training picture by pixels",
+        title_fontsize=8,
+    )
+    axes.grid(alpha=0.3)
+    figure.suptitle("{device}, torch {torch}, {date}".format(**source), fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
 def main(paths: Sequence[str]) -> int:
     for path in map(Path, paths):
-        draw(read(path), path.with_suffix(".png"))
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            draw_artists(content["rows"], content["environment"], path.with_suffix(".png"))
+        else:
+            draw(read(path), path.with_suffix(".png"))
         print(path.with_suffix(".png"))
     return 0
 

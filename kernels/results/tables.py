@@ -18,6 +18,10 @@ RESULTS = Path(__file__).parent
 READMES = [RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md"]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRAINING = "contender", "images/s", "lowest", "highest", "MB above model and optimizer"
+ARTISTS = (
+    *("trained on", "left out", "unseen top-1", "unseen top-5"),
+    *("left out top-1", "left out top-5", "pixels top-1"),
+)
 TOKENIZERS = "contender", "texts", "number", "tokens/s, first time", "tokens/s, again", "same ids"
 
 
@@ -80,6 +84,7 @@ TABLES = {
     "gpu-options": partial(of_options, "h200-options.csv"),
     "gpu-tiles": partial(of_json, "h200-tiles.json"),
     "training": partial(of_json, "cpu-train.json", TRAINING),
+    "artists": partial(of_json, "cpu-artists.json", ARTISTS),
     "tokenizers": partial(of_json, "cpu-tokenizer.json", TOKENIZERS),
 }
 

@@ -14,7 +14,10 @@ COMMANDS = {
     "classify": ("minclip.commands.classify", "find the label that fits a picture best"),
     "search": ("minclip.commands.search", "find the pictures that fit a text best"),
     "export": ("minclip.commands.export", "put a model into one small file"),
-    "bench": ("minclip.commands.bench", "measure the losses, a training step and the tokenizer"),
+    "bench": (
+        "minclip.commands.bench",
+        "measure the losses, a training step, the tokenizer and transfer",
+    ),
 }
 
 

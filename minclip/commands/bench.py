@@ -10,11 +10,12 @@ from minclip_kernels.bench.report import align
 
 from minclip.commands import add_commands
 
-DESCRIPTION = "Measure the losses, a training step and the tokenizer beside those of other projects."
+DESCRIPTION = "Measure the losses, a training step and the tokenizer beside those of other projects, and transfer."
 MEASURED = {
     "loss": ("minclip_kernels.bench.command", "time and peak memory of the contrastive losses"),
     "first-hour": ("minclip_kernels.bench.first_hour", "the first hour with a new GPU, in ten minutes"),
     "train": ("minclip.commands.bench_train", "images per second of a training step, beside open_clip"),
+    "artists": ("minclip.commands.bench_artists", "drawings by an artist who was left out of training"),
     "tokenizer": ("minclip.commands.bench_tokenizer", "tokens per second, beside SimpleTokenizer and Hugging Face"),
 }
 NEEDS_OPEN_CLIP = "minclip bench {} compares with open_clip, which is not installed: pip install open_clip_torch"
