@@ -43,8 +43,8 @@ TORCH = {
     "no maximum": ("top = logits.amax(dim=1).max()", "top = torch.zeros_like(logits.max())"),
     "e in place of 2": ("shares = logits.sub_(top).exp2_()", "shares = logits.sub_(top).exp_()"),
     "last tile only": (
-        "torch.logaddexp2(rows[tile.rows], sums.rows, out=rows[tile.rows])",
-        "rows[tile.rows] = sums.rows",
+        "torch.logaddexp2(rows[tile.rows], row_lse, out=rows[tile.rows])",
+        "rows[tile.rows] = row_lse",
     ),
     "totals in float32": ("-torch.inf, dtype=torch.float64)", "-torch.inf, dtype=torch.float32)"),
     # The second pass.
@@ -107,7 +107,7 @@ TORCH = {
         "0 * equals.row_shares[tile.rows, None] + equals.column_shares[tile.columns]",
     ),
     "the pair's target counted with the others": ("self._pairs(tile, targets).fill_(0)", "pass"),
-    "pulls of the last tile only": ("pulls[tile.rows] += sums.pulls", "pulls[tile.rows] = sums.pulls.double()"),
+    "pulls of the last tile only": ("pulls[tile.rows] += row_pulls", "pulls[tile.rows] = row_pulls.double()"),
     "pulls without logits": ("targets.mul_(logits).sum(dim=1)", "targets.sum(dim=1)"),
     # The sigmoid loss.
     "sigmoid without its bias": (".add_(bias * LN_2)", ""),

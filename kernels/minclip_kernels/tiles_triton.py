@@ -337,8 +337,8 @@ def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: boo
         return Blocking(block_m=64, block_n=64, block_k=32, parts=2)
     is_sigmoid = kernel == "sigmoid"  # It has the longest epilogue.
     if dtype == torch.float32:  # Without tensor cores, twice the threads hold the product.
-        rows = 64 if is_sigmoid else 128
-        return Blocking(block_m=rows, block_k=32, num_warps=8, num_stages=2, parts=1)
+        rows, parts = (64, 1) if is_sigmoid else (128, 4)
+        return Blocking(block_m=rows, block_k=32, num_warps=8, num_stages=2, parts=parts)
     if architecture.startswith("gfx"):  # 64 KiB of shared memory, wavefronts of 64 threads
         return Blocking(block_k=32, num_warps=8, num_stages=2, parts=1)
     is_long = is_sigmoid or ids or kernel == "exact_log_sum_exp"
@@ -347,11 +347,11 @@ def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: boo
             return Blocking(block_m=64, num_stages=4, parts=8, descriptors=True)
         return Blocking(num_warps=8 if is_long else 4, parts=4, descriptors=True)
     if architecture == "sm_100":
-        warps = 16 if kernel == "exact_log_sum_exp" else 4 if kernel == "coefficients" else 8
+        warps = 16 if kernel == "exact_log_sum_exp" else 8
         return Blocking(num_warps=warps, parts=8, descriptors=True)
     parts, warps = 4 if is_sigmoid else 8, 8 if is_long else 4
     if architecture == "sm_120":
-        return Blocking(num_warps=warps, parts=4, descriptors=True)
+        return Blocking(num_warps=warps, parts=parts, descriptors=True)
     stages = 4 if architecture == "sm_80" else 3  # 163 and 99 KiB of shared memory
     return Blocking(block_k=32, num_warps=warps, num_stages=stages, parts=parts)
 

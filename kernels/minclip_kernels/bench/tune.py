@@ -59,7 +59,7 @@ def kernel_times(run: Callable[[], object]) -> dict[str, float]:
     def product(_: Any, coefficients: torch.Tensor, *__: Any) -> str:
         return f"product for {'images' if coefficients.is_contiguous() else 'texts'}"
 
-    kernels = watch("_launch", lambda kernel, _: kernel.__name__)
+    kernels = watch("_launch", lambda kernel, *_: kernel.__name__)
     with kernels, watch("_accumulate", product):
         for _ in range(runs):
             run()
