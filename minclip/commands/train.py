@@ -31,7 +31,7 @@ from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
 SMOKE_PICTURES = 256
 PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
-EMOJI = TrainConfig(epochs=28, augmentation="strong")
+EMOJI = TrainConfig(epochs=28, augmentation="moderate")
 SOURCE = ("data", "language", "artists", "skip_bad", "smoke")  # what config.json says of the pictures
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
@@ -98,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
-    augmentation = "changes of the pictures (default: strong for emoji, gentle for your own)"
-    add("--augmentation", choices=sorted(AUGMENTATIONS), help=augmentation)
+    augmentation = "changes of the pictures (default: moderate for emoji, gentle for your own)"
+    add("--augmentation", choices=AUGMENTATIONS, help=augmentation)
     distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     add_device(parser)
