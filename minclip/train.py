@@ -210,7 +210,8 @@ def update(
         loss = contrastive_loss(model, image_features, text_features, config, **options)
         if state.seen is None:
             return loss
-        return loss + config.distill * resemblance_loss(image_features, state.seen[pictures])
+        resemblance = config.distill * resemblance_loss(image_features, state.seen[pictures])
+        return loss + resemblance - resemblance.detach()  # its gradient, while the loss that is reported stays CLIP's
 
     state.optimizer.zero_grad()
     loss = gradient_cache.backward(state.encode or make_encoder(model, config), parts, loss_of)

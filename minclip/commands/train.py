@@ -244,7 +244,7 @@ def check_folder(folder: Path) -> None:
 
 def describe_start(model: CLIP, batches: Batches, held_out: data.Pairs | None, config: TrainConfig, run: Path) -> str:
     pairs, context = batches.pairs, model.config.context_length
-    n_full = int((batches.tokens[:, context - 1 :] != 0).sum())
+    n_full = int((batches.tokens[0, :, context - 1 :] != 0).sum())
     cut = f"; {n_full} captions reach {context} tokens, and longer ones are cut there" if n_full else ""
     tested = f"{len(held_out.origins)} unseen pictures" if held_out else "nothing: too few pictures"
     return (
