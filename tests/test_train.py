@@ -151,6 +151,25 @@ def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
     assert state.step == 1
 
 
+def test_a_teacher_adds_its_gradient_and_not_its_loss(pairs):
+    model, tokenizer = new_model(pairs)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    seen = torch.randn(16, 5, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(16, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    tokens = tokenizer(pairs.captions)
+    config = TrainConfig(max_grad_norm=1e9, distill=0.5)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=1.0), seen=seen)
+    measured = train.update(state, [(images, tokens)], config, torch.arange(16))
+    moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+    model.load_state_dict(before)
+    image_features = model.encode_image(images)
+    loss = clip_loss(image_features, model.encode_text(tokens), model.logit_scale.exp())
+    (loss + 0.5 * resemblance_loss(image_features, seen)).backward()
+    assert measured.loss.item() == pytest.approx(loss.item(), rel=1e-4)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(moved[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_only_matrices_decay(pairs):
     model, _ = new_model(pairs)
     decayed, free = train.make_optimizer(model, FAST).param_groups
