@@ -5,7 +5,7 @@ from typing import Any
 
 from ftfy.formatting import display_ljust
 
-from minclip import evaluate, formats
+from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
@@ -13,9 +13,9 @@ from minclip.commands.common import (
     add_templates,
     announce,
     choose_device,
-    chosen_run,
     figure_path,
     print_json,
+    read_run,
     readable,
 )
 from minclip.images import PictureFile
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    path = chosen_run(arguments)
-    saved, labels = formats.read(path), arguments.labels
+    path, saved = read_run(arguments)
+    labels = arguments.labels
     model = saved.build(choose_device(arguments.device))
     origins: list[PictureFile] = []
     pixels = readable(arguments.pictures, saved.preprocess.resolution, origins)

@@ -23,8 +23,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    help_text = "a run folder, or a file of `minclip export` (default: the newest run under runs/)"
+    help_text = "a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face (default: the newest run under runs/)"
     parser.add_argument("--run", metavar="PATH", help=help_text)
+    add_foreign(parser)
+
+
+def add_foreign(parser: argparse.ArgumentParser) -> None:
+    """What a file of OpenAI's or OpenCLIP's does not say."""
+    where = "beside the weights, or in the package open_clip"
+    parser.add_argument("--bpe", metavar="FILE", help=f"OpenAI's vocabulary, if it is not found {where}")
+    about = "whether OpenCLIP's weights use QuickGELU, if no open_clip_config.json beside them says so"
+    parser.add_argument("--quick-gelu", choices=["yes", "no"], help=about)
 
 
 def add_templates(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +86,18 @@ def chosen_run(arguments: argparse.Namespace) -> Path:
     return Path(arguments.run) if arguments.run else formats.newest_run()
 
 
+def read_run(arguments: argparse.Namespace) -> tuple[Path, Saved]:
+    """Where the chosen model is, and the model."""
+    path = chosen_run(arguments)
+    return path, read_any(path, arguments)
+
+
+def read_any(path: str | Path, arguments: argparse.Namespace) -> Saved:
+    """Read a model, with the help of the options of `add_foreign`."""
+    quick_gelu = {"yes": True, "no": False, None: None}[arguments.quick_gelu]
+    return formats.read(path, arguments.bpe, quick_gelu)
+
+
 def figure_path(run: Path, name: str) -> Path:
     """Where a figure goes: into the run folder, or beside the exported file."""
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
@@ -95,8 +116,15 @@ def load_pairs(training: dict[str, Any], resolution: int) -> tuple[data.Pairs, d
     return data.hold_out(pairs)
 
 
+def check_has_pictures(saved: Saved, run: Path) -> None:
+    """Raise ValueError for weights of others, which do not say what they were trained on."""
+    if not saved.training:
+        raise ValueError(f"{run} does not say what it was trained on: name pictures with --data or --folder")
+
+
 def load_tested(saved: Saved, run: Path) -> data.Pairs:
     """The pairs that a run was tested on. Raises ValueError if there were none."""
+    check_has_pictures(saved, run)
     _, tested = load_pairs(saved.training, saved.preprocess.resolution)
     if tested is None:
         raise ValueError(f"{run} held no pictures out (there were too few): name others with --data")

@@ -3,17 +3,17 @@
 import argparse
 from typing import Any
 
-from minclip import data, evaluate, formats
+from minclip import data, evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
     add_run,
     add_templates,
     choose_device,
-    chosen_run,
     load_tested,
     print_json,
     print_unseen,
+    read_run,
 )
 
 DESCRIPTION = """Score a model on the pictures that were held out of its training.
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    path = chosen_run(arguments)
-    saved = formats.read(path)
+    path, saved = read_run(arguments)
     if arguments.data:
         tested, _ = data.load_folder(arguments.data, saved.preprocess.resolution)
     else:

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import torch
 
-from minclip import evaluate, formats
+from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
     add_run,
     add_templates,
     announce,
+    check_has_pictures,
     choose_device,
-    chosen_run,
     figure_path,
     load_pairs,
     print_json,
+    read_run,
     readable,
 )
 from minclip.data import Pairs
@@ -46,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.k < 1:
         raise ValueError(f"-k is {arguments.k}; it must be at least 1")
-    path = chosen_run(arguments)
-    saved = formats.read(path)
+    path, saved = read_run(arguments)
+    if not arguments.folder:
+        check_has_pictures(saved, path)
     model = saved.build(choose_device(arguments.device))
     query = evaluate.class_features(model, saved.tokenizer, [arguments.query], arguments.templates)
     search = search_folder(model, arguments.folder) if arguments.folder else search_run(model, saved)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from minclip.files import replacing
+from minclip.files import check_new, replacing
 from minclip.formats.saved import Saved, describe, parse, to_json
+from minclip.formats.tensors import read_metadata, read_safetensors
 from minclip.model import CLIP, CLIPConfig
 from minclip.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def read_folder(path: Path) -> Saved:
         raise ValueError(f"{path / CONFIG} is damaged or of another version of minclip: {error!r}") from error
     tokenizer = Tokenizer.load(path / MERGES)
     _check_vocabulary(tokenizer, config, path / MERGES, CONFIG)
-    state, metadata = _read_weights(path / MODEL)
+    state, metadata = read_safetensors(path / MODEL)
     try:
         is_same = CLIPConfig(**json.loads(metadata["config"])) == config
     except (ValueError, KeyError, TypeError) as error:
@@ -79,22 +79,23 @@ def write_export(saved: Saved, path: str | Path) -> None:
     Raises FileExistsError if `path` exists, FileNotFoundError if its folder does not, ValueError if the weights do
     not fit the configuration or one is too large for float16.
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+    check_new(path)
     largest = max(parameter.abs().max().item() for parameter in saved.build().parameters())
     if largest > torch.finfo(torch.float16).max:
         raise ValueError(f"the model has a weight of {largest:.3g}, and float16 ends at 65504")
     content = describe(saved.config, saved.preprocess, saved.training)
     metadata = {IN_METADATA[name]: to_json(part) for name, part in content.items()}
-    _write_weights(path, saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
+    _write_weights(Path(path), saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is an export, or the weights of a run. Raises ValueError if it is damaged."""
+    return path.suffix == ".safetensors" and "config" in read_metadata(path)
 
 
 def read_export(path: Path) -> Saved:
     """Read a file of `write_export`. Raises ValueError if it is another file, or damaged."""
-    state, metadata = _read_weights(path)
+    state, metadata = read_safetensors(path)
     if not metadata.keys() >= {"config", "training", "merges"}:
         raise ValueError(f"{path} is not a file of `minclip export`; for a run, name its folder")
     try:
@@ -120,11 +121,3 @@ def _write_weights(path: Path, state: dict[str, torch.Tensor], dtype: torch.dtyp
     state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, metadata=metadata))
-
-
-def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
