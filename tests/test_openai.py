@@ -6,6 +6,7 @@ import runpy
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,8 @@ def traced(folder: Path) -> Path:
         model.register_buffer(name, torch.tensor(number))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; OpenAI's archives stay
-        torch.jit.trace(model, GOLDEN["inputs"]()).half().save(str(folder / "ViT.pt"))
+        archive: Any = torch.jit.trace(model, GOLDEN["inputs"]())
+        archive.half().save(str(folder / "ViT.pt"))
     return folder / "ViT.pt"
 
 
