@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,32 @@ def test_augmentation_repeats_the_edge_and_moves_little():
     places = torch.arange(48.0) - 23.5
     offset = torch.stack([(mass.sum(2) * places).sum(1), (mass.sum(1) * places).sum(1)]) / mass.sum((1, 2))
     assert 1 < offset.abs().max() < 3  # 6 % of half the width in either direction
+
+
+# --- OpenAI's preprocessing ---------------------------------------------------------------------------------------
+
+
+GOLDEN = runpy.run_path(str(Path(__file__).with_name("golden_preprocess.py")))
+
+
+def test_the_pixels_are_those_of_torchvision():
+    """Resize(R, bicubic) and CenterCrop(R), made by `golden_preprocess.py`; to 1 of 255, whatever Pillow rounds."""
+    expected = np.load(Path(__file__).with_name("golden_preprocess.npz"))
+    assert len(expected) == 22
+    for name, pixels in expected.items():
+        size, resolution = name.split(" to ")
+        picture = GOLDEN["picture"](*map(int, size.split("x")))
+        ours = images.to_tensor(picture, int(resolution)).permute(1, 2, 0)
+        torch.testing.assert_close(ours.int(), torch.from_numpy(pixels).int(), rtol=0, atol=1, msg=name)
+
+
+def test_a_line_of_pixels_does_not_become_gigabytes():
+    """OpenAI's preprocessing would make 224 × 22,400,000 pixels of this; the ends are in no crop."""
+    line = Image.new("RGB", (100_000, 1), "red")
+    line.putpixel((50_000, 0), (0, 0, 255))
+    pixels = images.to_tensor(line, 224)
+    assert pixels.shape == (3, 224, 224)
+    assert pixels[2].float().mean() > 100
 
 
 # --- what the model reads ---------------------------------------------------------------------------------------------

@@ -80,12 +80,21 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a tensor is: `storage` is what the pickle says of it, ("storage", type, key, device, number)."""
+    """Where a tensor is: in the entry data/`key`, as numbers of `dtype`."""
 
-    storage: tuple[str, str, str, str, int]
+    key: str
+    dtype: torch.dtype
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+def _place(storage: Any, offset: Any, size: Any, stride: Any) -> _Place:
+    """The place by what the pickle says, where `storage` is ("storage", type, key, device, number)."""
+    _, kind, key, *_ = storage
+    if not isinstance(kind, str) or not isinstance(key, str) or not all(isinstance(n, int) for n in (*size, *stride)):
+        raise ValueError("a tensor in its pickle is not described as torch describes them")
+    return _Place(key, DTYPES[kind], offset, size, stride)
 
 
 _MARK = object()
@@ -117,7 +126,9 @@ def _interpret(program: bytes) -> Any:
 
 
 def _pop_to_mark(stack: list[Any]) -> list[Any]:
-    mark = next(i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK)
+    mark = next((i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK), None)
+    if mark is None:
+        raise ValueError("a mark is missing in its pickle")
     items = stack[mark + 1 :]
     del stack[mark:]
     return items
@@ -125,7 +136,9 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 def _set_items(stack: list[Any], items: list[Any]) -> None:
     if isinstance(stack[-1], dict):
-        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        # Other keys name no parameter, and hashing a tuple that is nested a million times would end the process.
+        pairs = zip(items[::2], items[1::2], strict=True)
+        stack[-1].update((key, value) for key, value in pairs if isinstance(key, (str, int)))
 
 
 def _append(stack: list[Any], items: list[Any]) -> None:
@@ -150,7 +163,7 @@ def _call(stack: list[Any]) -> None:
     if function == "collections OrderedDict":
         result = {}
     elif function == "torch._utils _rebuild_tensor_v2":
-        result = _Place(*arguments[:4])
+        result = _place(*arguments[:4])
     elif function == "torch._utils _rebuild_parameter":
         result = arguments[0]
     stack[-2:] = [result]
@@ -196,15 +209,15 @@ def _named(tree: Any) -> dict[str, _Place]:
 
 
 def _read_tensors(archive: zipfile.ZipFile, folder: str, places: dict[str, _Place], size: int) -> State:
-    wanted = sum(math.prod(place.size) * DTYPES[place.storage[1]].itemsize for place in places.values())
+    wanted = sum(math.prod(place.size) * place.dtype.itemsize for place in places.values())
     if wanted > size:
         raise ValueError(f"its tensors have {wanted} bytes, more than the file")
-    keys = {place.storage[2]: DTYPES[place.storage[1]] for place in places.values()}
+    dtypes = {place.key: place.dtype for place in places.values()}
     storages = {
         key: torch.frombuffer(bytearray(archive.read(f"{folder}/data/{key}")), dtype=dtype)
-        for key, dtype in keys.items()
+        for key, dtype in dtypes.items()
     }
     return {
-        name: torch.as_strided(storages[place.storage[2]], place.size, place.stride, place.offset)
+        name: torch.as_strided(storages[place.key], place.size, place.stride, place.offset)
         for name, place in places.items()
     }
