@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from minclip.files import new_folder
+from minclip.formats.archive import State, read_archive
 from minclip.formats.saved import Saved, flatten, nest, read_json, read_preprocess, write_json
-from minclip.formats.tensors import State, read_archive, read_safetensors
+from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
 from minclip.tokenizer import END, START, Tokenizer
@@ -105,7 +106,7 @@ def _parse(content: dict[str, Any], source: Path) -> CLIPConfig:
 def _read_state(folder: Path) -> State:
     """The parameters under OpenAI's names."""
     if (folder / MODEL).is_file():
-        theirs, _ = read_safetensors(folder / MODEL)
+        theirs, _ = read_tensors(folder / MODEL)
     elif (folder / OLD_MODEL).is_file():
         theirs = read_archive(folder / OLD_MODEL)
     else:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from minclip.files import new_folder
+from minclip.formats.archive import State, read_archive
 from minclip.formats.saved import Saved, count_blocks, flatten, nest, read_json, read_preprocess, write_json
-from minclip.formats.tensors import State, read_archive, read_safetensors
+from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ def _weights_in(folder: Path) -> Path:
 
 def _read_state(file: Path) -> tuple[State, bool]:
     """The parameters, and whether the file has OpenAI's three numbers."""
-    state = read_safetensors(file)[0] if file.suffix == ".safetensors" else read_archive(file)
+    state = read_tensors(file)[0] if file.suffix == ".safetensors" else read_archive(file)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for start, other in OTHERS.items():
         if any(name.startswith(start) for name in state):

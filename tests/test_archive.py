@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from minclip import CLIP, PRESETS, Tokenizer, cli, formats
 from minclip.formats.saved import Saved
-from minclip.formats.tensors import read_archive
+from minclip.formats.archive import read_archive
 from minclip.images import Preprocess
 
 NESTED = {

@@ -1,4 +1,4 @@
-"""Tensors in files: safetensors, and the zip archives of `torch.save` and `torch.jit.save`. No code of a file is run.
+"""Tensors in the zip archives of `torch.save` and `torch.jit.save`, without running any code of the file.
 
 An archive describes its content as a pickle, a program for a stack machine that may call any Python function. The stack
 machine here calls nothing. An object becomes the dictionary of its attributes and a call becomes None, except for the
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 State = dict[str, torch.Tensor]
 MAX_PICKLE = 16 * 2**20  # bytes; that of OpenAI's largest archive has 0.2 million
@@ -25,24 +24,6 @@ DTYPES = {
     "torch LongStorage": torch.int64,
     "torch IntStorage": torch.int32,
 }
-
-
-def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises ValueError if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without its tensors. Raises ValueError if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def read_archive(path: Path) -> State:
