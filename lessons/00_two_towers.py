@@ -37,7 +37,7 @@ model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
 # or a piece of one: lesson 05), with zeros behind the shorter text.
 
 # %%
-drawing = data.render_emoji("1F415", 144)  # 1F415 is the number of the dog in Unicode
+drawing = data.OPENMOJI.draw("1F415", 144)  # 1F415 is the number of the dog in Unicode
 image = preprocess(drawing)[None]  # (1, 3, R, R): one picture, three colours
 text = tokenizer(["dog", "a horse, of course"])  # (2, T): two texts, one number for each token
 
@@ -76,7 +76,7 @@ for label, value in zip(("dog", "a horse, of course"), cosine[0].tolist(), stric
 # right the trained one.
 
 # %%
-train, unseen = data.load_emoji(model.config.image_resolution)  # draws every emoji the first time: a few seconds
+train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])  # draws all of them the first time: a few seconds
 met = {word for caption in train.captions for word in caption.split()}
 print("every word of the unseen captions was met:", met.issuperset(" ".join(unseen.captions).split()))
 CAPTIONS = [
@@ -116,7 +116,7 @@ for axes, matrix, title in zip(both, matrices, ("before training", "after traini
         thumbnail.imshow(unseen.origins[place].open(144))
         thumbnail.axis("off")
 figure.colorbar(squares, ax=both, label="cosine", shrink=0.7)
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 
 for matrix, when in zip(matrices, ("before", "after"), strict=True):
     wrong = {CAPTIONS[row]: CAPTIONS[best] for row, best in enumerate(matrix.argmax(dim=1).tolist()) if best != row}
@@ -156,7 +156,7 @@ LABELS = ["cat", "dog", "horse", "other"]
 SHOWN = {"cat": "1F408", "dog": "1F415", "horse": "1F40E", "cat face": "1F431", "horse face": "1F434"}
 SHOWN |= {"fire engine": "1F692", "banana": "1F34C", "grinning face": "1F600"}
 
-drawings = {name: data.render_emoji(codes, 144) for name, codes in SHOWN.items()}
+drawings = {name: data.OPENMOJI.draw(codes, 144) for name, codes in SHOWN.items()}
 with torch.no_grad():
     images = model.encode_image(torch.stack([preprocess(drawing) for drawing in drawings.values()]))  # (P, E)
     labels = model.encode_text(tokenizer(LABELS))  # (C, E)
@@ -178,7 +178,7 @@ for i, name in enumerate(drawings):
     bars.invert_yaxis()
     if i >= 4:
         bars.set_xlabel("share", fontsize=8)
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 print(f"logit scale of this model: {model.logit_scale.exp():.1f}")
 
 # %% [markdown]
@@ -227,7 +227,7 @@ for i, axes in enumerate(grid.flat):
         side.set(visible=True, linewidth=1 if right else 3, color="0.6" if right else "black")
     said = f"{'✓' if right else '✗'} {captions[nearest[i]]}" + ("" if right else f" — is: {captions[i]}")
     axes.set_title(textwrap.fill(said, 26), fontsize=8, weight="normal" if right else "bold")
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 correct = sum(answer == i for i, answer in enumerate(nearest))
 print(f"top-1 among twenty captions: {correct} of 20 right, {100 * correct / 20:.0f} %")
 

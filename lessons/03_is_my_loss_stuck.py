@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import minclip
-from minclip.data import EMOJI_CREDIT, load_emoji, normalize
+from minclip.data import OPENMOJI, Preprocess, load_emoji, normalize
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
@@ -143,7 +143,7 @@ for C in (2, 16, 64, 1024):
 # %%
 TONES = ("light", "medium", "dark")
 EXAMPLES = ("waving hand", "man singer", "boy")
-everything, _ = load_emoji(24)
+everything, _ = load_emoji(Preprocess(24), artists=[OPENMOJI])
 tone_of = {}  # picture -> place of its tone in TONES
 for picture, caption in enumerate(everything.captions):
     found = [place for place, tone in enumerate(TONES) if f" {tone} skin tone" in caption]
@@ -155,7 +155,7 @@ counts = torch.bincount(tone)
 print(f"{len(tone)} pictures:", ", ".join(f"{n} {name}" for name, n in zip(TONES, counts.tolist(), strict=True)))
 
 figure, panels = plt.subplots(1, len(TONES), figsize=(5.4, 2.2))
-figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 for place, axes in enumerate(panels):
     example = everything.captions.index(f"{EXAMPLES[place]} {TONES[place]} skin tone")
     axes.imshow(everything.images[example].permute(1, 2, 0))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import minclip
-from minclip.data import EMOJI_CREDIT, emoji_captions, normalize, render_emoji, to_tensor, unseen_emoji
+from minclip.data import OPENMOJI, emoji_captions, normalize, to_tensor, unseen_emoji
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
@@ -37,7 +37,7 @@ size, resolution = model.config.vision_patch_size, model.config.image_resolution
 
 # %%
 woman_firefighter = "1F469-200D-1F692"
-picture = to_tensor(render_emoji(woman_firefighter, resolution), resolution)  # (3, R, R)
+picture = to_tensor(OPENMOJI.draw(woman_firefighter, resolution), resolution)  # (3, R, R)
 side = resolution // size
 
 figure = plt.figure(figsize=(9, 4.6))
@@ -56,7 +56,7 @@ for number, axes in enumerate(right.subplots(side, side).flat):
     axes.set_title(number, fontsize=9, pad=2)
     axes.spines[["top", "right"]].set_visible(True)
 right.suptitle("its patches, numbered in reading order")
-credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 
 # %% [markdown]
 # Each patch becomes one long vector: all its red values row by row, then the green ones, then the blue ones. A bigger
@@ -112,7 +112,7 @@ for axes, title, content in ((left, "patchify", rows), (right, "a plain reshape"
     axes.imshow(content[0, 6].view(3, size, size).permute(1, 2, 0))
     axes.set(title=f"patch 6 by {title}", xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(True)
-credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 
 # %% [markdown]
 # On the right are some rows of the *green* channel, over the whole width of the picture, taken for the red, the green
@@ -195,7 +195,7 @@ print(f"with positions, by                                   {relative_change(mo
 # %%
 captions = emoji_captions()
 codes = [code for code in captions if code in unseen_emoji()][:: check.pick(1, 4)]
-pixels = torch.stack([to_tensor(render_emoji(code, resolution), resolution) for code in codes])  # (N, 3, R, R)
+pixels = torch.stack([to_tensor(OPENMOJI.draw(code, resolution), resolution) for code in codes])  # (N, 3, R, R)
 unseen = normalize(pixels)  # (N, 3, R, R)
 texts = [captions[code] for code in codes]
 text_features = F.normalize(model.encode_text(tokenizer(texts)), dim=1)  # (N, E)
@@ -247,7 +247,7 @@ for axes_row, label, images, best in zip(
         axes.set(xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(True)
 figure.suptitle("above each: the nearest of the captions", fontsize=10)
-credit = figure.supxlabel(EMOJI_CREDIT, fontsize=7, color="0.35")
+credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 right_in_pieces = puzzle == torch.arange(len(codes))  # (N,)
 gained = int((right_in_pieces & ~is_right).sum())
 print(

@@ -33,7 +33,7 @@ plt.style.use("lesson.mplstyle")
 RESOLUTION = 48
 GENDERS, TONES = ("man", "woman"), ("light", "medium-light", "medium", "medium-dark", "dark")
 TONE_WORDS, GENDER_WORDS = {*TONES, "skin", "tone"}, {*GENDERS, "person"}
-pairs, unseen = data.load_emoji(RESOLUTION)
+pairs, unseen = data.load_emoji(data.Preprocess(RESOLUTION), artists=[data.OPENMOJI])
 
 
 def words_of(caption, ignored=()):
@@ -316,7 +316,7 @@ eight = [unseen.captions.index(caption) for caption in ("woman firefighter", "bl
 cosine = looks[-1]["cosine"]
 best, captions = cosine[eight].topk(3, dim=1)  # (8, 3) each
 figure, places = plt.subplots(4, 4, figsize=(10.5, 5.6), width_ratios=[1, 3, 1, 3])
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 for i, picture in enumerate(eight):
     drawing, answers = places[i // 2][i % 2 * 2 : i % 2 * 2 + 2]
     drawing.imshow(unseen.origins[picture].open(144))

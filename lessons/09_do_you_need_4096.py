@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import minclip
-from minclip.data import hold_out, load_emoji, normalize
+from minclip.data import OPENMOJI, Preprocess, hold_out, load_emoji, normalize
 from minclip.evaluate import ranks
 from minclip.train import TrainConfig, learning_rate, make_optimizer
 
@@ -58,7 +58,7 @@ plt.style.use("lesson.mplstyle")
 # pixels:
 
 # %%
-everything, unseen = load_emoji(24)
+everything, unseen = load_emoji(Preprocess(24), artists=[OPENMOJI])
 train, aside = hold_out(everything)  # a tenth of the training pictures, to choose learning rates by
 VOCABULARY, CONTEXT = check.pick(2048, 700), 20  # tokens to choose from, tokens in a text at most
 tokenizer = minclip.Tokenizer.train(train.captions, VOCABULARY)

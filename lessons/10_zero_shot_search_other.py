@@ -22,7 +22,7 @@ from minclip import data, evaluate
 
 plt.style.use("lesson.mplstyle")
 model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
-train, unseen = data.load_emoji(model.config.image_resolution)
+train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])
 if check.FAST:
     train, unseen = train.select(range(150)), unseen.select(range(0, 400, 4))
 scale = model.logit_scale.exp().item()
@@ -211,7 +211,7 @@ QUERIES = ["red heart", "woman with red hair", "cat", "boat", "quarterly tax rep
 found = evaluate.nearest(library, library_origins, evaluate.text_features(model, tokenizer, QUERIES), 7)
 
 figure, grid = plt.subplots(len(QUERIES), 8, figsize=(9, 6), width_ratios=[2.2, *[1] * 7])
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 for query, row, answers in zip(QUERIES, grid, found, strict=True):
     row[0].text(1, 0.5, query, ha="right", va="center")
     for axes, (origin, c) in zip(row[1:], answers, strict=True):
@@ -294,12 +294,12 @@ print("minclip.evaluate says the same:", all(abs(theirs[k] - recall_at(cosine, o
 # %%
 ANIMALS = ["cat", "dog", "horse"]
 SHOWN = {"dog": "1F415", "fire engine": "1F692", "banana": "1F34C", "grinning face": "1F600"}
-four = torch.stack([data.to_tensor(data.render_emoji(codes, 48), 48) for codes in SHOWN.values()])  # (4, 3, R, R)
+four = torch.stack([data.to_tensor(data.OPENMOJI.draw(codes, 48), 48) for codes in SHOWN.values()])  # (4, 3, R, R)
 
 figure, grid = plt.subplots(3, 4, figsize=(10, 4.6), height_ratios=[1.2, 1, 1.2])
-figure.supxlabel(data.EMOJI_CREDIT, fontsize=7)
+figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 for column, (name, codes) in enumerate(SHOWN.items()):
-    grid[0][column].imshow(data.render_emoji(codes, 144))
+    grid[0][column].imshow(data.OPENMOJI.draw(codes, 144))
     grid[0][column].set_title(name, fontsize=10)
     grid[0][column].axis("off")
 for row, labels in ((1, ANIMALS), (2, [*ANIMALS, "other"])):

@@ -5,6 +5,9 @@ save, nothing to replay, and a part of a batch is the same whether or not the re
 `jax.random.fold_in`'s; here the numbers are hashed into the seed of a fresh generator.
 """
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -68,10 +71,45 @@ class Batches:
         rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
         changes = draw_augmentation(self.batch_size, counter_generator(self.seed, AUGMENTATION, step))[part]
-        pixels = self.pairs.images[self.pairs.image_of_caption[rows]].to(device, non_blocking=True)
+        pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
+        if torch.device(device).type == "cuda":
+            pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
+        pixels = pixels.to(device, non_blocking=True)
         return self.preprocess.normalize(augment(pixels, changes)), self.tokens[rows]
+
+    def parts(self, step: int, device: torch.device | str, size: int | None) -> "MicroBatches":
+        """The batch of a step in parts of `size` rows, or as one part; each is made when it is asked for."""
+        size = size or self.batch_size
+        slices = [slice(start, start + size) for start in range(0, self.batch_size, size)]
+        return MicroBatches(self, step, device, slices)
+
+    def fingerprint(self) -> str:
+        """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
+        digest = hashlib.sha256()
+        for tensor in (self.pairs.images, self.tokens, self.pairs.image_of_caption):
+            digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""
         rows = self.rows(step)
         return batch_floor(self.caption_ids[rows], self.pairs.image_of_caption[rows], loss)
+
+
+@dataclass(frozen=True)
+class MicroBatches(Sequence):
+    """Parts of the batch of a step: pictures (b, 3, R, R) and tokens (b, T), as `Batches.make` makes them.
+
+    A part is made anew, with the same bits, whenever it is asked for, so that no more than one needs to be in memory.
+    """
+
+    batches: Batches
+    step: int
+    device: torch.device | str
+    slices: list[slice]
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return self.batches.make(self.step, self.device, self.slices[i])

@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         return _fail(f"out of memory: try a smaller --batch-size or --model ({error})")
-    except KeyboardInterrupt:
-        print("minclip: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"minclip: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
 
 

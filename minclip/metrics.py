@@ -1,4 +1,4 @@
-"""The history of a training: one row for each step, read back from the device every few steps, and metrics.csv."""
+"""The history of a training: one row for each step, read back from the device every few steps; metrics.csv; a log."""
 
 import csv
 import math
@@ -27,6 +27,8 @@ class History:
 
     def __init__(self, steps_per_epoch: int, untrained: float) -> None:
         self.rows: list[Row] = []
+        self.scores: list[tuple[float, float]] = []  # top-1 and top-5 on held-out pictures, one for each report
+        self.log: TensorBoard | None = None  # gets every row as well
         self._pending: list[tuple[Row, Measured]] = []
         self._steps_per_epoch, self._untrained = steps_per_epoch, untrained
         self._start = time.perf_counter()
@@ -45,17 +47,78 @@ class History:
         values = torch.stack([torch.stack(measured) for _, measured in self._pending]).tolist()
         for (row, _), (loss, norm, scale) in zip(self._pending, values, strict=True):
             if not math.isfinite(loss + norm):
+                epoch, batch = divmod(int(row["step"]) - 1, self._steps_per_epoch)
                 raise FloatingPointError(
-                    f"step {row['step']}: the loss is {loss} and the norm of its gradient {norm}; "
-                    "try a lower learning rate. The weights of the last report are kept"
+                    f"step {row['step']}, batch {batch + 1} of epoch {epoch + 1}: the loss is {loss} and the norm of "
+                    f"its gradient {norm}; try a lower learning rate. The last checkpoint is kept"
                 )
             self.rows.append(row | {"loss": loss, "logit_scale": scale})
+            if self.log:
+                self.log.add(self.rows[-1])
         self._pending.clear()
         return self.rows[-1]
+
+    def add_score(self, top1: float, top5: float) -> None:
+        """Add the scores on held-out pictures to the newest row."""
+        self.rows[-1] |= {"unseen_top1": top1, "unseen_top5": top5}
+        if self.log:
+            self.log.add({"step": self.rows[-1]["step"], "unseen_top1": top1, "unseen_top5": top5})
+        self.scores.append((top1, top5))
+
+    def is_best(self) -> bool:
+        """Whether the newest score is better than all before it."""
+        return self.reports_since_best() == 0
+
+    def reports_since_best(self) -> int:
+        """How many scores came after the first of the best ones."""
+        return len(self.scores) - 1 - self.scores.index(max(self.scores)) if self.scores else 0
+
+    def to_table(self) -> tuple[list[str], torch.Tensor]:
+        """The rows that were read back, as names of columns and numbers (rows, columns) float64; NaN for no value."""
+        fields = self._fields()
+        values = [[row.get(field, math.nan) for field in fields] for row in self.rows]
+        return fields, torch.tensor(values, dtype=torch.float64)
+
+    def load_table(self, fields: list[str], table: torch.Tensor) -> None:
+        """Go on from the rows of `to_table`; the clock goes on from their last one."""
+        named = (zip(fields, row, strict=True) for row in table.tolist())
+        self.rows = [{field: value for field, value in row if not math.isnan(value)} for row in named]
+        for row in self.rows:
+            row["step"] = int(row["step"])
+        self.scores = [(row["unseen_top1"], row["unseen_top5"]) for row in self.rows if "unseen_top1" in row]
+        self._start = time.perf_counter() - self.rows[-1]["seconds"]
 
     def write(self, run: Path) -> None:
         """Write the rows that were read back to metrics.csv in the folder `run`."""
         with replacing(run / METRICS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(field for row in self.rows for field in row)))
+            writer = csv.DictWriter(file, self._fields())
             writer.writeheader()
             writer.writerows(self.rows)
+        if self.log:
+            self.log.flush()
+
+    def _fields(self) -> list[str]:
+        return list(dict.fromkeys(field for row in self.rows for field in row))
+
+
+class TensorBoard:
+    """Writes rows to the folder `run`/tensorboard, which `tensorboard --logdir` shows.
+
+    Rows after `step` that are there already are hidden: a run that goes on writes them again. Raises
+    ModuleNotFoundError if the package is not installed.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            needed = "the log needs the package tensorboard: pip install 'minclip[tensorboard]'"
+            raise ModuleNotFoundError(needed) from error
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def add(self, row: Row) -> None:
+        for name in row.keys() - {"step"}:
+            self._writer.add_scalar(name, row[name], int(row["step"]))
+
+    def flush(self) -> None:
+        self._writer.flush()

@@ -120,6 +120,10 @@ class CLIP(TextTransformer):
         """Pictures (B, 3, R, R), normalised by `preprocess`, to features (B, E), not normalised."""
         return self.visual(image)
 
+    def set_grad_checkpointing(self, enabled: bool = True) -> None:
+        """Let both towers compute the insides of their blocks again for the gradient, instead of keeping them."""
+        self.transformer.grad_checkpointing = self.visual.transformer.grad_checkpointing = enabled
+
     def forward(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (B, 3, R, R) and token ids (N, T) to logits_per_image (B, N) and logits_per_text (N, B)."""
         image_features = F.normalize(self.encode_image(image), dim=-1)

@@ -1,31 +1,48 @@
 """The training loop, and nothing else: batches of pairs in, a model that tells them apart out.
 
 AdamW, warm-up and cosine decay, gradient clipping, the clamp of the logit scale: Radford et al. 2021
-(arXiv:2103.00020), section 2.5. Left out: resuming, mixed precision, several processes.
+(arXiv:2103.00020), section 2.5. Left out: several processes.
 """
 
 import math
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from minclip_kernels import fused_clip_loss, fused_siglip_loss
 from tqdm import tqdm
 
+from minclip import gradient_cache
 from minclip.batches import Batches
+from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
 from minclip.evaluate import recall_of_pairs
-from minclip.formats.run import save_weights
+from minclip.formats.run import BEST, save_weights
+from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
-from minclip.metrics import History, Measured, Row
+from minclip.metrics import History, Measured, Row, TensorBoard
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
 REPORTS = 10  # evaluations during a training, evenly spread
 READ_BACK_EVERY = 10  # steps between two looks at the device's numbers; each look waits for it
-LOSSES, BACKENDS = ("clip", "siglip"), ("fused", "naive")
+SAVE_EVERY = 600.0  # seconds between two checkpoints, besides those of the reports
+FREE = (
+    "early_stopping",
+    "log",
+    "micro_batch",
+    "grad_checkpoint",
+    "compile",
+)  # settings that may change when a run goes on
+LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
+LOGS = ("tensorboard",)
+LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
+Encode = Callable[[torch.Tensor, torch.Tensor], gradient_cache.Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +50,44 @@ class TrainConfig:
     """How to train. Raises ValueError, with the name and the value, for a setting that would waste the run.
 
     `loss` "siglip" needs a model with a logit_bias; `backend` "naive" is the readable formula with its B×B matrix.
-    `warmup` is a share of all steps.
+    `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
+    memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
+    gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
+    `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the
+    held-out pictures after which the training ends.
     """
 
     epochs: int = 40
     batch_size: int = 128
+    micro_batch: int | None = None
     lr: float = 1e-3
     seed: int = 0
     loss: str = "clip"
     backend: str = "fused"
+    precision: str = "fp32"
+    compile: bool = False
+    grad_checkpoint: bool = False
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    early_stopping: int | None = None
+    log: str | None = None
 
     def __post_init__(self) -> None:
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2: one pair has no negatives, and its loss is always 0"),
+            "micro_batch": (self.micro_batch is None or self.micro_batch >= 1, "at least 1"),
             "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
             "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 − 1"),
             "loss": (self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
             "backend": (self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}"),
+            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
+            "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
+            "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
         for name, (is_kept, rule) in rules.items():
             if not is_kept:
@@ -65,11 +96,15 @@ class TrainConfig:
 
 @dataclass
 class State:
-    """What training carries from step to step; `step` counts the updates that were made."""
+    """What training carries from step to step; `step` counts the updates that were made.
+
+    `encode` is what `make_encoder` returned, or None for the towers as they are.
+    """
 
     model: CLIP
     optimizer: torch.optim.Optimizer
     step: int = 0
+    encode: Encode | None = None
 
 
 def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
@@ -89,17 +124,38 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def encode_by_length(model: CLIP, tokens: torch.Tensor, groups: int = TEXT_GROUPS) -> torch.Tensor:
-    """The same features (B, E) as `model.encode_text(tokens)`, without most of the padding.
+def make_encoder(model: CLIP, config: TrainConfig) -> Encode:
+    """Both towers as one function: pictures (B, 3, R, R) and token ids (B, T) to features (B, E) of each."""
+    encode_image, encode_text, multiple = model.encode_image, model.encode_text, 1
+    if config.compile:
+        encode_image, encode_text, multiple = torch.compile(encode_image), torch.compile(encode_text), LENGTHS
+
+    def encode(images: torch.Tensor, tokens: torch.Tensor) -> gradient_cache.Part:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return encode_image(images), encode_by_length(encode_text, tokens, model.device, multiple=multiple)
+
+    return encode
+
+
+def encode_by_length(
+    encode_text: Callable[[torch.Tensor], torch.Tensor],
+    tokens: torch.Tensor,
+    device: torch.device,
+    groups: int = TEXT_GROUPS,
+    multiple: int = 1,
+) -> torch.Tensor:
+    """The same features (B, E) as `encode_text(tokens)`, on `device`, without most of the padding.
 
     One long caption in a batch pads all the others. Sorted by length and cut into groups, each caption is padded only
-    to the longest of its group; nothing after an end token is ever looked at, so no feature changes.
+    to the longest of its group; nothing after an end token is ever looked at, so no feature changes. Lengths are
+    rounded up to a multiple, as far as the tokens reach: compiled towers should meet few of them.
     """
     lengths = tokens.argmax(dim=1) + 1
     order = lengths.argsort()
-    parts = [tokens[rows, : int(lengths[rows].max())].to(model.device) for rows in order.chunk(groups)]
-    features = torch.cat([model.encode_text(part) for part in parts])  # in the order of length
-    return features[order.argsort().to(model.device)]
+    longest = [math.ceil(int(lengths[rows].max()) / multiple) * multiple for rows in order.chunk(groups)]
+    parts = [tokens[rows, :length].to(device) for rows, length in zip(order.chunk(groups), longest, strict=True)]
+    features = torch.cat([encode_text(part) for part in parts])  # in the order of length
+    return features[order.argsort().to(device)]
 
 
 def contrastive_loss(
@@ -110,19 +166,30 @@ def contrastive_loss(
     if config.loss == "siglip":
         function = fused_siglip_loss if config.backend == "fused" else siglip_loss
         return function(image_features, text_features, scale, model.logit_bias)
-    function = fused_clip_loss if config.backend == "fused" else clip_loss
-    return function(image_features, text_features, scale)
+    if config.backend == "naive":
+        return clip_loss(image_features, text_features, scale)
+    # Who encodes a batch in parts has no memory to spare for the loss.
+    return fused_clip_loss(image_features, text_features, scale, memory=0 if config.micro_batch else None)
 
 
 def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config: TrainConfig) -> Measured:
-    """Update the model on a batch of normalised pictures (B, 3, R, R) and token ids (B, T).
+    """Update the model on a batch of normalised pictures (B, 3, R, R) and token ids (B, T)."""
+    size = config.micro_batch or len(images)
+    return update(state, list(zip(images.split(size), tokens.split(size), strict=True)), config)
+
+
+def update(state: State, parts: Sequence[gradient_cache.Part], config: TrainConfig) -> Measured:
+    """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
 
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model = state.model
-    loss = contrastive_loss(model, model.encode_image(images), encode_by_length(model, tokens), config)
     state.optimizer.zero_grad()
-    loss.backward()
+    loss = gradient_cache.backward(
+        state.encode or make_encoder(model, config),
+        parts,
+        lambda image_features, text_features: contrastive_loss(model, image_features, text_features, config),
+    )
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if state.optimizer.defaults.get("fused"):
         # Fused optimizers read this flag on the device and skip the update if it is set; torch.amp relies on it too.
@@ -130,33 +197,67 @@ def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config:
     state.optimizer.step()
     model.clamp_logit_scale()
     state.step += 1
-    return Measured(loss.detach().float(), norm, model.logit_scale.detach().exp())
+    return Measured(loss.float(), norm, model.logit_scale.detach().exp())
 
 
 def train(
-    model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: Pairs | None, config: TrainConfig, run: Path
+    model: CLIP,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    held_out: Pairs | None,
+    config: TrainConfig,
+    run: Path,
+    resume: bool = False,
 ) -> list[Row]:
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
-    At every report the weights and metrics are written to the folder `run`, and `held_out` is evaluated. Raises
-    FloatingPointError if the loss or its gradient is not finite; the weights of the last report stay.
+    At every report `held_out` is evaluated, and the weights, the metrics and a checkpoint are written to the folder
+    `run`. With `resume`, the training goes on from the newest checkpoint there, if there is one.
+    Raises FloatingPointError if the loss or its gradient is not finite, and KeyboardInterrupt, when the step is done
+    and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
     """
+    if config.early_stopping and held_out is None:
+        raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
     steps = config.epochs * len(batches)
-    state = State(model, make_optimizer(model, config))
+    state = State(model, make_optimizer(model, config), encode=make_encoder(model, config))
+    model.set_grad_checkpointing(config.grad_checkpoint)
     history = History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
+    settings = _settings(config, batches)
+    if resume:
+        state.step = load_checkpoint(run, model, state.optimizer, history, settings)
+    if config.log:
+        history.log = TensorBoard(run, state.step)
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
+    patience = config.early_stopping or REPORTS
+    saved_at = time.monotonic()
     model.train()
-    with tqdm(
-        total=steps * batches.batch_size, unit=" images", unit_scale=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        while state.step < steps:
+    with _progress_bar(steps, state.step, batches.batch_size) as bar, Interruption() as interruption:
+        while state.step < steps and history.reports_since_best() < patience:
             _next_step(state, batches, history, steps, config)
-            if state.step in report_at or state.step % READ_BACK_EVERY == 0:
+            is_report = state.step in report_at
+            is_save = is_report or interruption.requested or time.monotonic() - saved_at > SAVE_EVERY
+            if is_save or state.step % READ_BACK_EVERY == 0:
                 _show(history.read_back(), state.step * batches.batch_size, bar)
-            if state.step in report_at:
+            if is_report:
                 bar.write(_report(model, tokenizer, held_out, history, run), file=sys.stderr)
+            if is_save:
+                save_checkpoint(run, model, state.optimizer, state.step, history, settings)
+                saved_at = time.monotonic()
+            if interruption.requested and state.step < steps:
+                raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}, and saved")
     model.eval()
     return history.rows
+
+
+def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    """What must not change while a run goes on."""
+    kept = {name: value for name, value in asdict(config).items() if name not in FREE}
+    return kept | {"checksum of the pictures and captions": batches.fingerprint()}
+
+
+def _progress_bar(steps: int, done: int, batch_size: int) -> tqdm:
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=steps * batch_size, initial=done * batch_size, unit=" images", unit_scale=True, disable=hidden)
 
 
 def _next_step(state: State, batches: Batches, history: History, steps: int, config: TrainConfig) -> None:
@@ -164,7 +265,7 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     floor = batches.floor(state.step, config.loss)
-    measured = train_step(state, *batches.make(state.step, state.model.device), config)
+    measured = update(state, batches.parts(state.step, state.model.device, config.micro_batch), config)
     history.add(state.step, measured, floor, lr)
 
 
@@ -182,8 +283,10 @@ def _report(model: CLIP, tokenizer: Tokenizer, held_out: Pairs | None, history: 
         model.eval()
         found = recall_of_pairs(model, tokenizer, held_out)["image_to_text"]
         model.train()
-        row |= {"unseen_top1": found[1], "unseen_top5": found[5]}
+        history.add_score(found[1], found[5])
         line += f"   unseen top-1 {100 * found[1]:4.1f} %   top-5 {100 * found[5]:4.1f} %"
+        if history.is_best():
+            save_weights(run, model, BEST)
     save_weights(run, model)
     history.write(run)
     return line

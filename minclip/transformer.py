@@ -7,6 +7,7 @@ Sources: Vaswani et al. 2017 (arXiv:1706.03762); the pre-norm layout of GPT-2; R
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
@@ -63,7 +64,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks on (B, T, width). If it is `causal`, token t sees the tokens up to t and none after it."""
+    """A stack of blocks on (B, T, width). If it is `causal`, token t sees the tokens up to t and none after it.
+
+    With `grad_checkpointing` only the blocks' inputs are kept for the gradient (Chen et al. 2016, arXiv:1604.06174).
+    """
+
+    grad_checkpointing = False
 
     def __init__(self, width: int, layers: int, heads: int, *, causal: bool, quick_gelu: bool) -> None:
         super().__init__()
@@ -85,4 +91,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=residual_std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.resblocks(x)
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.resblocks(x)
+        for block in self.resblocks:
+            x = checkpoint(block, x, use_reentrant=False)
+        return x

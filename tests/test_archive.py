@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from minclip import CLIP, PRESETS, Tokenizer, cli, formats
-from minclip.formats.saved import Saved
 from minclip.formats.archive import read_archive
+from minclip.formats.saved import Saved
 from minclip.images import Preprocess
 
 NESTED = {

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
-    ["data", "formats", "batches", "prompts", "metrics"],
-    ["evaluate", "train", "plots"],
+    ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache"],
+    ["evaluate", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -93,9 +93,9 @@ def test_help_waits_for_no_library():
 
 
 def test_classify_loads_neither_the_benchmark_nor_matplotlib(tmp_path):
-    from minclip.data import render_emoji
+    from minclip.data import OPENMOJI
 
-    render_emoji("1F408", 48).save(tmp_path / "cat.png")
+    OPENMOJI.draw("1F408", 48).save(tmp_path / "cat.png")
     model = str(ROOT / "lessons" / "weights" / "emoji.safetensors")
     loaded = loaded_by("classify", str(tmp_path / "cat.png"), "--labels", "cat", "dog", "--run", model)
     assert "minclip.evaluate" in loaded

@@ -24,8 +24,8 @@ def workplace(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert cli.main(["train", "--smoke"]) == 0
-    data.render_emoji("1F408", 72).save(folder / "cat.png")
-    data.render_emoji("1F415", 72).save(folder / "dog.png")
+    data.OPENMOJI.draw("1F408", 72).save(folder / "cat.png")
+    data.OPENMOJI.draw("1F415", 72).save(folder / "dog.png")
     return folder
 
 
@@ -93,8 +93,8 @@ def test_classify_prints_what_python_computes(capsys):
     assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
     out = capsys.readouterr().out
     run = formats.newest_run()
-    model, _, tokenizer = minclip.load(run)
-    images = [data.to_tensor(data.load_image(f"{name}.png"), 24) for name in ("cat", "dog")]
+    model, preprocess, tokenizer = minclip.load(run)
+    images = [preprocess.pixels(data.load_image(f"{name}.png")) for name in ("cat", "dog")]
     cosine, probability = evaluate.classify(model, tokenizer, images, ["cat", "dog"])
     for p in probability.flatten().tolist():
         assert f"{100 * p:5.1f} %" in out

@@ -1,12 +1,11 @@
-import subprocess
-import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from minclip import data
-from minclip.data import emoji
+from minclip.data import OPENMOJI, TWEMOJI, Preprocess
 from minclip.tokenizer import clean
 
 SIZE = 24
@@ -21,7 +20,12 @@ def words(caption: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def split() -> tuple[data.Pairs, data.Pairs]:
-    return data.load_emoji(SIZE)
+    return data.load_emoji(Preprocess(SIZE), artists=[OPENMOJI])
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[data.Pairs, data.Pairs]:
+    return data.load_emoji(Preprocess(SIZE, trim=True))
 
 
 def test_the_sets_have_their_sizes_and_nothing_in_common(split):
@@ -50,13 +54,38 @@ def test_no_unseen_caption_is_trained_on_in_any_language(language):
     assert {times[clean(captions[codes])] for codes in data.unseen_emoji()} == {1}
 
 
+def test_two_artists_name_the_same_emoji_alike_and_leave_the_same_ones_out(both):
+    train, unseen = both
+    assert {origin.artist for origin in train.origins} == {OPENMOJI, TWEMOJI} == set(data.ARTISTS.values())
+    assert {origin.codes for origin in unseen.origins} == data.unseen_emoji()
+    assert not {origin.codes for origin in train.origins} & data.unseen_emoji()
+    captions = data.emoji_captions() | data.emoji_captions(artist=TWEMOJI)
+    assert len(train) > 7000
+    for pairs in both:
+        assert pairs.captions == [captions[origin.codes] for origin in pairs.origins]
+        assert pairs.image_of_caption.tolist() == list(range(len(pairs)))
+
+
+def test_a_drawing_of_a_trained_name_as_well_is_not_tested(both):
+    """Twemoji draws all families of two parents and two children alike, whoever they are."""
+    train, unseen = both
+    family = "1F468-200D-1F468-200D-1F466-200D-1F466"
+    assert family in data.unseen_emoji()
+    assert data.Emoji(family, OPENMOJI) in unseen.origins
+    assert data.Emoji(family, TWEMOJI) not in unseen.origins
+    assert 790 < len(unseen) < 800
+    assert not pixels(train) & pixels(unseen)
+
+
+def pixels(pairs: data.Pairs) -> set[bytes]:
+    return {image.numpy().tobytes() for image in pairs.images}
+
+
 @pytest.mark.parametrize("size", [SIZE, 48, 72])
 def test_no_unseen_picture_stands_under_another_name(size):
-    train, unseen = data.load_emoji(size)
-    trained = {image.numpy().tobytes() for image in train.images}
-    tested = {image.numpy().tobytes() for image in unseen.images}
-    assert len(tested) == 400
-    assert not trained & tested
+    train, unseen = data.load_emoji(Preprocess(size), artists=[OPENMOJI])
+    assert len(pixels(unseen)) == 400
+    assert not pixels(train) & pixels(unseen)
 
 
 def test_captions_and_pictures_belong_together(split):
@@ -79,59 +108,8 @@ def test_an_emoji_opens_names_and_credits_its_picture():
     heart = data.Emoji("2764-FE0F")
     assert str(heart) == "❤️"
     assert heart.open(40).size == (40, 40)
-    assert heart.open(40).tobytes() == data.render_emoji("2764-FE0F", 40).tobytes()
-    assert heart.credit == data.EMOJI_CREDIT
+    assert heart.open(40).tobytes() == OPENMOJI.draw("2764-FE0F", 40).tobytes()
+    assert heart.credit == "Pictures: OpenMoji, CC BY-SA 4.0"
+    assert replace(heart, artist=TWEMOJI).credit == "Pictures: Twemoji, CC BY 4.0"
     assert heart == data.Emoji("2764-FE0F") != data.Emoji("1F408")
-
-
-# --- drawing and its cache --------------------------------------------------------------------------------------------
-
-
-def test_drawings_need_neither_fonts_nor_a_text_shaper(tmp_path):
-    """A woman, a joiner and a fire engine are one drawing, in a process that finds no font and no shaping library."""
-    code = (
-        "import sys; sys.modules['PIL.ImageFont'] = None\n"
-        "from minclip.data import render_emoji\n"
-        "sys.stdout.buffer.write(render_emoji('1F469-200D-1F692', 48).tobytes())"
-    )
-    environment = {"PATH": "", "FONTCONFIG_FILE": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
-    drawn = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
-    assert drawn == data.render_emoji("1F469-200D-1F692", 48).tobytes()
-    assert drawn != data.render_emoji("1F469", 48).tobytes()
-
-
-def test_a_variation_selector_may_be_missing_from_the_file_name():
-    with pytest.raises(ValueError, match="no drawing of 0041"):
-        data.render_emoji("0041", 8)
-    both = [data.render_emoji(codes, 16).tobytes() for codes in ("2764", "2764-FE0F")]
-    assert both[0] == both[1]
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "replace", "none"])
-def test_a_damaged_cache_is_drawn_again(damage, tmp_path, monkeypatch):
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(tmp_path))
-    codes = ["2764-FE0F", "1F408", "1F415"]
-    first = emoji._emoji_images(codes, 16)
-    (file,) = tmp_path.iterdir()
-    content = file.read_bytes()
-    middle = len(content) - 500
-    damaged = {
-        "truncate": content[:middle],
-        "flip": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-        "replace": b"not a cache",
-        "none": content,
-    }
-    file.write_bytes(damaged[damage])
-    drawn = []
-    render = emoji.render_emoji
-    monkeypatch.setattr(emoji, "render_emoji", lambda *arguments: drawn.append(arguments) or render(*arguments))
-    assert torch.equal(emoji._emoji_images(codes, 16), first)
-    assert len(drawn) == (0 if damage == "none" else 3)
-    assert file.read_bytes() == content
-
-
-def test_without_a_cache_folder_it_draws_every_time(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="cannot be written"):
-        assert emoji._emoji_images(["1F408"], 16).shape == (1, 3, 16, 16)
+    assert heart != replace(heart, artist=TWEMOJI)

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from minclip import images
@@ -116,6 +118,67 @@ def test_to_tensor_takes_the_central_square():
     assert torch.equal(tensor[0, 25] > 128, torch.arange(50) < 25)
 
 
+# --- cutting to the ink -----------------------------------------------------------------------------------------------
+
+
+def drawing(size: int = 100, box=(10, 20, 50, 40), ground="white") -> Image.Image:
+    """A red box, given by its left, top, right and bottom edges, on a plain ground."""
+    image = Image.new("RGB", (size, size), ground)
+    image.paste("red", box)
+    return image
+
+
+@pytest.mark.parametrize("ground", ["white", "black", (30, 90, 160)])
+def test_a_drawing_is_cut_to_a_square_around_its_ink(ground):
+    cut = images.trim(drawing(ground=ground))
+    assert cut.size == (43, 43)  # 40, and 4 % on each side
+    is_red = (np.asarray(cut) == (255, 0, 0)).all(axis=2)
+    assert is_red.sum() == 40 * 20
+    assert [*np.flatnonzero(is_red.any(0))[[0, -1]], *np.flatnonzero(is_red.any(1))[[0, -1]]] == [1, 40, 11, 30]
+    assert cut.getpixel((0, 0)) == drawing(ground=ground).getpixel((0, 0))
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(8, 40), st.integers(8, 40))
+def test_where_and_how_large_something_is_drawn_does_not_matter(x, y, width, height):
+    """The same box moved, or drawn at twice the size, gives the same picture."""
+    cut = images.trim(drawing(110, (5, 5, 5 + width, 5 + height)))
+    assert images.trim(drawing(110, (x, y, x + width, y + height))).tobytes() == cut.tobytes()
+    twice = images.trim(drawing(220, (2 * x, 2 * y, 2 * (x + width), 2 * (y + height))))
+    assert abs(twice.width - 2 * cut.width) <= 1
+
+
+def test_jpeg_noise_is_no_ink(tmp_path):
+    drawing(400, (40, 80, 200, 160)).save(tmp_path / "a.jpg", quality=75)
+    assert 173 <= images.trim(images.load_image(tmp_path / "a.jpg")).width <= 177
+
+
+def test_a_drawing_that_touches_the_edge_is_cut_and_photographs_are_left_alone():
+    assert images.trim(drawing(box=(0, 30, 100, 60))).size == (108, 108)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    gradient = np.linspace(0, 255, 80, dtype=np.uint8)[None, :, None].repeat(60, 0).repeat(3, 2)
+    for pixels in (noise, gradient):
+        photograph = Image.fromarray(pixels)
+        assert images.trim(photograph) is photograph
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 7)])
+def test_a_plain_picture_has_no_ink_and_is_left_alone(size):
+    plain = Image.new("RGB", size, "navy")
+    assert images.trim(plain) is plain
+
+
+def test_transparency_is_ground():
+    image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (10, 20, 50, 40))
+    assert torch.equal(Preprocess(43, trim=True).pixels(image), images.to_tensor(images.trim(drawing()), 43))
+
+
+def test_only_a_model_that_wants_it_cuts():
+    assert torch.equal(Preprocess(SIZE).pixels(drawing()), images.to_tensor(drawing(), SIZE))
+    cut = images.to_tensor(images.trim(drawing()), SIZE)
+    assert torch.equal(Preprocess(SIZE, trim=True).pixels(drawing()), cut)
+
+
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
@@ -137,16 +200,26 @@ def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
         assert torch.equal(torch.cat(parts), whole)
 
 
+SAME = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0])  # as many as `draw_augmentation` draws
+MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
+
+
+def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
+    """Pictures under one part of the augmentation."""
+    changes = SAME.repeat(len(pixels), 1)
+    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0))[:, part]
+    return images.augment(pixels, changes)
+
+
 def test_augmentation_does_not_normalise():
     """Without any change the pixels come back as they were."""
     pixels = images.to_tensor(picture(), SIZE)[None]
-    same = torch.tensor([[1.0, 0, 0, 0, 1, 0, 1, 0]])
-    torch.testing.assert_close(images.augment(pixels, same), pixels.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(images.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
 
 
 def test_augmentation_never_mirrors():
     """Red on the left stays on the left: "facing right" is a caption."""
-    moved = augmented(images.to_tensor(picture(), SIZE).expand(200, 3, SIZE, SIZE), seed=0)
+    moved = changed(images.to_tensor(picture(), SIZE).expand(200, 3, SIZE, SIZE), MOVE)
     red_minus_blue = moved[:, 0] - moved[:, 2]
     half = SIZE // 2
     assert (red_minus_blue[:, :, :half].mean((1, 2)) > red_minus_blue[:, :, half:].mean((1, 2)) + 70).all()
@@ -158,10 +231,29 @@ def test_augmentation_repeats_the_edge_and_moves_little():
     assert (moved.amax((2, 3)) - moved.amin((2, 3))).max() < 1e-2
     spots = torch.zeros(200, 3, 48, 48, dtype=torch.uint8)
     spots[:, :, 20:28, 20:28] = 255
-    mass = augmented(spots, seed=0)[:, 0] > 190
+    mass = changed(spots, MOVE)[:, 0] > 190
     places = torch.arange(48.0) - 23.5
     offset = torch.stack([(mass.sum(2) * places).sum(1), (mass.sum(1) * places).sum(1)]) / mass.sum((1, 2))
     assert 1 < offset.abs().max() < 3  # 6 % of half the width in either direction
+
+
+def test_recolouring_leaves_grey_grey_and_a_share_without_any_colour():
+    grey = torch.full((400, 3, 4, 4), 100, dtype=torch.uint8)
+    recoloured = changed(grey, COLOUR)
+    torch.testing.assert_close(recoloured, recoloured[:, :1].expand_as(recoloured), rtol=0, atol=1e-3)
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(400, 3, 4, 4)
+    recoloured = changed(red, COLOUR)
+    is_grey = (recoloured.amax(1) - recoloured.amin(1)).amax((1, 2)) < 1e-3
+    assert 0.12 < is_grey.double().mean() < 0.28
+
+
+def test_blurring_and_sharpening_keep_the_mean_and_change_the_contrast_of_neighbours():
+    board = 100 + 50 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)  # a chessboard
+    board = board.to(torch.uint8).expand(400, 3, 8, 8)
+    inside = changed(board, BLUR)[:, 0, 2:-2, 2:-2]
+    spread = inside.amax((1, 2)) - inside.amin((1, 2))
+    assert {round(value) for value in spread.unique().tolist()} == {0, 50, 100}
+    torch.testing.assert_close(inside.mean((1, 2)), torch.full((400,), 125.0))
 
 
 # --- OpenAI's preprocessing ---------------------------------------------------------------------------------------
@@ -220,7 +312,7 @@ def test_pictures_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
             asked.append(i)
             yield tmp_path / f"{i % 4}.png"
 
-    results = images.read_pictures(paths(), 2)
+    results = images.read_pictures(paths(), Preprocess(2))
     first = [next(results) for _ in range(4)]
     assert [int(pixels[0, 0, 0]) for pixels in first[:3] if isinstance(pixels, torch.Tensor)] == [0, 1, 2]
     assert isinstance(first[3], FileNotFoundError)

@@ -17,6 +17,19 @@ def test_select_keeps_pictures_with_their_captions(owners, chosen):
         assert part.images[picture, 0, 0, 0] == int(caption[0])
 
 
+def test_joined_sets_keep_their_pictures_and_captions_together():
+    parts = []
+    for number, letters in enumerate(["AB", "", "CDE"]):
+        images = torch.full((len(letters), 3, 2, 2), number, dtype=torch.uint8)
+        owners = torch.arange(len(letters)).repeat(2)
+        parts.append(data.Pairs(images, [data.Emoji(x) for x in letters], [*letters, *letters], owners))
+    joined = data.Pairs.join(parts)
+    assert joined.origins == [data.Emoji(letter) for letter in "ABCDE"]
+    assert joined.captions == list("ABABCDECDE")
+    assert joined.image_of_caption.tolist() == [0, 1, 0, 1, 2, 3, 4, 2, 3, 4]
+    assert joined.images[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 2]
+
+
 def test_a_held_out_picture_stays_held_out_whatever_comes_and_goes():
     images = torch.randint(0, 256, (400, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     origins = [data.Emoji(f"{i:X}") for i in range(400)]

@@ -1,11 +1,16 @@
 import csv
+import functools
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from minclip_kernels import custom_op
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
@@ -103,13 +108,13 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
     batches = []
 
-    step = train.train_step
+    update = train.update
 
-    def spy(state, images, tokens, config):
-        batches.extend(map(tuple, tokens.tolist()))
-        return step(state, images, tokens, config)
+    def spy(state, parts, config):
+        batches.extend(tuple(caption) for _, tokens in parts for caption in tokens.tolist())
+        return update(state, parts, config)
 
-    monkeypatch.setattr(train, "train_step", spy)
+    monkeypatch.setattr(train, "update", spy)
     run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=8), tmp_path)
     expected = sorted(map(tuple, tokenizer(pairs.captions).tolist()))
     assert sorted(batches[:16]) == sorted(batches[16:]) == expected
@@ -121,7 +126,9 @@ def test_encoding_by_length_changes_nothing(pairs):
     tokens = tokenizer([*pairs.captions, "red", "blue on the left and red on the right"])
     expected = model.double().encode_text(tokens)
     for groups in (1, 2, 3, 50):
-        torch.testing.assert_close(train.encode_by_length(model, tokens, groups), expected, rtol=0, atol=1e-12)
+        for multiple in (1, 5, 8, 64):
+            features = train.encode_by_length(model.encode_text, tokens, model.device, groups, multiple)
+            torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
 
 
 def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
@@ -169,15 +176,16 @@ def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine():
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(pairs, tmp_path, monkeypatch):
     model, tokenizer = new_model(pairs)
-    step = train.train_step
+    update = train.update
     count = iter(range(100))
 
-    def break_at_16(state, images, tokens, config):
+    def break_at_16(state, parts, config):
+        images, tokens = parts[0]
         images = images * math.nan if next(count) == 15 else images
-        return step(state, images, tokens, config)
+        return update(state, [(images, tokens)], config)
 
-    monkeypatch.setattr(train, "train_step", break_at_16)
-    with pytest.raises(FloatingPointError, match=r"step 16: the loss is nan.*lower learning rate"):
+    monkeypatch.setattr(train, "update", break_at_16)
+    with pytest.raises(FloatingPointError, match=r"step 16, batch 2 of epoch 8: the loss is nan.*lower learning rate"):
         run_training(model, tokenizer, pairs, None, TrainConfig(epochs=10, batch_size=8), tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     saved = load_file(tmp_path / "model.safetensors")
@@ -199,25 +207,81 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(pairs):
     assert not torch.equal(model.text_projection, before["text_projection"])
 
 
-def test_numbers_are_read_back_every_few_steps_and_not_in_a_step(pairs, tmp_path, monkeypatch):
-    """Each reading waits for the device. (The fused loss looks at numbers too, but only those on the CPU.)"""
-    model, tokenizer = new_model(pairs)
-    state, config = State(model, train.make_optimizer(model, FAST)), replace(FAST, backend="naive")
-    images, tokens = torch.randn(16, 3, 24, 24), tokenizer(pairs.captions)
+READS = {"item", "tolist", "numpy", "cpu", "nonzero", "unique", "masked_select"}
+READS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "is_nonzero", "equal", "allclose"}
 
-    def refuse(tensor, *_):
-        raise AssertionError("a step reads a number from the device")
 
-    for name in ("item", "tolist", "__bool__", "__float__", "numpy", "cpu"):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    train.train_step(state, images, tokens, config)
-    monkeypatch.undo()
-    reads = []
-    read_back = train.History.read_back
-    monkeypatch.setattr(train.History, "read_back", lambda history: reads.append(1) or read_back(history))
-    rows = run_training(model, tokenizer, pairs, None, TrainConfig(epochs=100, batch_size=8), tmp_path)
-    assert [row["step"] for row in rows] == list(range(1, 201))
-    assert len(reads) == 200 / train.READ_BACK_EVERY
+class DeviceReads(TorchFunctionMode):
+    """Counts how often Python looks at a number that would be on the device, where it would wait for it.
+
+    On a GPU these are the parameters, whatever is moved by `to`, and all that is computed from them; here everything
+    is on the CPU, so tensors are marked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        inputs = tree_leaves((args, kwargs))
+        on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in inputs)
+        name = getattr(function, "__name__", "")
+        if on_device and (name in READS or self._chooses_rows(name, args)):
+            self.count += 1
+        output = function(*args, **(kwargs or {}))
+        if on_device or name == "to":
+            for tensor in tree_leaves(output):
+                if isinstance(tensor, torch.Tensor):
+                    tensor.on_device = True
+        return output
+
+    @staticmethod
+    def _chooses_rows(name: str, args) -> bool:
+        return name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """On the CPU the tiles look at their numbers; on a GPU they do not."""
+
+    class Tiles(custom_op.TorchTiles):
+        def __init__(self, problem):
+            super().__init__(problem)
+            self.is_on_cpu, self.kept = False, 0
+
+    monkeypatch.setattr(custom_op, "TorchTiles", Tiles)
+
+
+def test_reads_are_noticed():
+    weight = torch.nn.Parameter(torch.ones(3))
+    with DeviceReads() as reads:
+        float(weight.detach().sum()), (weight > 0).any().item(), bool(weight.exp().max() > 2), weight[weight > 1]
+        torch.ones(3).to("cpu").exp().tolist()
+        torch.ones(3).sum().item()
+    assert reads.count == 5
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}])
+def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, options):
+    model, tokenizer = siglip_model(pairs) if options.get("loss") == "siglip" else new_model(pairs)
+    counts, reads = {}, DeviceReads()
+    next_step, report = train._next_step, train._report
+
+    def step(state, *arguments):
+        next_step(state, *arguments)
+        counts[state.step] = reads.count
+
+    def end(*arguments):
+        counts["end"] = reads.count
+        return report(*arguments)
+
+    monkeypatch.setattr(train, "REPORTS", 1)
+    monkeypatch.setattr(train, "_next_step", step)
+    monkeypatch.setattr(train, "_report", end)
+    with reads:
+        run_training(model, tokenizer, pairs, None, TrainConfig(epochs=16, batch_size=8, **options), tmp_path)
+    assert counts == {step: (step - 1) // train.READ_BACK_EVERY for step in range(1, 33)} | {"end": 4}
 
 
 def test_configurations_take_keywords_only():
@@ -244,3 +308,105 @@ def test_configurations_take_keywords_only():
 def test_a_bad_configuration_says_so_itself(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+# --- precision, compilation, checkpoints of blocks --------------------------------------------------------------------
+
+
+def curve(pairs: Pairs, tmp_path: Path, config: TrainConfig) -> list[float]:
+    model, tokenizer = new_model(pairs)
+    return [row["loss"] for row in run_training(model, tokenizer, pairs, None, config, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"grad_checkpoint": True}, 1e-6),
+        ({"micro_batch": 3}, 1e-3),
+        ({"micro_batch": 3, "grad_checkpoint": True}, 1e-3),
+        ({"precision": "bf16"}, 3e-2),
+        ({"precision": "bf16", "micro_batch": 3, "grad_checkpoint": True}, 3e-2),
+    ],
+)
+def test_what_saves_memory_or_time_changes_roundings_only(pairs, tmp_path, options, tolerance):
+    plain = TrainConfig(epochs=8, batch_size=8)
+    expected = curve(pairs, tmp_path, plain)
+    assert expected[-1] < expected[0] - 0.5
+    assert curve(pairs, tmp_path, replace(plain, **options)) == pytest.approx(expected, rel=tolerance)
+
+
+def test_bf16_is_used_where_it_is_asked_for(pairs):
+    model, tokenizer = new_model(pairs)
+    images, tokens = torch.randn(4, 3, 24, 24), tokenizer(pairs.captions[:4])
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        encode = train.make_encoder(model, TrainConfig(precision=precision))
+        assert {features.dtype for features in encode(images, tokens)} == {dtype}
+
+
+def test_checkpoints_of_blocks_keep_less(pairs):
+    """Fewer bytes are saved for the gradient, and the gradient has the same bits."""
+    model, _ = new_model(pairs)
+    images = torch.randn(8, 3, 24, 24)
+    kept, gradients = [], []
+    for enabled in (False, True):
+        model.set_grad_checkpointing(enabled)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.nbytes) or x, lambda x: x):
+            features = model.encode_image(images)
+        gradients.append(torch.autograd.grad(features.square().sum(), model.visual.conv1.weight)[0])
+        kept.append(sum(saved))
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0] / 2
+
+
+def count_compilations(monkeypatch, backend: str) -> list[int]:
+    """Let torch.compile use a backend that is quick, and append to the list whenever it is called."""
+    calls: list[int] = []
+    compile_graph = torch._dynamo.lookup_backend(backend)
+
+    def counting(graph, inputs):
+        calls.append(1)
+        return compile_graph(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    return calls
+
+
+def test_the_compiled_towers_train_alike_and_are_compiled_a_handful_of_times(pairs, tmp_path, monkeypatch):
+    """Captions of 7 to 16 tokens in groups of 2 and 3, in ten steps, also in evaluation."""
+    torch._dynamo.reset()
+    plain = TrainConfig(epochs=5, batch_size=7)
+    expected = curve(pairs, tmp_path, plain)
+    calls = count_compilations(monkeypatch, "aot_eager")
+    assert curve(pairs, tmp_path, replace(plain, compile=True)) == pytest.approx(expected, rel=1e-3)
+    assert 2 <= len(calls) <= 6
+
+
+@pytest.mark.slow
+def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
+    torch._dynamo.reset()
+    plain = TrainConfig(epochs=8, batch_size=8)
+    expected = curve(pairs, tmp_path, plain)
+    assert curve(pairs, tmp_path, replace(plain, compile=True)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_tensorboard_gets_what_metrics_csv_gets(pairs, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, tokenizer = new_model(pairs)
+    config = TrainConfig(epochs=5, batch_size=8, log="tensorboard")
+    rows = run_training(model, tokenizer, pairs, pairs, config, tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {name for row in rows for name in row} - {"step"}
+    for name in ("loss", "lr", "unseen_top1"):
+        wanted = [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows if name in row]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == wanted
+
+
+def test_without_tensorboard_it_says_what_to_install(pairs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    model, tokenizer = new_model(pairs)
+    config = TrainConfig(epochs=1, batch_size=8, log="tensorboard")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'minclip\[tensorboard\]'"):
+        run_training(model, tokenizer, pairs, None, config, tmp_path)

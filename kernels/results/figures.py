@@ -1,6 +1,7 @@
 """Draw what was measured, beside its CSV: python kernels/results/figures.py FILE.csv"""
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -19,9 +20,12 @@ PANELS = [  # column, label, scale
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw three panels, with a row of them for every loss, dtype and D."""
+    """Draw three panels, with a row of them for every loss, dtype and D with more than one N."""
     rows = [row for row in rows if row["result"] == MEASURED]
-    places = list(dict.fromkeys((row["loss"], row["dtype"], row["D"]) for row in rows))
+    counts = defaultdict(set)
+    for row in rows:
+        counts[row["loss"], row["dtype"], row["D"]].add(row["N"])
+    places = [place for place in counts if len(counts[place]) > 1]
     figure = Figure(figsize=(16, 4.6 * len(places)), layout="constrained", dpi=120)
     grid = figure.subplots(len(places), len(PANELS), squeeze=False)
     for place, line in zip(places, grid, strict=True):
@@ -30,8 +34,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             draw_lines(axes, here, column)
             axes.set(xscale="log", xlabel="N, pairs in the batch", title=label)
             axes.set_yscale(scale if any(row[column] for row in here) else "linear")
-            counts = sorted({row["N"] for row in here})
-            axes.set_xticks(counts, [f"{count:,}" for count in counts], rotation=90, fontsize=8)
+            ticks = sorted(counts[place])
+            axes.set_xticks(ticks, [f"{count:,}" for count in ticks], rotation=90, fontsize=8)
             axes.set_xticks([], minor=True)
         line[0].set_ylabel("{}, {}, D = {}".format(*place))
         line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -104,7 +104,7 @@ def training_steps(config: CLIPConfig, batch_size: int, device: str) -> dict[str
 
 def _batch(config: CLIPConfig, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised pictures (B, 3, R, R) and token ids (B, T) of emoji."""
-    pairs, _ = data.load_emoji(config.image_resolution)
+    pairs, _ = data.load_emoji(data.Preprocess(config.image_resolution), artists=[data.OPENMOJI])
     tokenizer = Tokenizer.train(pairs.captions, config.vocab_size)
     captions = torch.arange(batch_size) % len(pairs)
     images = data.normalize(pairs.images[pairs.image_of_caption[captions]])

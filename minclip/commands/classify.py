@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels = arguments.labels
     model = saved.build(choose_device(arguments.device))
     origins: list[PictureFile] = []
-    pixels = readable(arguments.pictures, saved.preprocess.resolution, origins)
+    pixels = readable(arguments.pictures, saved.preprocess, origins)
     cosine, probability = evaluate.classify(model, saved.tokenizer, pixels, labels, arguments.templates)
     answers = [
         describe(str(origin), labels, *values)

@@ -36,6 +36,11 @@ def add_foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick-gelu", choices=["yes", "no"], help=about)
 
 
+def add_artists(parser: argparse._ActionsContainer, default: str) -> None:
+    help_text = f"artists who draw the emoji (default: {default})"
+    parser.add_argument("--artists", nargs="+", choices=sorted(data.ARTISTS), metavar="ARTIST", help=help_text)
+
+
 def add_templates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates",
@@ -103,17 +108,22 @@ def figure_path(run: Path, name: str) -> Path:
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 
 
-def load_pairs(training: dict[str, Any], resolution: int) -> tuple[data.Pairs, data.Pairs | None]:
+def load_pairs(training: dict[str, Any], preprocess: images.Preprocess) -> tuple[data.Pairs, data.Pairs | None]:
     """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
 
-    `training` has the data, language and skip_bad of config.json.
+    `training` has the data, language, artists and skip_bad of config.json.
     """
     if training["data"] is None:
-        return data.load_emoji(resolution, training["language"])
-    pairs, problems = data.load_folder(training["data"], resolution, training["skip_bad"])
+        return data.load_emoji(preprocess, training["language"], trained_on(training))
+    pairs, problems = data.load_folder(training["data"], preprocess, training["skip_bad"])
     if problems:
         print(data.describe_problems(problems, training["data"]), "left out", sep="\n", file=sys.stderr)
     return data.hold_out(pairs)
+
+
+def trained_on(training: dict[str, Any]) -> list[data.Artist]:
+    """The artists of a run on emoji. There was only one before the artists were stored."""
+    return [data.ARTISTS[name] for name in training.get("artists", [data.OPENMOJI.name])]
 
 
 def check_has_pictures(saved: Saved, run: Path) -> None:
@@ -125,19 +135,21 @@ def check_has_pictures(saved: Saved, run: Path) -> None:
 def load_tested(saved: Saved, run: Path) -> data.Pairs:
     """The pairs that a run was tested on. Raises ValueError if there were none."""
     check_has_pictures(saved, run)
-    _, tested = load_pairs(saved.training, saved.preprocess.resolution)
+    _, tested = load_pairs(saved.training, saved.preprocess)
     if tested is None:
         raise ValueError(f"{run} held no pictures out (there were too few): name others with --data")
     return tested
 
 
-def readable(paths: Sequence[str | Path], resolution: int, origins: list[images.PictureFile]) -> Iterator[torch.Tensor]:
+def readable(
+    paths: Sequence[str | Path], preprocess: images.Preprocess, origins: list[images.PictureFile]
+) -> Iterator[torch.Tensor]:
     """Yield the pixels (3, R, R) of every picture that can be read, and append its origin to `origins`.
 
     What is wrong with the others is printed on standard error.
     """
     hidden = len(paths) < 100 or not sys.stderr.isatty()
-    results = tqdm(images.read_pictures(paths, resolution), "reading", len(paths), leave=False, disable=hidden)
+    results = tqdm(images.read_pictures(paths, preprocess), "reading", len(paths), leave=False, disable=hidden)
     for path, result in zip(paths, results, strict=True):
         if isinstance(result, Exception):
             print(f"minclip: error: {result}", file=sys.stderr)

@@ -5,6 +5,7 @@ from typing import Any
 
 from minclip import data, evaluate
 from minclip.commands.common import (
+    add_artists,
     add_device,
     add_json,
     add_run,
@@ -22,7 +23,9 @@ recall@k is how often the right answer is among the first k, from picture to cap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="FOLDER", help="other pictures to score on: a folder with a table")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", metavar="FOLDER", help="other pictures to score on: a folder with a table")
+    add_artists(source, "those of the run")
     add_run(parser)
     add_templates(parser)
     add_json(parser)
@@ -32,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     path, saved = read_run(arguments)
     if arguments.data:
-        tested, _ = data.load_folder(arguments.data, saved.preprocess.resolution)
+        tested, _ = data.load_folder(arguments.data, saved.preprocess)
+    elif arguments.artists:
+        artists = [data.ARTISTS[name] for name in arguments.artists]
+        _, tested = data.load_emoji(saved.preprocess, saved.training["language"], artists)
     else:
         tested = load_tested(saved, path)
     model = saved.build(choose_device(arguments.device))

@@ -73,7 +73,7 @@ def search_folder(model: CLIP, folder: str) -> Searched:
     """The features of all pictures under a folder. Raises ValueError if none can be read."""
     origins: list[PictureFile] = []
     files = picture_files(Path(folder).absolute())
-    features = evaluate.image_features(model, readable(files, model.preprocess.resolution, origins))
+    features = evaluate.image_features(model, readable(files, model.preprocess, origins))
     if not origins:
         raise ValueError(f"{folder} has no picture that can be read")
     return features, origins, {}
@@ -81,7 +81,7 @@ def search_folder(model: CLIP, folder: str) -> Searched:
 
 def search_run(model: CLIP, saved: Saved) -> Searched:
     """The features of all pictures that a run was trained and tested on, and the first caption of each."""
-    parts = [part for part in load_pairs(saved.training, saved.preprocess.resolution) if part]
+    parts = [part for part in load_pairs(saved.training, saved.preprocess) if part]
     features = evaluate.image_features(model, chain.from_iterable(part.images for part in parts))
     origins = [origin for part in parts for origin in part.origins]
     return features, origins, dict(chain.from_iterable(map(_first_captions, parts)))

@@ -3,7 +3,7 @@
 import argparse
 import os
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +11,72 @@ import torch
 
 from minclip import __version__, data, plots
 from minclip.batches import Batches
-from minclip.commands.common import add_device, choose_device, load_pairs, named_as_options, print_unseen
-from minclip.formats.run import RUNS, save_setup
-from minclip.model import CLIP, PRESETS
+from minclip.commands.common import (
+    add_artists,
+    add_device,
+    choose_device,
+    load_pairs,
+    named_as_options,
+    print_unseen,
+)
+from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
+from minclip.images import Preprocess
+from minclip.metrics import Row
+from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
-from minclip.train import BACKENDS, LOSSES, TrainConfig, train
+from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
 
 SMOKE_PICTURES = 256
 SMOKE = TrainConfig(epochs=2, batch_size=32)
+SOURCE = ("data", "language", "artists", "skip_bad", "smoke")  # what config.json says of the pictures
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
+  minclip train --artists openmoji        the emoji of one artist (the artists: {" ".join(data.ARTISTS)})
   minclip train --language zh             Chinese captions (the languages: {" ".join(data.LANGUAGES)})
   minclip train --data my_pictures        a folder with one .csv or .tsv file that has the columns image and caption
   minclip train --smoke                   seconds, only to see that everything works
+  minclip train --resume                  the newest run, from its last checkpoint on
+  minclip train --config RUN/config.json  a run like another one
 
+Ctrl-C finishes the step, saves, and says how to go on.
 The loss starts near ln(batch size), which guessing costs, and falls towards the floor that duplicate captions leave.
 Weights, metrics and figures go to runs/; eval, classify and search use the newest run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of: sizes, preparation of pictures, settings, data, folder, and whether it goes on."""
+
+    sizes: CLIPConfig
+    preprocess: Preprocess
+    config: TrainConfig
+    training: dict[str, Any]
+    folder: Path
+    resume: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default, add = TrainConfig(), parser.add_argument
     add("--data", metavar="FOLDER", help="folder of your own pictures with a table, or the table itself")
     add("--skip-bad", action="store_true", help="training without the entries that cannot be read, instead of an error")
+    add_artists(parser, "all of them")
     add("--language", help="language of the emoji captions (default: en)")
     add("--out", metavar="FOLDER", help="the run folder (default: runs/<data>-<time>)")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--model", choices=sorted(PRESETS), default="emoji", help="sizes of the towers (default: emoji)")
-    size.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--model", choices=sorted(PRESETS), help="sizes of the towers (default: emoji)")
+    start.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
+    start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options go before it")
+    newest = "run folder whose training goes on from its last checkpoint (default: the newest)"
+    start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
     add("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
+    micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
+    add("--micro-batch", type=int, metavar="N", help=micro)
+    recompute = "less memory and more time: the insides of the blocks are computed again for the gradient"
+    add("--grad-checkpoint", action="store_true", default=None, help=recompute)
+    add("--precision", choices=PRECISIONS, help=f"number format of the towers' products (default: {default.precision})")
+    add("--compile", action="store_true", default=None, help="towers compiled by torch.compile, at first for minutes")
     add("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
     losses = "clip: softmax over the batch; siglip: one sigmoid per pair"
     add("--loss", choices=LOSSES, help=f"{losses} (default: {default.loss})")
@@ -48,57 +84,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=BACKENDS, help=f"{backends} (default: {default.backend})")
     seed = "seed of the initial weights, the data order and the augmentation"
     add("--seed", type=int, help=f"{seed} (default: {default.seed})")
+    early = (
+        "reports, of ten in a run, without a better score on held-out pictures that end the training (default: never)"
+    )
+    add("--early-stopping", type=int, metavar="N", help=early)
+    add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    preset = PRESETS["smoke" if arguments.smoke else arguments.model]
-    config, training, device = configure(arguments), source(arguments), choose_device(arguments.device)
-    folder = Path(arguments.out or default_folder(arguments))
-    check_folder(folder)
-    pairs, held_out = load_pairs(training, preset.image_resolution)
-    if arguments.smoke:
+    device = choose_device(arguments.device)
+    plan = resumed_plan(arguments) if arguments.resume is not None else new_plan(arguments)
+    pairs, held_out = load_pairs(plan.training, plan.preprocess)
+    if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
+    config = plan.config
     if arguments.batch_size is None:
         config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
 
-    tokenizer = Tokenizer.train(pairs.captions, preset.vocab_size)
-    tokens = tokenizer(pairs.captions, preset.context_length)
+    tokenizer = Tokenizer.train(pairs.captions, plan.sizes.vocab_size)
+    tokens = tokenizer(pairs.captions, plan.sizes.context_length)
     torch.manual_seed(config.seed)
-    model = CLIP(replace(preset, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")).to(device)
+    sizes = replace(plan.sizes, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")
+    model = CLIP(sizes, plan.preprocess).to(device)
     with named_as_options(TrainConfig):
-        batches = Batches(pairs, tokens, model.preprocess, batch_size=config.batch_size, seed=config.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_setup(folder, model, tokenizer, {**training, **asdict(config), "minclip": __version__})
+        batches = Batches(pairs, tokens, plan.preprocess, batch_size=config.batch_size, seed=config.seed)
+    if not plan.resume:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        training = {**plan.training, **asdict(config), "minclip": __version__}
+        save_setup(plan.folder, model, tokenizer, training)
     shown = held_out or pairs
     before = plots.similarity_sample(model, tokenizer, shown)
-    print(describe_start(model, batches, held_out, config, folder))
-    rows = train(model, tokenizer, batches, held_out, config, folder)
-    plots.draw_run(model, tokenizer, shown, before, rows, folder)
-    print(f"{folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
+    print(describe_start(model, batches, held_out, config, plan.folder))
+    rows = train_or_say_how_to_go_on(plan, model, tokenizer, batches, held_out, config)
+    plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
+    print(f"{plan.folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
         print_unseen(rows[-1]["unseen_top1"], rows[-1]["unseen_top5"])
     return 0
 
 
-def configure(arguments: argparse.Namespace) -> TrainConfig:
-    """The configuration that the options give. Raises ValueError, in terms of the options, for a bad one."""
+def train_or_say_how_to_go_on(
+    plan: Plan, model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: data.Pairs | None, config: TrainConfig
+) -> list[Row]:
+    """Call `train`; when it is interrupted, add the command that goes on to its message."""
+    try:
+        with named_as_options(TrainConfig):
+            return train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume)
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(f"{stopped}; to go on: minclip train --resume {plan.folder}") from stopped
+
+
+def new_plan(arguments: argparse.Namespace) -> Plan:
+    """The run that the options describe, or that --config describes, with the options in front of it.
+
+    Raises ValueError, in terms of the options, for a bad one, and OSError if the folder cannot take a run.
+    """
+    if arguments.config:
+        sizes, preprocess, stored = read_setup(Path(arguments.config))
+        base, source = settings(stored), stored_source(stored)
+        if arguments.data or arguments.language or arguments.artists:
+            source = chosen_source(arguments) | {"smoke": source["smoke"]}
+    else:
+        sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
+        preprocess = Preprocess(sizes.image_resolution, trim=True)
+        base, source = SMOKE if arguments.smoke else TrainConfig(), chosen_source(arguments)
+    folder = Path(arguments.out or default_folder(source))
+    config = configure(arguments, base)
+    check_folder(folder)
+    return Plan(sizes, preprocess, config, source, folder)
+
+
+def resumed_plan(arguments: argparse.Namespace) -> Plan:
+    """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
+    for name in ("data", "language", "artists", "skip_bad", "out"):
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
+    folder = Path(arguments.resume or newest_setup())
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")
+    sizes, preprocess, stored = read_setup(folder / CONFIG)
+    config = configure(arguments, settings(stored))
+    return Plan(sizes, preprocess, config, stored_source(stored), folder, resume=True)
+
+
+def stored_source(stored: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says of the pictures. An older version did not write all of it."""
+    return {"smoke": False} | {name: stored[name] for name in SOURCE if name in stored}
+
+
+def settings(stored: dict[str, Any]) -> TrainConfig:
+    """The configuration in config.json. Fields that an older version did not write take their defaults."""
+    return TrainConfig(**{field.name: stored[field.name] for field in fields(TrainConfig) if field.name in stored})
+
+
+def configure(arguments: argparse.Namespace, base: TrainConfig) -> TrainConfig:
+    """`base` with the options that were given. Raises ValueError, in terms of the options, for a bad one."""
     named = {field.name: getattr(arguments, field.name, None) for field in fields(TrainConfig)}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     with named_as_options(TrainConfig):
-        return replace(SMOKE if arguments.smoke else TrainConfig(), **given)
+        return replace(base, **given)
 
 
-def source(arguments: argparse.Namespace) -> dict[str, Any]:
+def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
+    if arguments.data and arguments.artists:
+        raise ValueError(f"--artists {arguments.artists[0]} chooses emoji, and --data brings its own: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
-    return {"data": folder, "language": arguments.language or "en", "skip_bad": arguments.skip_bad}
+    emoji = {} if folder else {"artists": arguments.artists or list(data.ARTISTS)}
+    language, skip_bad = arguments.language or "en", arguments.skip_bad
+    return {"data": folder, "language": language, **emoji, "skip_bad": skip_bad, "smoke": arguments.smoke}
 
 
-def default_folder(arguments: argparse.Namespace) -> Path:
-    name = Path(arguments.data).absolute().stem if arguments.data else f"emoji-{arguments.language or 'en'}"
+def default_folder(training: dict[str, Any]) -> Path:
+    name = Path(training["data"]).stem if training["data"] else f"emoji-{training['language']}"
     return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -1,15 +1,7 @@
 """Pictures with captions: `pairs` says what they are, `emoji` and `folder` where they come from."""
 
-from minclip.data.emoji import (
-    EMOJI_CREDIT,
-    LANGUAGES,
-    Emoji,
-    code_points,
-    emoji_captions,
-    load_emoji,
-    render_emoji,
-    unseen_emoji,
-)
+from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist
+from minclip.data.emoji import LANGUAGES, Emoji, code_points, emoji_captions, load_artist, load_emoji, unseen_emoji
 from minclip.data.folder import describe_problems, load_folder
 from minclip.data.pairs import Pairs, hold_out
 from minclip.images import (
@@ -25,13 +17,17 @@ from minclip.images import (
     picture_files,
     to_rgb,
     to_tensor,
+    trim,
 )
 
 __all__ = [
-    "EMOJI_CREDIT",
+    "ARTISTS",
     "IMAGE_MEAN",
     "IMAGE_STD",
     "LANGUAGES",
+    "OPENMOJI",
+    "TWEMOJI",
+    "Artist",
     "Emoji",
     "Origin",
     "Pairs",
@@ -43,13 +39,14 @@ __all__ = [
     "draw_augmentation",
     "emoji_captions",
     "hold_out",
+    "load_artist",
     "load_emoji",
     "load_folder",
     "load_image",
     "normalize",
     "picture_files",
-    "render_emoji",
     "to_rgb",
     "to_tensor",
+    "trim",
     "unseen_emoji",
 ]

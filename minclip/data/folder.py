@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from minclip.data.pairs import Pairs
-from minclip.images import PictureFile, read_pictures
+from minclip.images import PictureFile, Preprocess, read_pictures
 from minclip.tokenizer import clean
 
 Row = tuple[str, str]  # image, caption
 
 
-def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tuple[Pairs, list[str]]:
+def load_folder(path: str | Path, preprocess: Preprocess, skip_bad: bool = False) -> tuple[Pairs, list[str]]:
     """Read the pictures and captions of a table, or of the folder that holds one table.
 
     Paths in it are relative to the table, and a picture may stand in several rows. Everything is read before
@@ -25,7 +25,7 @@ def load_folder(path: str | Path, resolution: int, skip_bad: bool = False) -> tu
     """
     table = _find_table(Path(path))
     rows, problems = _read_table(table)
-    images, unreadable = _read_images(table.parent, list(dict.fromkeys(name for name, _ in rows)), resolution)
+    images, unreadable = _read_images(table.parent, list(dict.fromkeys(name for name, _ in rows)), preprocess)
     problems += unreadable
     if problems and not skip_bad:
         raise ValueError(describe_problems(problems, table) + "\nMend them, or leave them out with --skip-bad")
@@ -49,10 +49,10 @@ def describe_problems(problems: list[str], table: str | Path) -> str:
     return f"{table}: {len(problems)} entr{'y' if len(problems) == 1 else 'ies'} cannot be used:{shown}{more}"
 
 
-def _read_images(folder: Path, names: list[str], resolution: int) -> tuple[dict[str, torch.Tensor], list[str]]:
+def _read_images(folder: Path, names: list[str], preprocess: Preprocess) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The pixels (3, R, R) of every picture that can be read, by name, and what is wrong with the others."""
     images, problems = {}, []
-    results = read_pictures((folder / name for name in names), resolution)
+    results = read_pictures((folder / name for name in names), preprocess)
     bar = tqdm(results, "reading pictures", len(names), leave=False, disable=not sys.stderr.isatty())
     for name, result in zip(names, bar, strict=True):
         if isinstance(result, Exception):

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from minclip.images import Origin
@@ -28,6 +29,17 @@ class Pairs:
         """The distinct captions (T), and for each caption its index among them: (N,) int64."""
         index = {caption: i for i, caption in enumerate(dict.fromkeys(self.captions))}
         return list(index), torch.tensor([index[caption] for caption in self.captions], dtype=torch.int64)
+
+    @staticmethod
+    def join(parts: Sequence["Pairs"]) -> "Pairs":
+        """All pictures and captions of several sets, in their order."""
+        starts = np.cumsum([0, *(len(part.origins) for part in parts)]).tolist()
+        return Pairs(
+            torch.cat([part.images for part in parts]),
+            [origin for part in parts for origin in part.origins],
+            [caption for part in parts for caption in part.captions],
+            torch.cat([part.image_of_caption + start for part, start in zip(parts, starts, strict=False)]),
+        )
 
     def select(self, pictures: Sequence[int]) -> "Pairs":
         """Keep only the given pictures, in the given order, with all of their captions."""

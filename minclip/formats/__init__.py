@@ -6,6 +6,8 @@ from minclip.formats.hugging_face import is_hugging_face, read_hugging_face, wri
 from minclip.formats.openai import CONFIG as OPEN_CLIP_CONFIG
 from minclip.formats.openai import read_openai, write_openai
 from minclip.formats.run import (
+    BEST,
+    CONFIG,
     is_own,
     newest_run,
     read_export,
@@ -33,7 +35,7 @@ __all__ = [
 
 
 def read(path: str | Path, bpe: str | Path | None = None, quick_gelu: bool | None = None) -> Saved:
-    """Read a run folder, a file of `minclip export`, or weights of OpenAI, OpenCLIP or Hugging Face.
+    """Read a run folder or `best.safetensors` in it, a file of `minclip export`, or weights of other projects.
 
     `bpe`, a file of merges, and `quick_gelu` are for weights of OpenAI's and OpenCLIP's that do not say them; see
     `read_openai`. Raises FileNotFoundError if a file is missing, ValueError if one is damaged, does not fit the others
@@ -51,6 +53,8 @@ def read(path: str | Path, bpe: str | Path | None = None, quick_gelu: bool | Non
 
 
 def _read(path: Path, bpe: str | Path | None, quick_gelu: bool | None) -> Saved:
+    if path.name == BEST and (path.parent / CONFIG).is_file():
+        return read_folder(path.parent, BEST)
     if path.is_dir() and is_hugging_face(path):
         return read_hugging_face(path)
     if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():

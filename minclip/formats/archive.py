@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 State = dict[str, torch.Tensor]
-MAX_PICKLE = 16 * 2**20  # bytes; that of OpenAI's largest archive has 0.2 million
+MAX_PICKLE = 16 * 2**20  # bytes; a parameter takes about a hundred
 DTYPES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from minclip.files import new_folder
 from minclip.formats.archive import State, read_archive
-from minclip.formats.saved import Saved, flatten, nest, read_json, read_preprocess, write_json
+from minclip.formats.saved import Saved, flatten, nest, own_part, read_json, read_preprocess, write_json
 from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
@@ -79,7 +79,7 @@ def read_hugging_face(folder: Path) -> Saved:
     if tokenizer.vocab_size != config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, {CONFIG} says {config.vocab_size}"
         raise ValueError(f"the tokenizer in {folder} does not fit: {sizes}")
-    preprocess = _read_preprocessor(folder / PREPROCESSOR, config.image_resolution)
+    preprocess = _read_preprocessor(folder, config.image_resolution)
     return Saved(config, _read_state(folder), tokenizer, preprocess, {})
 
 
@@ -154,8 +154,9 @@ def _parse_fast(content: dict[str, Any], source: Path) -> tuple[Tokenizer, Any]:
         raise ValueError(f"{source} is damaged: {error!r}") from error
 
 
-def _read_preprocessor(path: Path, resolution: int) -> Preprocess:
+def _read_preprocessor(folder: Path, resolution: int) -> Preprocess:
     """OpenAI's preparation, with the mean and standard deviation of the file. Raises ValueError if it says another."""
+    path = folder / PREPROCESSOR
     content = read_json(path) if path.is_file() else {}
     size, crop = content.get("size", resolution), content.get("crop_size", resolution)
     size = size.get("shortest_edge") if isinstance(size, dict) else size
@@ -163,8 +164,9 @@ def _read_preprocessor(path: Path, resolution: int) -> Preprocess:
     if size != resolution or crop != {resolution} or content.get("resample", 3) != 3:
         told = {name: content[name] for name in ("size", "crop_size", "resample") if name in content}
         raise ValueError(f"{path} says {told}; minclip resizes the short side to {resolution}, bicubic (3), and crops")
+    mean, std = content.get("image_mean"), content.get("image_std")
     try:
-        return read_preprocess(resolution, content.get("image_mean"), content.get("image_std"))
+        return read_preprocess(resolution, mean, std, read_json(folder / CONFIG))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -175,7 +177,8 @@ def _read_preprocessor(path: Path, resolution: int) -> Preprocess:
 def write_hugging_face(saved: Saved, path: str | Path) -> None:
     """Write a new folder for `CLIPModel.from_pretrained`, `CLIPTokenizer` and `CLIPImageProcessor`, in float32.
 
-    Raises FileExistsError if `path` exists, ValueError for a model with a logit bias, which CLIPModel does not have.
+    CLIPImageProcessor does not trim pictures. Raises FileExistsError if `path` exists, ValueError for a model with a
+    logit bias, which CLIPModel does not have.
     """
     if saved.config.logit_bias:
         raise ValueError("a model trained with --loss siglip has a bias, and Hugging Face's CLIPModel has none")
@@ -209,7 +212,7 @@ def _describe(saved: Saved) -> dict[str, Any]:
         told[f"{tower}.projection_dim"] = config.embed_dim
     ends = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.end_id}
     told |= {f"text_config.{name}": value for name, value in ends.items()}
-    return {"model_type": "clip", "architectures": ["CLIPModel"], **nest(told)}
+    return {"model_type": "clip", "architectures": ["CLIPModel"], **nest(told), **own_part(saved.preprocess)}
 
 
 def _describe_tokenizer(context_length: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from minclip.files import new_folder
 from minclip.formats.archive import State, read_archive
-from minclip.formats.saved import Saved, count_blocks, flatten, nest, read_json, read_preprocess, write_json
+from minclip.formats.saved import Saved, count_blocks, flatten, nest, own_part, read_json, read_preprocess, write_json
 from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
@@ -145,7 +145,7 @@ def _parse(content: dict[str, Any], source: Path, logit_bias: bool) -> tuple[CLI
         config = CLIPConfig(**fields, vision_heads=heads, logit_bias=logit_bias)
         prepared = content.get("preprocess_cfg", {})
         told |= {name: prepared[name] for name in ("interpolation", "resize_mode") if name in prepared}
-        preprocess = read_preprocess(config.image_resolution, prepared.get("mean"), prepared.get("std"))
+        preprocess = read_preprocess(config.image_resolution, prepared.get("mean"), prepared.get("std"), content)
     except (LookupError, ArithmeticError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: {error!r}") from error
     for name, value in told.items():
@@ -183,8 +183,8 @@ def _vocabularies(folder: Path) -> Iterator[Path]:
 def write_openai(saved: Saved, path: str | Path) -> None:
     """Write a new folder that OpenCLIP reads as `local-dir:PATH`, in float32.
 
-    With QuickGELU, openai/CLIP's `clip.load` and OpenCLIP's `load_openai_model` read its `.bin`, too. Raises
-    FileExistsError if `path` exists.
+    With QuickGELU, openai/CLIP's `clip.load` and OpenCLIP's `load_openai_model` read its `.bin`, too. Neither trims
+    pictures. Raises FileExistsError if `path` exists.
     """
     with new_folder(path) as folder:
         saved.tokenizer.save(folder / MERGES)
@@ -200,4 +200,4 @@ def _describe(saved: Saved) -> dict[str, Any]:
     if config.logit_bias:
         told["init_logit_bias"] = saved.state["logit_bias"].item()
     prepared = {"mean": saved.preprocess.mean, "std": saved.preprocess.std}
-    return {"model_cfg": nest(told), "preprocess_cfg": prepared | PREPARED}
+    return {"model_cfg": nest(told), "preprocess_cfg": prepared | PREPARED, **own_part(saved.preprocess)}

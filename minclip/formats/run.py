@@ -1,6 +1,7 @@
 """minclip's own two formats.
 
-A run folder holds `model.safetensors`, `config.json` and `merges.txt.gz`, each written beside its target and renamed.
+A run folder holds `model.safetensors`, `config.json` and `merges.txt.gz`, each written beside its target and renamed,
+and `best.safetensors` if pictures were held out.
 An export is one safetensors file: the weights in float16, and the content of the other two in its metadata.
 """
 
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from minclip.files import check_new, replacing
 from minclip.formats.saved import Saved, describe, parse, to_json
-from minclip.formats.tensors import read_metadata, read_safetensors
+from minclip.formats.tensors import read_metadata, read_tensors, write_tensors
+from minclip.images import Preprocess
 from minclip.model import CLIP, CLIPConfig
 from minclip.tokenizer import Tokenizer
 
 MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
+BEST = "best.safetensors"  # the weights with the best score on held-out pictures
 RUNS = Path("runs")
 IN_METADATA = {"model": "config", "preprocess": "preprocess", "training": "training"}  # config.json -> export
 
@@ -33,6 +35,14 @@ def newest_run() -> Path:
     return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns)
 
 
+def newest_setup() -> Path:
+    """The folder under runs/ in which a training began last. Raises FileNotFoundError if there is none."""
+    runs = [path.parent for path in RUNS.glob(f"*/{CONFIG}")]
+    if not runs:
+        raise FileNotFoundError(f"no run under {RUNS.absolute()} to go on with: name its folder after --resume")
+    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns)
+
+
 # --- a run folder -----------------------------------------------------------------------------------------------------
 
 
@@ -44,29 +54,37 @@ def save_setup(run: Path, model: CLIP, tokenizer: Tokenizer, training: dict[str,
         temporary.write_text(content + "\n", encoding="utf-8")
 
 
-def save_weights(run: Path, model: CLIP) -> None:
+def read_setup(path: Path) -> tuple[CLIPConfig, Preprocess, dict[str, Any]]:
+    """What config.json says of a run. Raises ValueError if it is damaged."""
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or of another version of minclip: {error!r}") from error
+
+
+def save_weights(run: Path, model: CLIP, name: str = MODEL) -> None:
     """Write the weights of a run in float32."""
-    _write_weights(run / MODEL, model.state_dict(), torch.float32, {"config": to_json(asdict(model.config))})
+    _write_weights(run / name, model.state_dict(), torch.float32, {"config": to_json(asdict(model.config))})
 
 
-def read_folder(path: Path) -> Saved:
-    """Read a run folder. Raises FileNotFoundError for a missing file, ValueError for one that is damaged or misfit."""
-    for name in (CONFIG, MERGES, MODEL):
+def read_folder(path: Path, weights: str = MODEL) -> Saved:
+    """Read a run folder, with the last weights or the BEST.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or misfit.
+    """
+    for name in (CONFIG, MERGES, weights):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} is not a run folder: it has no {name}")
-    try:
-        config, preprocess, training = parse(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged or of another version of minclip: {error!r}") from error
+    config, preprocess, training = read_setup(path / CONFIG)
     tokenizer = Tokenizer.load(path / MERGES)
     _check_vocabulary(tokenizer, config, path / MERGES, CONFIG)
-    state, metadata = read_safetensors(path / MODEL)
+    state, metadata = read_tensors(path / weights)
     try:
         is_same = CLIPConfig(**json.loads(metadata["config"])) == config
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MODEL} is damaged: its metadata has no readable configuration") from error
+        raise ValueError(f"{path / weights} is damaged: its metadata has no readable configuration") from error
     if not is_same:
-        raise ValueError(f"{path / MODEL} is damaged, or does not fit {CONFIG}: it has another configuration")
+        raise ValueError(f"{path / weights} is damaged, or does not fit {CONFIG}: it has another configuration")
     return Saved(config, state, tokenizer, preprocess, training)
 
 
@@ -95,7 +113,7 @@ def is_own(path: Path) -> bool:
 
 def read_export(path: Path) -> Saved:
     """Read a file of `write_export`. Raises ValueError if it is another file, or damaged."""
-    state, metadata = read_safetensors(path)
+    state, metadata = read_tensors(path)
     if not metadata.keys() >= {"config", "training", "merges"}:
         raise ValueError(f"{path} is not a file of `minclip export`; for a run, name its folder")
     try:
@@ -118,6 +136,4 @@ def _check_vocabulary(tokenizer: Tokenizer, config: CLIPConfig, merges: Path, co
 
 
 def _write_weights(path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
-    state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(state, metadata=metadata))
+    write_tensors(path, {name: tensor.detach().to(dtype) for name, tensor in state.items()}, metadata)

