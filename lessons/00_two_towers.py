@@ -21,7 +21,7 @@ import minclip
 from minclip import data
 
 plt.style.use("lesson.mplstyle")
-model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
+model, preprocess, tokenizer = minclip.load()
 
 # %% [markdown]
 # ## Two towers
@@ -32,9 +32,9 @@ model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
 # their features live.
 #
 # This one is small: it learned from emoji and their English names, in minutes on two CPU cores
-# ([how](weights/README.md)). Here are a picture and two texts on their way through it. `preprocess` brings the
-# picture to R × R pixels and shifts its colours; a text becomes a row of whole numbers, one for each *token* (a word
-# or a piece of one: lesson 05), with zeros behind the shorter text.
+# ([how](../minclip/weights/MODEL_CARD.md)). Here are a picture and two texts on their way through it. `preprocess`
+# brings the picture to R × R pixels and shifts its colours; a text becomes a row of whole numbers, one for each *token*
+# (a word or a piece of one: lesson 05), with zeros behind the shorter text.
 
 # %%
 drawing = data.OPENMOJI.draw("1F415", 144)  # 1F415 is the number of the dog in Unicode

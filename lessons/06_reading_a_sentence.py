@@ -23,7 +23,7 @@ import minclip
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
-model, _, tokenizer = minclip.load("weights/emoji.safetensors")  # trained on emoji and their names
+model, _, tokenizer = minclip.load()  # trained on emoji and their names
 
 # %% [markdown]
 # ## A batch of texts

@@ -24,7 +24,7 @@ from minclip.data import OPENMOJI, emoji_captions, normalize, to_tensor, unseen_
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
-model, _, tokenizer = minclip.load("weights/emoji.safetensors")  # trained on emoji and their names
+model, _, tokenizer = minclip.load()  # trained on emoji and their names
 size, resolution = model.config.vision_patch_size, model.config.image_resolution
 
 # %% [markdown]
@@ -179,7 +179,7 @@ def relative_change(model):
     return ((after - before).norm() / before.norm()).item()
 
 
-blind, *_ = minclip.load("weights/emoji.safetensors")
+blind, *_ = minclip.load()
 blind.visual.positional_embedding[1:] = 0  # place 0 is the class token's
 print(f"without positions, the jigsaw changes the feature by {relative_change(blind):.0e} of its length")
 print(f"with positions, by                                   {relative_change(model):.0e}")

@@ -348,7 +348,7 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 #
 # - That it would name *any* combination. The unseen captions are of the same kind as the training captions (a person,
 #   an activity, a skin tone); nothing here asks for a word order or a relation, such as "a cat on a dog".
-# - How good it could get: the same model, trained longer, is in [weights](weights/README.md).
+# - How good it could get: the same model, trained longer, [ships with minclip](../minclip/weights/MODEL_CARD.md).
 # - How sure the figures are. With 400 pictures, chance alone moves the top-1 by two or three points, and more, since
 #   many are variants of one drawing; another seed gives another model. The sizes and the augmentation of the project
 #   were chosen by looking at these same 400, so they flatter it a little.

@@ -21,7 +21,7 @@ import minclip
 from minclip import data, evaluate
 
 plt.style.use("lesson.mplstyle")
-model, preprocess, tokenizer = minclip.load("weights/emoji.safetensors")
+model, preprocess, tokenizer = minclip.load()
 train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])
 if check.FAST:
     train, unseen = train.select(range(150)), unseen.select(range(0, 400, 4))

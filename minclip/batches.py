@@ -17,7 +17,7 @@ from minclip.data import Pairs
 from minclip.images import Preprocess, augment, draw_augmentation
 from minclip.loss import batch_floor
 
-ORDER, AUGMENTATION = 0, 1  # what a generator is for: equal counters must not give equal numbers to both
+ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
 
 
 def counter_generator(*counters: int) -> torch.Generator:
@@ -36,19 +36,28 @@ class Batches:
     """The batches of a training: step -> rows -> pictures and tokens.
 
     Steps count from 0 and go on from epoch to epoch; an epoch leaves out the pairs that do not fill a batch. `tokens`
-    (N, T) int64 are those of all captions. Raises ValueError if these do not fill one batch.
+    (N, T) int64 are those of all captions, or (V, N, T) those of V ways to say each; half of the time the first is
+    read. Raises ValueError if the captions do not fill one batch.
     """
 
     def __init__(
-        self, pairs: Pairs, tokens: torch.Tensor, preprocess: Preprocess, *, batch_size: int, seed: int
+        self,
+        pairs: Pairs,
+        tokens: torch.Tensor,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: str = "gentle",
     ) -> None:
         if batch_size > len(pairs):
             raise ValueError(
                 f"batch_size is {batch_size}; it must be at most {len(pairs)}, the number of training captions"
             )
-        self.pairs, self.tokens, self.preprocess = pairs, tokens, preprocess
-        self.batch_size, self.seed = batch_size, seed
-        self.caption_ids = tokens.unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+        self.pairs, self.preprocess = pairs, preprocess
+        self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
+        self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
+        self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
 
     def __len__(self) -> int:
         """The number of steps in an epoch."""
@@ -60,6 +69,14 @@ class Batches:
         order = epoch_order(len(self.pairs), self.seed, epoch)
         return order[place * self.batch_size : (place + 1) * self.batch_size]
 
+    def phrasings(self, step: int) -> torch.Tensor:
+        """Which of the V ways to say its caption each row (B,) of a step reads."""
+        others = len(self.tokens) - 1
+        drawn = torch.randint(
+            max(2 * others, 1), (self.batch_size,), generator=counter_generator(self.seed, PHRASING, step)
+        )
+        return torch.where(drawn < others, drawn + 1, 0)
+
     def make(
         self, step: int, device: torch.device | str, part: slice = slice(None)
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,17 +87,18 @@ class Batches:
         """
         rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
-        changes = draw_augmentation(self.batch_size, counter_generator(self.seed, AUGMENTATION, step))[part]
+        generator = counter_generator(self.seed, AUGMENTATION, step)
+        changes = draw_augmentation(self.batch_size, generator, self.augmentation)[part]
         pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
         if torch.device(device).type == "cuda":
             pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
         pixels = pixels.to(device, non_blocking=True)
-        return self.preprocess.normalize(augment(pixels, changes)), self.tokens[rows]
+        return self.preprocess.normalize(augment(pixels, changes)), self.tokens[self.phrasings(step)[part], rows]
 
-    def parts(self, step: int, device: torch.device | str, size: int | None) -> "MicroBatches":
-        """The batch of a step in parts of `size` rows, or as one part; each is made when it is asked for."""
-        size = size or self.batch_size
-        slices = [slice(start, start + size) for start in range(0, self.batch_size, size)]
+    def parts(self, step: int, device: torch.device | str, shard: slice, size: int | None) -> "MicroBatches":
+        """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
+        starts = range(shard.start, shard.stop, size or shard.stop - shard.start)
+        slices = [slice(start, min(start + starts.step, shard.stop)) for start in starts]
         return MicroBatches(self, step, device, slices)
 
     def fingerprint(self) -> str:

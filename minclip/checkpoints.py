@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from minclip.files import remove_halves
 from minclip.formats.tensors import read_tensors, write_tensors
 from minclip.metrics import History
 from minclip.model import CLIP
@@ -47,7 +46,6 @@ def load_checkpoint(
     A damaged one is passed over with a warning. Raises ValueError if all are damaged, or if one of the `settings` is
     not as it was.
     """
-    remove_halves(run)
     read = _newest(run)
     if read is None:
         return 0

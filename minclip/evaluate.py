@@ -98,6 +98,13 @@ def ranks(similarity: torch.Tensor, is_right: torch.Tensor) -> torch.Tensor:
     return (~(similarity < best_right) & ~is_right).sum(dim=1)  # (Q,)
 
 
+def chance(right: torch.Tensor, candidates: int, k: int) -> torch.Tensor:
+    """The probability that k different guesses hit one of `right` (Q) right candidates: (Q,) float64."""
+    guesses = torch.arange(min(k, candidates))
+    missed = (candidates - right.double()[:, None] - guesses) / (candidates - guesses)
+    return 1 - missed.clamp(min=0).prod(dim=1)
+
+
 def _recall_one_way(
     queries: torch.Tensor, candidates: torch.Tensor, query: torch.Tensor, answer: torch.Tensor, ks: Sequence[int]
 ) -> dict[int, float]:

@@ -41,7 +41,7 @@ def backward(
                 features = encode(*parts[i])
         # A tower that does not learn has features without a graph.
         learning = [(x, g) for x, g in zip(features, gradient, strict=True) if x.requires_grad]
-        torch.autograd.backward(*zip(*learning, strict=True))
+        torch.autograd.backward([x for x, _ in learning], [g for _, g in learning])
     return loss.detach()
 
 

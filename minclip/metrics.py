@@ -44,6 +44,8 @@ class History:
 
         Raises FloatingPointError, with the number of the step, for a loss or gradient that is not finite.
         """
+        if not self._pending:
+            return self.rows[-1]
         values = torch.stack([torch.stack(measured) for _, measured in self._pending]).tolist()
         for (row, _), (loss, norm, scale) in zip(self._pending, values, strict=True):
             if not math.isfinite(loss + norm):

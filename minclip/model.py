@@ -120,7 +120,7 @@ class CLIP(TextTransformer):
         """Pictures (B, 3, R, R), normalised by `preprocess`, to features (B, E), not normalised."""
         return self.visual(image)
 
-    def set_grad_checkpointing(self, enabled: bool = True) -> None:
+    def set_grad_checkpointing(self, enabled: bool) -> None:
         """Let both towers compute the insides of their blocks again for the gradient, instead of keeping them."""
         self.transformer.grad_checkpointing = self.visual.transformer.grad_checkpointing = enabled
 

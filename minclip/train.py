@@ -1,7 +1,7 @@
 """The training loop, and nothing else: batches of pairs in, a model that tells them apart out.
 
 AdamW, warm-up and cosine decay, gradient clipping, the clamp of the logit scale: Radford et al. 2021
-(arXiv:2103.00020), section 2.5. Left out: several processes.
+(arXiv:2103.00020), section 2.5.
 """
 
 import math
@@ -20,12 +20,15 @@ from minclip import gradient_cache
 from minclip.batches import Batches
 from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
+from minclip.distributed import ONE_PROCESS, World
 from minclip.evaluate import recall_of_pairs
 from minclip.formats.run import BEST, save_weights
+from minclip.images import AUGMENTATIONS
 from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.metrics import History, Measured, Row, TensorBoard
 from minclip.model import CLIP
+from minclip.teacher import resemblance_loss, teacher_features
 from minclip.tokenizer import Tokenizer
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
@@ -53,8 +56,9 @@ class TrainConfig:
     `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
     memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
-    `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the
-    held-out pictures after which the training ends.
+    `augmentation` is one of `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures
+    (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a
+    better score on the held-out pictures after which the training ends.
     """
 
     epochs: int = 40
@@ -70,6 +74,8 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    augmentation: str = "gentle"
+    distill: float = 0.0
     early_stopping: int | None = None
     log: str | None = None
 
@@ -87,6 +93,8 @@ class TrainConfig:
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
             "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
+            "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "distill": (self.distill >= 0, "at least 0"),
             "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
         for name, (is_kept, rule) in rules.items():
@@ -98,13 +106,16 @@ class TrainConfig:
 class State:
     """What training carries from step to step; `step` counts the updates that were made.
 
-    `encode` is what `make_encoder` returned, or None for the towers as they are.
+    `encode` is what `make_encoder` returned, or None for the towers as they are; `world` the processes that train;
+    `seen` (P, C) what the teacher sees in each picture, if there is one.
     """
 
     model: CLIP
     optimizer: torch.optim.Optimizer
     step: int = 0
     encode: Encode | None = None
+    world: World = ONE_PROCESS
+    seen: torch.Tensor | None = None
 
 
 def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
@@ -159,17 +170,18 @@ def encode_by_length(
 
 
 def contrastive_loss(
-    model: CLIP, image_features: torch.Tensor, text_features: torch.Tensor, config: TrainConfig
+    model: CLIP, image_features: torch.Tensor, text_features: torch.Tensor, config: TrainConfig, **options: Any
 ) -> torch.Tensor:
-    """The loss of `config.loss` on features (B, E), by the kernels or by the readable formula."""
+    """The loss of `config.loss` on features (B, E), by the kernels with their options, or by the readable formula."""
     scale = model.logit_scale.exp()
     if config.loss == "siglip":
         function = fused_siglip_loss if config.backend == "fused" else siglip_loss
-        return function(image_features, text_features, scale, model.logit_bias)
+        return function(image_features, text_features, scale, model.logit_bias, **options)
     if config.backend == "naive":
         return clip_loss(image_features, text_features, scale)
     # Who encodes a batch in parts has no memory to spare for the loss.
-    return fused_clip_loss(image_features, text_features, scale, memory=0 if config.micro_batch else None)
+    memory = 0 if config.micro_batch else None
+    return fused_clip_loss(image_features, text_features, scale, memory=memory, **options)
 
 
 def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config: TrainConfig) -> Measured:
@@ -178,18 +190,31 @@ def train_step(state: State, images: torch.Tensor, tokens: torch.Tensor, config:
     return update(state, list(zip(images.split(size), tokens.split(size), strict=True)), config)
 
 
-def update(state: State, parts: Sequence[gradient_cache.Part], config: TrainConfig) -> Measured:
+def update(
+    state: State,
+    parts: Sequence[gradient_cache.Part],
+    config: TrainConfig,
+    pictures: torch.Tensor | None = None,
+    shard_sizes: Sequence[int] | None = None,
+) -> Measured:
     """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
 
+    `pictures` (B,) are the numbers of the pictures in `state.seen`, where there is a teacher. Several processes call
+    this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
-    model = state.model
+    model, world = state.model, state.world
+    options = {"group": world.group, "shard_sizes": shard_sizes} if world.group else {}
+
+    def loss_of(image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        loss = contrastive_loss(model, image_features, text_features, config, **options)
+        if state.seen is None:
+            return loss
+        return loss + config.distill * resemblance_loss(image_features, state.seen[pictures])
+
     state.optimizer.zero_grad()
-    loss = gradient_cache.backward(
-        state.encode or make_encoder(model, config),
-        parts,
-        lambda image_features, text_features: contrastive_loss(model, image_features, text_features, config),
-    )
+    loss = gradient_cache.backward(state.encode or make_encoder(model, config), parts, loss_of)
+    world.average([loss, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if state.optimizer.defaults.get("fused"):
         # Fused optimizers read this flag on the device and skip the update if it is set; torch.amp relies on it too.
@@ -208,45 +233,68 @@ def train(
     config: TrainConfig,
     run: Path,
     resume: bool = False,
+    world: World = ONE_PROCESS,
 ) -> list[Row]:
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
     At every report `held_out` is evaluated, and the weights, the metrics and a checkpoint are written to the folder
-    `run`. With `resume`, the training goes on from the newest checkpoint there, if there is one.
+    `run`. With `resume`, the training goes on from the newest checkpoint there, if there is one. Every process of
+    `world` calls this with the same arguments; only the main one evaluates and writes.
     Raises FloatingPointError if the loss or its gradient is not finite, and KeyboardInterrupt, when the step is done
     and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
     """
-    if config.early_stopping and held_out is None:
-        raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
-    steps = config.epochs * len(batches)
-    state = State(model, make_optimizer(model, config), encode=make_encoder(model, config))
-    model.set_grad_checkpointing(config.grad_checkpoint)
-    history = History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
-    settings = _settings(config, batches)
+    _check(config, batches, held_out, world)
+    steps, settings = config.epochs * len(batches), _settings(config, batches)
+    state, history = _start(model, batches, config, world)
     if resume:
         state.step = load_checkpoint(run, model, state.optimizer, history, settings)
-    if config.log:
+    world.copy_from_main(list(model.parameters()))
+    if config.log and world.is_main:
         history.log = TensorBoard(run, state.step)
     report_at = {round(steps * i / REPORTS) for i in range(1, REPORTS + 1)}
-    patience = config.early_stopping or REPORTS
-    saved_at = time.monotonic()
-    model.train()
-    with _progress_bar(steps, state.step, batches.batch_size) as bar, Interruption() as interruption:
-        while state.step < steps and history.reports_since_best() < patience:
+    patience, saved_at = config.early_stopping or REPORTS, time.monotonic()
+    is_over = history.reports_since_best() >= patience
+    with (
+        _progress_bar(steps, state, batches) as bar,
+        Interruption(world.size > 1) as interruption,
+        world.naming_losses(),
+    ):
+        while state.step < steps and not is_over:
             _next_step(state, batches, history, steps, config)
-            is_report = state.step in report_at
-            is_save = is_report or interruption.requested or time.monotonic() - saved_at > SAVE_EVERY
-            if is_save or state.step % READ_BACK_EVERY == 0:
+            is_report, is_due = state.step in report_at, time.monotonic() - saved_at > SAVE_EVERY
+            if is_report or state.step % READ_BACK_EVERY == 0:
                 _show(history.read_back(), state.step * batches.batch_size, bar)
-            if is_report:
+            if is_report and world.is_main:
                 bar.write(_report(model, tokenizer, held_out, history, run), file=sys.stderr)
-            if is_save:
-                save_checkpoint(run, model, state.optimizer, state.step, history, settings)
+            is_over = history.reports_since_best() >= patience
+            is_over, is_stopped, is_due = world.any(is_over, interruption.requested, is_due)
+            if is_report or is_stopped or is_due:
+                _save(state, history, run, settings)
                 saved_at = time.monotonic()
-            if interruption.requested and state.step < steps:
+            if is_stopped and state.step < steps:
                 raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}, and saved")
     model.eval()
     return history.rows
+
+
+def _check(config: TrainConfig, batches: Batches, held_out: Pairs | None, world: World) -> None:
+    """Raise ValueError for a setting that does not go with the others."""
+    if config.early_stopping and held_out is None:
+        raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
+    if batches.batch_size < world.size:
+        raise ValueError(f"batch_size is {batches.batch_size}; it must be at least the {world.size} processes")
+    if config.distill and world.size > 1:
+        raise ValueError(f"distill is {config.distill}; it must be 0 in {world.size} processes")
+    if config.backend == "naive" and world.size > 1:
+        raise ValueError(f"backend is 'naive'; it must be 'fused' in {world.size} processes")
+
+
+def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> tuple[State, History]:
+    """A training before its first step."""
+    model.train().set_grad_checkpointing(config.grad_checkpoint)
+    seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
+    state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), world=world, seen=seen)
+    return state, History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
 
 
 def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
@@ -255,9 +303,10 @@ def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     return kept | {"checksum of the pictures and captions": batches.fingerprint()}
 
 
-def _progress_bar(steps: int, done: int, batch_size: int) -> tqdm:
-    hidden = not sys.stderr.isatty()
-    return tqdm(total=steps * batch_size, initial=done * batch_size, unit=" images", unit_scale=True, disable=hidden)
+def _progress_bar(steps: int, state: State, batches: Batches) -> tqdm:
+    hidden = not (sys.stderr.isatty() and state.world.is_main)
+    total, done = steps * batches.batch_size, state.step * batches.batch_size
+    return tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=hidden)
 
 
 def _next_step(state: State, batches: Batches, history: History, steps: int, config: TrainConfig) -> None:
@@ -265,7 +314,10 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     floor = batches.floor(state.step, config.loss)
-    measured = update(state, batches.parts(state.step, state.model.device, config.micro_batch), config)
+    world, pictures = state.world, batches.pairs.image_of_caption[batches.rows(state.step)]
+    shards = world.shards(batches.batch_size)
+    parts = batches.parts(state.step, state.model.device, shards[world.rank], config.micro_batch)
+    measured = update(state, parts, config, pictures, [shard.stop - shard.start for shard in shards])
     history.add(state.step, measured, floor, lr)
 
 
@@ -273,6 +325,13 @@ def _show(row: Row, images: int, bar: tqdm) -> None:
     text = f"loss {row['loss']:.2f} (untrained {row['untrained']:.2f}, floor {row['floor']:.2f})"
     bar.set_postfix_str(text, refresh=False)
     bar.update(images - bar.n)
+
+
+def _save(state: State, history: History, run: Path, settings: dict[str, Any]) -> None:
+    """Write a checkpoint, unless one of the last steps had a loss or gradient that is not finite."""
+    history.read_back()
+    if state.world.is_main:
+        save_checkpoint(run, state.model, state.optimizer, state.step, history, settings)
 
 
 def _report(model: CLIP, tokenizer: Tokenizer, held_out: Pairs | None, history: History, run: Path) -> str:

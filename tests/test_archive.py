@@ -180,7 +180,7 @@ def test_harm_is_refused_with_a_message_and_little_memory_and_nothing_runs(tmp_p
     assert not (tmp_path / "EVIL").exists()
 
 
-@pytest.mark.parametrize("name", ["pickle.pt", "giant.pt", "layers", "offsets.safetensors", "merges"])
+@pytest.mark.parametrize("name", ["pickle.pt", "giant.pt", "layers", "offsets.safetensors"])
 @pytest.mark.parametrize(
     "command", [["search", "cat"], ["eval"], ["classify", "a.png", "--labels", "a"], ["export", "x"]]
 )
@@ -191,7 +191,7 @@ def test_every_command_refuses_before_it_computes_anything(name, command, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert cli.main([*command, "--run", str(path), "--quick-gelu", "yes"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("minclip: error: ")
+    assert error.count("minclip: error: ") == 1
     assert str(path) in error
     assert "Traceback" not in error
     assert not (tmp_path / "EVIL").exists()

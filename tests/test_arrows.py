@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["minclip_kernels"],
     ["files", "images", "tokenizer", "transformer", "vision", "text", "model", "loss"],
-    ["data", "formats", "batches", "prompts", "metrics", "interruption", "gradient_cache"],
-    ["evaluate", "checkpoints", "train", "plots"],
+    [
+        *("data", "formats", "batches", "prompts", "metrics", "teacher"),
+        *("interruption", "distributed", "gradient_cache"),
+    ],
+    ["evaluate", "naming", "queries", "checkpoints", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -96,7 +99,7 @@ def test_classify_loads_neither_the_benchmark_nor_matplotlib(tmp_path):
     from minclip.data import OPENMOJI
 
     OPENMOJI.draw("1F408", 48).save(tmp_path / "cat.png")
-    model = str(ROOT / "lessons" / "weights" / "emoji.safetensors")
+    model = str(ROOT / "minclip" / "weights" / "emoji.safetensors")
     loaded = loaded_by("classify", str(tmp_path / "cat.png"), "--labels", "cat", "dog", "--run", model)
     assert "minclip.evaluate" in loaded
     assert not [name for name in loaded if name.startswith(("matplotlib", "minclip_kernels.bench", "minclip.train"))]

@@ -80,3 +80,12 @@ def test_the_floor_is_that_of_the_rows(pairs):
 def test_a_batch_larger_than_the_data_is_refused(pairs):
     with pytest.raises(ValueError, match="batch_size is 24; it must be at most 23"):
         batches(pairs, 24)
+
+
+def test_half_of_the_rows_read_their_caption_and_the_others_one_of_the_other_ways_to_say_it(pairs):
+    tokens = torch.arange(5)[:, None, None].expand(5, N, 3)  # a way to say a caption is its number
+    batches = Batches(pairs, tokens, Preprocess(R), batch_size=N, seed=0)
+    read = torch.cat([batches.make(step, "cpu")[1][:, 0] for step in range(400)])
+    shares = read.bincount(minlength=5) / len(read)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125]), rtol=0, atol=0.02)
+    assert torch.equal(batches.make(3, "cpu")[1][10:20], batches.make(3, "cpu", slice(10, 20))[1])

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import minclip
 from minclip import cli, data, evaluate, formats
 
+NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 RUN_FILES = {"config.json", "merges.txt.gz", "model.safetensors", "metrics.csv"}
 RUN_PICTURES = {"loss.png", "similarity.png", "retrieval.png", "positions.png"}
 
@@ -84,15 +86,75 @@ def test_the_last_lines_are_the_scores_on_unseen_pictures(tmp_path, capsys):
 def test_eval_reports_recall_both_ways(capsys):
     assert cli.main(["eval"]) == 0
     out = capsys.readouterr().out
-    assert "400 pictures, 400 captions (chance at recall@1: 0.25 %)" in out
+    assert "793 pictures, 400 captions (chance at recall@1: 0.25 %)" in out
     assert "picture -> caption  recall@1" in out
     assert "caption -> picture  recall@1" in out
+
+
+def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert cli.main(["train", "--smoke", "--artists", "twemoji", "--epochs", "1", "--out", run]) == 0
+    assert "256 pictures, 256 captions; tested on 393 unseen pictures" in capsys.readouterr().out
+    assert formats.read(run).training["artists"] == ["twemoji"]
+    assert formats.read(run).preprocess == data.Preprocess(24, trim=True)
+    assert cli.main(["eval", "--run", run]) == 0
+    held_out = capsys.readouterr().out
+    assert "393 pictures, 393 captions" in held_out
+    assert cli.main(["eval", "--run", run, "--artists", "twemoji"]) == 0
+    assert capsys.readouterr().out == held_out
+    assert cli.main(["eval", "--run", run, "--artists", "openmoji"]) == 0
+    out = capsys.readouterr().out
+    assert "openmoji, an artist that it was not trained on\nPictures: OpenMoji, CC BY-SA 4.0\n" in out
+    for row in ("all names", "basic", "Animals & Nature", "Food & Drink", "unseen compositions"):
+        assert re.search(rf"^{row} +\d+ +\d+( +\d+\.\d+ / +\d+\.\d){{3}}$", out, re.MULTILINE)
+    assert cli.main(["eval", "--run", run, "--artists", "openmoji", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["scores"]["unseen compositions"]["names"] == 400
+    assert -1 <= scores["match"]["cosine"] <= 1
+    assert "openmoji is new to the run" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "twemoji")
+    assert "give one" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "--data", "x")
+    assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
+
+
+def test_a_bad_font_stops_before_training(tmp_path, capsys):
+    (tmp_path / "bad.ttf").write_text("no font")
+    for command in (["eval"], ["train", "--smoke", "--out", str(tmp_path / "run")]):
+        error = failure(capsys, *command, "--emoji-font", str(tmp_path / "bad.ttf"))
+        assert "bad.ttf: cannot be read as a font" in error
+        assert "gone.ttf: no such font file" in failure(capsys, *command, "--emoji-font", str(tmp_path / "gone.ttf"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not NOTO.exists(), reason="Debian's fonts-noto-color-emoji is not installed")
+def test_a_font_is_one_more_artist_to_train_on(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    options = ["--artists", "openmoji", "--emoji-font", str(NOTO)]
+    assert cli.main(["train", "--smoke", "--epochs", "1", "--out", run, *options]) == 0
+    assert formats.read(run).training["artists"] == ["openmoji", str(NOTO)]
+    capsys.readouterr()
+    assert cli.main(["eval", "--run", run]) == 0
+    both = capsys.readouterr().out
+    assert "400 captions" in both
+    assert cli.main(["eval", "--run", run, *options]) == 0
+    assert capsys.readouterr().out == both
+
+
+def test_a_run_of_a_version_that_knew_one_artist_is_evaluated_as_then(workplace, tmp_path, capsys):
+    """Neither the artists nor the cut stood in its configuration."""
+    (run,) = (workplace / "runs").iterdir()
+    old = shutil.copytree(run, tmp_path / "old")
+    content = json.loads((old / "config.json").read_text())
+    del content["training"]["artists"], content["preprocess"]["trim"]
+    (old / "config.json").write_text(json.dumps(content))
+    assert formats.read(old).preprocess == data.Preprocess(24)
+    assert cli.main(["eval", "--run", str(old)]) == 0
+    assert "400 pictures, 400 captions (chance at recall@1: 0.25 %)" in capsys.readouterr().out
 
 
 def test_classify_prints_what_python_computes(capsys):
     assert cli.main(["classify", "cat.png", "dog.png", "--labels", "cat", "dog", "--plot"]) == 0
     out = capsys.readouterr().out
-    run = formats.newest_run()
+    (run,) = Path("runs").iterdir()
     model, preprocess, tokenizer = minclip.load(run)
     images = [preprocess.pixels(data.load_image(f"{name}.png")) for name in ("cat", "dog")]
     cosine, probability = evaluate.classify(model, tokenizer, images, ["cat", "dog"])
@@ -118,9 +180,9 @@ def test_scripts_get_json(capsys, tmp_path):
     assert len(found) == 3
     assert found[0]["cosine"] >= found[2]["cosine"]
     codes = data.code_points(found[0]["picture"])
-    assert found[0]["caption"] == data.emoji_captions()[codes]
+    assert found[0]["caption"] == (data.emoji_captions() | data.emoji_captions(artist=data.TWEMOJI))[codes]
     scores = answer("eval")
-    assert (scores["pictures"], scores["captions"], scores["chance"]) == (400, 400, 0.0025)
+    assert (scores["pictures"], scores["captions"], scores["chance"]) == (793, 400, 0.0025)
     assert set(scores["image_to_text"]) == set(scores["text_to_image"]) == {"1", "5", "10"}
 
 
@@ -133,10 +195,31 @@ def test_classify_goes_on_after_a_bad_picture_and_still_fails(capsys):
     assert "gone.png: no such picture" in captured.err
 
 
+def test_none_of_these_is_an_answer(tmp_path, capsys):
+    question = ["classify", "cat.png", "--labels", "cat", "dog", "--reject"]
+    assert "no lowest cosine of a match is stored" in failure(capsys, *question)
+    for lowest, marked in (("1", "none"), ("-1", "")):
+        assert cli.main([*question, lowest]) == 0
+        assert ("* none of these" in capsys.readouterr().out) == bool(marked)
+    assert cli.main([*question, "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["best"] is None
+    file = str(tmp_path / "calibrated.safetensors")
+    assert "match is 2.0" in failure(capsys, "export", file, "--match", "2")
+    assert cli.main(["export", file, "--match", "1"]) == 0
+    assert cli.main([*question, "--run", file]) == 0
+    assert "* none of these" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--plot"]) == 0
+    assert "no picture matches" in capsys.readouterr().out
+    assert cli.main(["search", "cat", "--run", file, "--reject", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["search", "cat", "--reject", "-1", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_search_among_the_emoji_and_in_a_folder(tmp_path, capsys):
     assert cli.main(["search", "red heart", "-k", "3", "--plot"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (formats.newest_run() / "search.png").exists()
+    assert (next(Path("runs").iterdir()) / "search.png").exists()
     folder = own_pictures(tmp_path / "own", 4)
     (folder / "zero.png").touch()
     assert cli.main(["search", "shade", "--folder", str(folder)]) == 0
@@ -150,7 +233,7 @@ def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     assert cli.main(["export", str(file)]) == 0
     assert capsys.readouterr().out.startswith(f"{formats.newest_run()} -> {file}: 0.")
     assert cli.main(["eval", "--run", str(file)]) == 0
-    assert "400 pictures, 400 captions" in capsys.readouterr().out
+    assert "793 pictures, 400 captions" in capsys.readouterr().out
     assert cli.main(["classify", "cat.png", "--labels", "cat", "dog", "--plot", "--run", str(file)]) == 0
     assert cli.main(["search", "red heart", "--plot", "--run", str(file)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {file.name, "small-classify.png", "small-search.png"}
@@ -218,7 +301,8 @@ def test_a_pipe_that_closes_is_no_error_and_letters_it_lacks_are_replaced():
         error = process.stderr.read()
     assert first.startswith(b"  1.  cos")
     assert b"?" in first
-    assert error == b""
+    assert error.startswith(b"model: runs")
+    assert len(error.splitlines()) == 1
     assert process.returncode == 0
 
 
@@ -252,13 +336,25 @@ def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
     assert caught.value.code == 2
 
 
-def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, capsys, workplace):
+def test_without_a_run_the_model_that_ships_with_minclip_answers(tmp_path, monkeypatch, capsys, workplace):
     monkeypatch.chdir(tmp_path)
-    picture = str(workplace / "cat.png")
-    for arguments in (["eval"], ["search", "cat"], ["classify", picture, "--labels", "cat"], ["export", "x"]):
-        assert "minclip train" in failure(capsys, *arguments)
+    assert cli.main(["classify", str(workplace / "cat.png"), "--labels", "cat", "fire engine", "--plot"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("model: the one that ships with minclip, as there is no run under runs/")
+    assert "* cat " in captured.out
+    assert cli.main(["search", "cat", "--folder", str(workplace)]) == 0
+    assert "model: the one that ships with minclip" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["minclip-classify.png"]
     assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_precedence_over_the_model_of_the_package_and_is_named(capsys, workplace):
+    (run,) = Path("runs").iterdir()
+    assert cli.main(["classify", "cat.png", "--labels", "cat"]) == 0
+    assert capsys.readouterr().err == f"model: {run}\n"
+    named = str(workplace / run)
+    assert cli.main(["classify", "cat.png", "--labels", "cat", "--run", named]) == 0
+    assert capsys.readouterr().err == f"model: {named}\n"
 
 
 @pytest.mark.parametrize(
@@ -271,6 +367,7 @@ def test_without_a_run_every_command_says_how_to_train(tmp_path, monkeypatch, ca
         (["--lr", "-1"], "--lr is -1.0"),
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--data", "nowhere", "--language", "zh"], "give one"),
+        (["--data", "nowhere", "--artists", "twemoji"], "give one"),
         (["--seed", "-1"], "--seed is -1"),
     ],
 )

@@ -357,15 +357,15 @@ def sharded(backend, image, text, logit_scale, sizes, ids=None, positives="drop"
         own = equals if equals is None else cut(equals, rows)
         problem = Problem(image[rows], text, rows.start, normalize=True, equals=own, **options)
         tiles = custom_op.make_tiles(backend, problem)
-        shards.append((problem, tiles, tiles.log_sum_exps(scale), tiles.pair_cosines()))
-    columns = functools.reduce(torch.logaddexp2, [sums.columns for _, _, sums, _ in shards])
-    cosines = torch.cat([cosines for *_, cosines in shards])
+        shards.append((problem, tiles, tiles.log_sum_exps(scale)))
+    columns = functools.reduce(torch.logaddexp2, [sums.columns for *_, sums in shards])
+    cosines = torch.cat([sums.cosines for *_, sums in shards])
     losses, gradients = [], []
-    for problem, tiles, sums, own_cosines in shards:
+    for problem, tiles, sums in shards:
         sums = sums._replace(columns=columns)
-        pairs = own_cosines * scale, cosines * scale
+        pairs = sums.cosines * scale, cosines * scale
         mean, softmax = clip_loss.between_passes(problem, scale, sums, *pairs, cosines.mean())
-        losses.append(mean.double() * len(own_cosines) / count)
+        losses.append(mean.double() * len(sums.cosines) / count)
         gradients.append(tiles.softmax_gradients(softmax, 1 / (2 * count), [True] * 3))
     images, texts, moments = zip(*gradients, strict=True)
     loss, text_gradient, moment = (torch.stack(parts).sum(dim=0) for parts in (losses, texts, moments))
@@ -813,8 +813,8 @@ def test_every_kernel_is_launched_with_its_own_arguments(monkeypatch):
     monkeypatch.setattr(tiles_triton, "_launch", checked)
     image, text = make_features("random", 9, 5, dtype=torch.bfloat16)
     image.requires_grad_()
-    for ids, positives, memory in ((None, "drop", None), (None, "drop", 10**9), (torch.zeros(9).long(), "all", None)):
-        fused_clip_loss(image, text, 3.0, ids=ids, positives=positives, memory=memory, backend="triton")
+    for ids, positives in ((None, "drop"), (torch.zeros(9).long(), "all")):
+        fused_clip_loss(image, text, 3.0, ids=ids, positives=positives, backend="triton")
     fused_siglip_loss(image, text, 3.0, -2.0, backend="triton")
     kernels = {name for name in vars(tiles_triton.kernels) if name.endswith("_kernel")}
     assert launched == kernels

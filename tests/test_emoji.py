@@ -99,6 +99,18 @@ def test_captions_and_pictures_belong_together(split):
     assert data.emoji_captions("zh")["2764-FE0F"] == "红心"
 
 
+def test_groups_and_basic_emoji():
+    assert data.emoji_group("1F408") == "Animals & Nature"
+    assert data.emoji_group("2764-FE0F") == data.emoji_group("2764") == "Smileys & Emotion"
+    assert data.emoji_group("0041") is None
+    assert data.is_basic("1F408")
+    assert data.is_basic("1F170-FE0F")  # the letter A on a button, beside the letters of flags
+    assert not data.is_basic("1F44B-1F3FB")  # light skin tone
+    assert not data.is_basic("1F1E9-1F1EA")  # Germany
+    assert not any(map(data.is_basic, data.unseen_emoji()))
+    assert sum(map(data.is_basic, data.emoji_captions())) == 1571
+
+
 def test_an_unknown_language_lists_those_there_are():
     with pytest.raises(ValueError, match=r"'xx'.*de, en, es"):
         data.emoji_captions("xx")

@@ -93,6 +93,13 @@ def test_recall_of_pairs_asks_the_model(model, tokenizer):
     assert found["text_to_image"][1] == pytest.approx(right[best, torch.arange(3)].double().mean().item())
 
 
+def test_chance_is_that_of_different_guesses():
+    right = torch.tensor([1, 2, 3])
+    expected = [1 - 9 / 10 * 8 / 9, 1 - 8 / 10 * 7 / 9, 1 - 7 / 10 * 6 / 9]
+    assert evaluate.chance(right, 10, 2).tolist() == pytest.approx(expected)
+    assert evaluate.chance(right, 3, 5).tolist() == [1, 1, 1]
+
+
 def test_nearest_is_sorted_and_ends_with_the_candidates():
     images = torch.eye(3)
     query = torch.tensor([[0.6, 0.8, 0.0]])

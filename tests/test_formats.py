@@ -136,12 +136,23 @@ def test_a_run_of_a_version_that_knew_fewer_fields_is_read(run):
     torch.testing.assert_close(old.build().state_dict(), new.build().state_dict(), rtol=0, atol=0)
 
 
-def test_an_export_of_an_older_version_is_read():
-    """This file was written when the preparation of pictures was not stored yet."""
-    saved = formats.read(Path(__file__).parents[1] / "lessons" / "weights" / "emoji.safetensors")
-    assert saved.config == replace(PRESETS["emoji"], vocab_size=saved.tokenizer.vocab_size)
-    assert saved.preprocess == images.Preprocess(48)
-    assert saved.training["language"] == "en"
+def test_without_a_path_the_model_that_ships_with_minclip_is_loaded():
+    model, preprocess, tokenizer = minclip.load()
+    assert model.config == replace(PRESETS["emoji"], vocab_size=tokenizer.vocab_size)
+    assert preprocess.resolution == 48
+    assert formats.read(formats.PACKAGED).training["language"] == "en"
+    assert {tensor.dtype for tensor in formats.read(formats.PACKAGED).state.values()} == {torch.float16}
+    assert formats.PACKAGED.stat().st_size <= 6e6
+    assert (formats.PACKAGED.parent / "MODEL_CARD.md").exists()
+
+
+def test_an_export_of_an_older_version_is_read(exported):
+    """It was written when neither the preparation of pictures nor the artists were stored."""
+    with safe_open(exported, framework="pt") as file:
+        weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(weights, exported, {name: text for name, text in said.items() if name != "preprocess"})
+    saved = formats.read(exported)
+    assert saved.preprocess == images.Preprocess(24)
     saved.build()
 
 
@@ -206,6 +217,14 @@ def test_weights_too_large_for_float16_are_refused(run, tmp_path):
     assert not (tmp_path / "one.safetensors").exists()
 
 
+def test_the_lowest_cosine_of_a_match_is_stored_with_an_export(run, tmp_path):
+    assert formats.read(run).match is None
+    formats.write_export(replace(formats.read(run), match=0.25), tmp_path / "one.safetensors")
+    assert formats.read(tmp_path / "one.safetensors").match == 0.25
+    with pytest.raises(ValueError, match=r"match is 7; it must be from -1 to 1"):
+        replace(formats.read(run), match=7)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
 def test_a_damaged_export_is_named(exported, damage):
     content = exported.read_bytes()
@@ -220,6 +239,7 @@ def test_a_damaged_export_is_named(exported, damage):
         ({"config": "{}"}, "is damaged or of another version"),
         ({"training": "{"}, "is damaged or of another version"),
         ({"training": "{}"}, "is damaged or of another version.*data"),
+        ({"match": "high"}, "is damaged or of another version"),
         ({"merges": "a b"}, "is not a merges file"),
         ({"merges": "#version: 0.2\na b\n"}, "belongs to another run: it makes 515 tokens, its metadata says 520"),
     ],
@@ -256,15 +276,14 @@ def test_the_newest_run_is_the_one_whose_weights_were_written_last(run, monkeypa
     second.mkdir()
     (second / "model.safetensors").touch()
     os.utime(run / "model.safetensors", (2e9, 2e9))
-    assert formats.newest_run().name == "first"
+    assert formats.newest_run() == Path("runs/first")
     os.utime(second / "model.safetensors", (2.1e9, 2.1e9))
-    assert formats.newest_run().name == "second"
+    assert formats.newest_run() == Path("runs/second")
 
 
-def test_without_a_run_it_says_how_to_train(tmp_path, monkeypatch):
+def test_without_a_run_there_is_no_newest_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="minclip train"):
-        formats.newest_run()
+    assert formats.newest_run() is None
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -113,7 +113,7 @@ def test_a_batch_is_never_made_as_a_whole():
         def __iter__(self):
             return (self[i] for i in range(len(self)))
 
-        def __getitem__(self, i):
+        def __getitem__(self, i):  # type: ignore[override]
             made.append(i)
             return images[8 * i : 8 * i + 8], tokens[8 * i : 8 * i + 8]
 

@@ -15,7 +15,8 @@ SIZE = 24
 
 
 def augmented(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    return images.augment(pixels, images.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed)))
+    changes = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
+    return images.augment(pixels, changes)
 
 
 def picture(width: int = 30, height: int = 20) -> Image.Image:
@@ -207,7 +208,7 @@ MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0))[:, part]
+    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
     return images.augment(pixels, changes)
 
 

@@ -177,83 +177,101 @@ KERNELS = {
         "shrink = ((127 - exponents * 0) << 23)",
     ),
     "short features divided by their length": ("lengths = tl.where(lengths < 1e-12, 1e-12, lengths)", ""),
-    "cosines of the pairs without the offset": ("tl.where(inside, rows + offset, 0)", "tl.where(inside, rows, 0)"),
+    "cosines of the pairs without the offset": ("text.inverse_norms + rows + offset", "text.inverse_norms + rows"),
+    "cosines of pairs of other tiles": (
+        "is_here = (rows + offset >= column) & (rows + offset < column + TILE.block_n)",
+        "is_here = rows + offset < column + TILE.block_n",
+    ),
     "pair kept among the others": (
-        "    counted &= columns[None, :] != rows[:, None] + offset\n    if IDS",
-        "    if IDS",
+        "return is_inside & (columns[None, :] != rows[:, None] + offset)",
+        "return is_inside",
     ),
     "mask without the offset": (
-        "columns[None, :] != rows[:, None] + offset\n    if",
-        "columns[None, :] != rows[:, None]\n    if",
+        "return is_inside & (columns[None, :] != rows[:, None] + offset)",
+        "return is_inside & (columns[None, :] != rows[:, None])",
     ),
-    "equal ids kept": ("counted &= row_ids[:, None] != column_ids[None, :]", "pass"),
+    "equal ids kept": ("is_other &= ~_equal_ids(rows, columns, image, text)", "pass"),
     "a pair in a tile that is taken for one without": (
-        "has_no_pair = before | (column + BLOCK_N <= row + offset)",
-        "has_no_pair = before | (column + BLOCK_N <= row + offset + 1 + BLOCK_N)",
+        "has_pair = (first_pair < column + TILE.block_n) & (last_pair >= column)",
+        "has_pair = (first_pair < column + TILE.block_n) & (last_pair >= column + TILE.block_n)",
     ),
     "no edges": (
-        "counted = (rows < row_count)[:, None] & (columns < column_count)[None, :]\n"
-        "    counted &= columns[None, :] != rows[:, None] + offset\n    if",
-        "counted = columns[None, :] != rows[:, None] + offset\n    if",
+        "is_inside = (rows < image.size)[:, None] & (columns < text.size)[None, :]\n    return",
+        "is_inside = (rows == rows)[:, None] & (columns == columns)[None, :]\n    return",
     ),
-    "first part of the width only": ("            y_place += BLOCK_K\n", ""),
+    "first part of the width only": ("            y_place += TILE.block_k\n", ""),
     # The first pass.
     "no top": ("shares = tl.exp2(logits - top)", "shares = tl.exp2(logits)"),
-    "small sums are taken for good ones": ("(least < SMALLEST_SUM).to(tl.int32)", "(least < -1.0).to(tl.int32)"),
+    "small sums are taken for good ones": ("tl.where(least < SMALLEST_SUM,", "tl.where(least < -1.0,"),
     "exact sums by column taken for sums by row": (
-        "row_lse = _log_sum_exp(logits, tl.constexpr(1))",
-        "row_lse = _log_sum_exp(logits, tl.constexpr(0))",
+        "tl.store(row_sums + row_place, _log_sum_exp(logits, tl.constexpr(1)))",
+        "tl.store(row_sums + row_place, _log_sum_exp(logits, tl.constexpr(0)))",
     ),
-    "exact sums taken for plain ones": ('tl.store(tops + tile, float("inf"))', "pass"),
-    "tops of the first part": ("top_place = part[:, None] * part_stride +", "top_place = part[:, None] * 0 +"),
-    "last chunk only": ("    if not FIRST:\n", "    if False:\n"),
-    "pulls with the pairs": ("    counted &= columns[None, :] != rows[:, None] + offset\n    return", "    return"),
-    "kept cosines cut off": ("tl.floor(cosines * 32767 + 0.5)", "(tl.floor(cosines * 327 + 0.5) * 100)"),
+    "exact sums taken for plain ones": (
+        'value = tl.where(top == float("inf"), value, top + tl.log2(value))',
+        'value = tl.where(top == float("inf"), 0.0, top) + tl.log2(tl.abs(value))',
+    ),
+    "tops of the first part": ("top_places + part * strides[1]", "top_places + part * 0"),
+    "tops of rows taken for those of columns": (
+        "strides, program = (1, text.blocks),",
+        "strides, program = (text.blocks, 1),",
+    ),
+    "last chunk only": ("    if other.first > 0:\n", "    if False:\n"),
+    "pulls with the pairs": (
+        "    is_positive = _counted(rows, columns, image, text, offset)\n    is_positive &=",
+        "    is_positive =",
+    ),
     # The second pass.
     "never exact": ("WIDEST_SPREAD = tl.constexpr(120.0)", "WIDEST_SPREAD = tl.constexpr(1e9)"),
     "exact, rows only": (
-        "g = tl.exp2(logits - row_lse[:, None]) + tl.exp2(logits - column_lse[None, :])",
-        "g = tl.exp2(logits - row_lse[:, None])",
+        "g = tl.exp2(logits - lse[:, None]) + tl.exp2(logits - part_lse[None, :])",
+        "g = tl.exp2(logits - lse[:, None])",
     ),
     "no column term": (
-        "terms = tl.load(row_terms + rows)[:, None] + tl.load(column_terms + columns)[None, :]",
-        "terms = tl.load(row_terms + rows)[:, None] + 0 * tl.load(column_terms + columns)[None, :]",
+        "row_factors[:, None] + tl.exp2(middle - part_lse)[None, :]",
+        "row_factors[:, None] + 0 * tl.exp2(middle - part_lse)[None, :]",
     ),
-    "coefficients of equal ids": ("g = tl.where(row_id[:, None] == column_id[None, :], 0.0, g)", "g = g"),
-    "no targets": ("                g -= _targets(", "                _targets("),
+    "middle of the rows only": ("lowest = tl.minimum(tl.min(lse), tl.min(all_lse))", "lowest = tl.min(lse)"),
+    "coefficients of equal ids": ("g = tl.where(_equal_ids(rows, columns, image, text), 0.0, g)", "g = g"),
+    "no targets": ("            g -= _targets(", "            _targets("),
     "pairs without the offset": (
         "g = tl.where(columns[None, :] == rows[:, None] + offset, -pairs[:, None], g)",
         "g = tl.where(columns[None, :] == rows[:, None], -pairs[:, None], g)",
     ),
     "one subtracted from the probability": ("-pairs[:, None], g)", "g - 2.0, g)"),
     "coefficients without lengths": ("(g * norms).to(out.dtype.element_ty)", "(g * WEIGHT).to(out.dtype.element_ty)"),
-    "second part in place of the first": ("column + HALF, q, scale, center", "column, q, scale, center"),
-    "gradient along the feature": ("along * inverse * inverse, 0.0)", "0.0 * along, 0.0)"),
+    "second part in place of the first": (
+        "cosines = parts[part] * norms  # WEIGHT · cos\n        logits = cosines * factor",
+        "cosines = parts[0] * norms\n        logits = cosines * factor",
+    ),
+    "gradient along the feature": ("inverse * inverse, 0.0)", "0.0, 0.0)"),
     # The sigmoid loss.
     "sigmoid of pairs as of all others": ("t = tl.where(is_pair, -logits, logits)", "t = logits"),
     "sigmoid pairs pushed away": ("g = tl.where(is_pair, -g, g)", "g = g"),
     "sigmoid sums beyond the edge": (
-        'tl.where(columns < column_count, tl.load(bias), -float("inf"))',
+        'tl.where(columns < text.size, tl.load(bias), -float("inf"))',
         "tl.load(bias) + 0.0 * columns",
     ),
-    "short series": ("losses = tl.maximum(t, 0.0) + v * series", "losses = tl.maximum(t, 0.0) + v * 1.4427"),
+    "short series": ("losses += tl.maximum(t, 0.0) + v * series", "losses += tl.maximum(t, 0.0) + v * 1.4427"),
 }
 TRITON = {
     "last chunk of a gradient only": ("beta = 0 if is_first else 1", "beta = 0"),
     "coefficients of one chunk with the features of another": (
-        "features = self.text.features[columns]",
-        "features = self.text.features[: columns.stop - columns.start]",
+        "self.text.features[columns]",
+        "self.text.features[: columns.stop - columns.start]",
     ),
-    "kept cosines of another chunk": ("kept = self.kept.get(chunk.index)", "kept = self.kept.get(0)"),
     "pulls of the last chunk only": (
-        "pulls[chunk.first_row : chunk.first_row + chunk.row_count] += total",
-        "pulls[: chunk.row_count] += 2 * total",
+        "pulls[chunk.rows] += row_pulls",
+        "pulls[: len(pulls[chunk.rows])] += 2 * row_pulls",
     ),
     "all positives taken for dropped ones": (
-        "kernels.DROP if equals.row_shares is None else kernels.ALL",
-        "kernels.DROP",
+        "row_ids, column_ids, row_shares, column_shares = equals or [None] * 4",
+        "row_ids, column_ids, row_shares, column_shares = [*equals[:2], None, None] if equals else [None] * 4",
     ),
-    "padding not cut off": ("features.shape[1]].contiguous()", "features.shape[1]].roll(1, 0).contiguous()"),
+    "padding not cut off": (
+        "image[: self.image.size, :width].contiguous()",
+        "image[: self.image.size, :width].roll(1, 0).contiguous()",
+    ),
 }
 
 
@@ -306,12 +324,12 @@ def battery_of_torch_tiles():
 
 
 def battery_of_triton_tiles():
-    """The battery, and several chunks, cosines that are kept, and both fallbacks."""
+    """The battery, and several chunks, and both fallbacks."""
     battery("triton")
     check = functools.partial(assert_equals_reference, fused_clip_loss, backend="triton")
     for dtype in (torch.float32, torch.bfloat16):
         image, text = make_features("random", 150, 20, dtype=dtype)
-        check(image, text, 10.0, chunk_size=128, memory=2 * 2 * 128**2)
+        check(image, text, 10.0, chunk_size=128)
     check(*make_features("aligned", 70, 3), 300.0)
     image, text = make_features("parallel", 70, 20)
     image[4] *= -1

@@ -30,6 +30,16 @@ def test_joined_sets_keep_their_pictures_and_captions_together():
     assert joined.images[:, 0, 0, 0].tolist() == [0, 0, 2, 2, 2]
 
 
+def test_equal_pictures_become_one_with_the_captions_of_all():
+    images = torch.tensor([0, 1, 0, 2, 1], dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    origins, captions = [data.Emoji(letter) for letter in "ABCDE"], ["a", "b", "c", "d", "e", "also a"]
+    merged = data.Pairs(images, origins, captions, torch.tensor([0, 1, 2, 3, 4, 0])).merge_equal_pictures()
+    assert merged.origins == [data.Emoji(letter) for letter in "ABD"]
+    assert merged.captions == captions
+    assert merged.image_of_caption.tolist() == [0, 1, 0, 2, 1, 0]
+    assert merged.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
 def test_a_held_out_picture_stays_held_out_whatever_comes_and_goes():
     images = torch.randint(0, 256, (400, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     origins = [data.Emoji(f"{i:X}") for i in range(400)]

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from minclip_kernels import kernels_triton, tiles_triton
+from minclip_kernels.kernels_triton import Axis
 from minclip_kernels.tiles_triton import Blocking
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -43,29 +44,24 @@ class Variant:
     """A kernel as the launcher calls it in one situation."""
 
     kernel: str  # log_sum_exp, exact_log_sum_exp, coefficients or sigmoid
-    constants: dict[str, Any] = field(default_factory=dict)
+    ids: str | None = None  # "drop" or "all"
     instructions: float = math.inf  # outside the product, per logit, at most, on sm_90
 
     def blocking(self, architecture: str, dtype: str) -> Blocking:
         """Return the tiles that the launcher would choose."""
-        kernel = f"kept_{self.kernel}" if self.constants.get("KEPT") else self.kernel
-        has_ids = bool(self.constants.get("IDS"))
-        return tiles_triton.choose_blocking(kernel, architecture, DTYPES[dtype], has_ids)
+        has_ids = self.ids is not None
+        return tiles_triton.choose_blocking(self.kernel, architecture, DTYPES[dtype], has_ids)
 
 
-NO_IDS: dict[str, Any] = {"IDS": 0, "KEEP": False, "KEPT": False, "EXACT": False}
 VARIANTS = {
     "log_sum_exp": Variant("log_sum_exp", instructions=30),
     "coefficients": Variant("coefficients", instructions=30),
     "sigmoid": Variant("sigmoid", instructions=35),
     "log_sum_exp exact": Variant("exact_log_sum_exp"),
-    "coefficients exact": Variant("coefficients", {"EXACT": True}),
-    "log_sum_exp keep": Variant("log_sum_exp", {"KEEP": True}),
-    "coefficients kept": Variant("coefficients", {"KEPT": True}),
-    "log_sum_exp drop": Variant("log_sum_exp", {"IDS": 1}),
-    "log_sum_exp all": Variant("log_sum_exp", {"IDS": 2}),
-    "coefficients drop": Variant("coefficients", {"IDS": 1}),
-    "coefficients all": Variant("coefficients", {"IDS": 2}),
+    "log_sum_exp drop": Variant("log_sum_exp", "drop"),
+    "log_sum_exp all": Variant("log_sum_exp", "all"),
+    "coefficients drop": Variant("coefficients", "drop"),
+    "coefficients all": Variant("coefficients", "all"),
 }
 MAIN = ("log_sum_exp", "coefficients", "sigmoid")
 
@@ -105,7 +101,6 @@ class Report:
     def broken(self, variant: Variant, architecture: Architecture, dtype: str) -> list[str]:
         """Return the budgets that this kernel does not keep."""
         is_half = dtype != "fp32"
-        needs_product = not variant.constants.get("KEPT") and variant.kernel in MAIN
         intensity = self.blocking.block_m * self.blocking.block_n
         intensity /= self.blocking.block_m + self.blocking.block_n  # of 16 bits
         budgeted = is_half and architecture.has_budget and variant.instructions < math.inf
@@ -113,7 +108,7 @@ class Report:
             "spills": self.spills > 0,
             "shared memory": self.shared > (architecture.shared_kib - 1) * 1024,
             f"no {architecture.instruction}": (
-                is_half and needs_product and self.instruction != architecture.instruction
+                is_half and variant.kernel in MAIN and self.instruction != architecture.instruction
             ),
             "blocks per SM": budgeted and self.blocks_per_sm < architecture.blocks_per_sm,
             "instructions": budgeted and self.instructions > variant.instructions,
@@ -155,39 +150,40 @@ def _source(
     ones: Sequence[str],
 ) -> ASTSource:  # fmt: skip
     kernel = getattr(kernels_triton, f"{variant.kernel}_kernel")
-    constants = NO_IDS | variant.constants | {
-        "BLOCK_M": blocking.block_m, "BLOCK_N": blocking.block_n, "BLOCK_K": blocking.block_k,
-        "PARTS": blocking.parts, "DESCRIPTORS": blocking.descriptors, "GROUP": 16,
-        "PRECISION": precision,
-    } | dict.fromkeys(ones, 1)  # fmt: skip
-    signature = {name: _type(name, blocking, dtype) for name in kernel.arg_names}
-    signature |= {name: "constexpr" for name in signature if name in constants}
-    attributes = {
-        (place,): [["tt.divisibility", 16]]
-        for place, (name, kind) in enumerate(signature.items())
-        if kind[0] in "*i" and name not in unaligned
-    }
-    constants = {name: value for name, value in constants.items() if name in signature}
+    given = dict.fromkeys(ones, 1)
+    given |= {"TILE": blocking, "PRECISION": precision, "GROUP": 16, "STEP": tiles_triton.TOPS}
+    missing = {None: ("ids", "shares"), "drop": ("shares",), "all": ()}[variant.ids]
+    given |= {f"{axis}.{name}": None for axis in ("image", "text") for name in missing}
+    given |= {"pulls": None} if "shares" in missing else {}
+    signature, constants, attributes = {}, {}, {}
+
+    def type_of(name: str, path: tuple[int, ...]) -> str:
+        kind = "constexpr" if name in given else _type(name, blocking, dtype)
+        if name in given:
+            constants[path] = given[name]
+        elif kind[0] in "*i" and name not in unaligned:
+            attributes[path] = [["tt.divisibility", 16]]
+        return kind
+
+    for place, name in enumerate(kernel.arg_names):
+        paths = {f"{name}.{field}": (place, at) for at, field in enumerate(Axis._fields)}
+        is_axis = name in ("image", "text")
+        axis = Axis._make(type_of(*path) for path in paths.items()) if is_axis else None
+        signature[name] = axis or type_of(name, (place,))
     return ASTSource(kernel, signature, constants, attributes)
 
 
-INTEGERS = (
-    "first_row", "first_column", "row_blocks", "column_blocks", "row_count", "column_count",
-    "width", "offset",
-)  # fmt: skip
-
-
 def _type(name: str, blocking: Blocking, dtype: str) -> str:
-    if name in INTEGERS:
+    if name in ("width", "offset") or name.endswith((".size", ".first", ".blocks")):
         return "i32"
     if name == "weight":
         return "fp32"
     if name in ("x", "y") and blocking.descriptors:
         rows = blocking.block_m if name == "x" else blocking.block_n
         return f"tensordesc<{dtype}[{rows},{blocking.block_k}]>"
-    pointers = {"x": dtype, "y": dtype, "out": dtype, "kept": "i16"}
-    pointers |= {"row_ids": "i64", "column_ids": "i64"}
-    return "*" + pointers.get(name, "fp32")
+    if name.endswith(".ids"):
+        return "*i64"
+    return "*" + {"x": dtype, "y": dtype, "out": dtype}.get(name, "fp32")
 
 
 def _read_nvidia(compiled: Any, blocking: Blocking, logits_per_thread: float, name: str) -> Report:

@@ -19,15 +19,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from minclip_kernels.custom_op import (
     as_scalar,
     check_features,
+    check_group,
     check_options,
     differentiable,
+    differentiable_in_group,
     make_tiles,
     needed_gradients,
 )
+from minclip_kernels.distributed import Shards
 from minclip_kernels.tiles import LN_2, Equals, Problem, Softmax, Sums
 
 POSITIVES = ("drop", "all")
@@ -45,6 +49,8 @@ def fused_clip_loss(
     backend: str = "auto",
     chunk_size: int | None = None,
     memory: int | None = None,
+    group: ProcessGroup | None = None,
+    shard_sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the symmetric contrastive loss of CLIP without building its matrix of logits.
 
@@ -68,17 +74,30 @@ def fused_clip_loss(
     chunk_size: rows in a chunk of logits. Affects speed and memory; the result changes only by
         rounding.
     memory: bytes in which to keep part of the first pass for the second. By default the larger of
-        the features' size and 128 MiB on a CPU, and nothing on a GPU. Triton keeps cosines as
-        int16, in whole chunks and for normalised bfloat16 features only.
+        the features' size and 128 MiB on a CPU. On a GPU nothing is kept: there it gains nothing.
 
-    Returns a float32 scalar, differentiable once by both features and the scale.
+    group: processes of torch.distributed that each call this with their own pairs of one batch.
+        Every pair is a negative of every other; ids are those of the own pairs.
+    shard_sizes: the number of pairs of each process. None: they ask each other, and a GPU waits.
+
+    Returns a float32 scalar, differentiable once by both features and the scale. In a group the
+    mean over its processes is the loss of the whole batch, and so is the mean of the gradients of
+    whatever made the features.
     Raises TypeError and ValueError that name what came and what was expected.
     """
+    if group is not None:
+        check_group(group, offset)
     offset = check_features(image_features, text_features, offset)
     check_options(backend, chunk_size, memory)
     _check_ids(ids, positives, text_features)
     scale = as_scalar("logit_scale", logit_scale, image_features)
     needs = needed_gradients(image_features, text_features, scale)
+    if group is not None:
+        shards = Shards(group, image_features, shard_sizes)
+        return _clip_loss_of_shards(
+            image_features, text_features, scale, ids, positives, shards, normalize, backend,
+            chunk_size, memory, needs,
+        )  # fmt: skip
     return _clip_loss(
         image_features, text_features, scale, ids, positives, offset, normalize, backend,
         chunk_size, memory, needs,
@@ -105,17 +124,62 @@ def _clip_loss(
     problem = Problem(image, text, offset, normalize, equals, chunk_size, memory, any(needs))
     tiles = make_tiles(backend, problem)
     scale = logit_scale / LN_2
-    sums, cosines = tiles.log_sum_exps(scale), tiles.pair_cosines()
-    pairs = cosines * scale
+    sums = tiles.log_sum_exps(scale)
+    pairs = sums.cosines * scale
     # A text without an image gets an infinite pair, which makes its softmax vanish everywhere.
     padding = offset, len(text) - len(image) - offset
     column_pairs = F.pad(pairs, padding, value=torch.inf) if any(padding) else pairs
-    loss, softmax = between_passes(problem, scale, sums, pairs, column_pairs, cosines.mean())
+    loss, softmax = between_passes(problem, scale, sums, pairs, column_pairs, sums.cosines.mean())
     if not any(needs):
         no_image, no_text = logit_scale.new_empty(0), logit_scale.new_empty(0)
         return loss, no_image, no_text, torch.zeros_like(logit_scale)
     gradients = tiles.softmax_gradients(softmax, 1 / (2 * len(image)), list(needs))
     return loss, gradients.image, gradients.text, gradients.scale
+
+
+@differentiable_in_group
+def _clip_loss_of_shards(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    ids: Tensor | None,
+    positives: str,
+    shards: Shards,
+    normalize: bool,
+    backend: str,
+    chunk_size: int | None,
+    memory: int | None,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return this process's share of the loss () and its gradients for image and text (n, D) and
+    scale (): their means over the processes are those of the whole batch."""
+    texts = shards.gather(text)  # (N, D)
+    equals = None
+    if ids is not None:
+        ids = shards.gather(ids)  # (N,)
+        equals = equal_ids(ids, positives, shards.offset, shards.count, logit_scale.dtype)
+        if equals.column_shares is not None:  # Every column has a loss, and its positives anywhere.
+            shares = 1 / _occurrences(ids, ids).to(logit_scale.dtype)
+            equals = equals._replace(column_shares=shares)
+    problem = Problem(
+        image, texts, shards.offset, normalize, equals, chunk_size, memory, any(needs)
+    )
+    tiles = make_tiles(backend, problem)
+    scale = logit_scale / LN_2
+    sums, cosines = tiles.log_sum_exps(scale), tiles.pair_cosines()
+    columns, all_cosines = shards.combine(sums.columns, cosines)  # (N,) each
+    loss, softmax = between_passes(
+        problem, scale, sums._replace(columns=columns), cosines * scale, all_cosines * scale,
+        all_cosines.mean(),
+    )  # fmt: skip
+    loss = loss * (shards.count * shards.world / shards.total)
+    if not any(needs):
+        nothing = logit_scale.new_empty(0)
+        return loss, nothing, nothing, torch.zeros_like(logit_scale)
+    weight = shards.world / (2 * shards.total)
+    gradients = tiles.softmax_gradients(softmax, weight, list(needs))
+    of_text = shards.add_and_scatter(gradients.text) if needs[1] else gradients.text
+    return loss, gradients.image, of_text, gradients.scale
 
 
 def between_passes(

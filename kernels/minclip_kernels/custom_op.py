@@ -157,7 +157,7 @@ def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[...,
     """
 
     def decorate(compute: Compute) -> Callable[..., Tensor]:
-        compute = _without_autocast(compute)
+        compute = _in_context(compute)
         operator = torch.library.custom_op(f"minclip_kernels::{name}", compute, mutates_args=())
         operator.register_fake(lambda *inputs: _fake(inputs, tensors))
         operator.register_autograd(
@@ -175,14 +175,41 @@ def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[...,
     return decorate
 
 
-def _without_autocast(compute: Compute) -> Compute:
+def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
+    """`differentiable` for a function whose processes talk to each other.
+
+    It is no operator, and torch.compile leaves it as it is.
+    """
+    compute = _in_context(compute)
+
+    def call(*inputs: Any) -> Tensor:
+        return _Direct.apply(compute, *inputs)
+
+    return torch.compiler.disable(call)  # type: ignore[return-value]
+
+
+def check_group(group: Any, offset: int | None) -> None:
+    """Raise TypeError and ValueError for a group that the loss cannot be computed in."""
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(
+            f"group is a {type(group).__name__}, expected a process group, such as "
+            "torch.distributed.group.WORLD"
+        )
+    if offset is not None:
+        raise ValueError(f"offset is {offset}, expected None with a group: each image has its text")
+
+
+def _in_context(compute: Compute) -> Compute:
+    """Compute on the device of the features, and without autocast."""
+
     @functools.wraps(compute)
     def wrapped(image: Tensor, *others: Any) -> tuple[Tensor, ...]:
         device = image.device.type
-        if not torch.is_autocast_enabled(device):
-            return compute(image, *others)
-        with torch.autocast(device, enabled=False):
-            return compute(image, *others)
+        with torch.cuda.device_of(image):  # Triton launches on the current device.
+            if not torch.is_autocast_enabled(device):
+                return compute(image, *others)
+            with torch.autocast(device, enabled=False):
+                return compute(image, *others)
 
     return wrapped
 

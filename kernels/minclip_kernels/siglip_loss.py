@@ -6,15 +6,19 @@ Its coefficients need no sum over the others, so loss and gradients come from th
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from minclip_kernels.custom_op import (
     as_scalar,
     check_features,
+    check_group,
     check_options,
     differentiable,
+    differentiable_in_group,
     make_tiles,
     needed_gradients,
 )
+from minclip_kernels.distributed import Shards
 from minclip_kernels.tiles import LN_2, Problem
 
 
@@ -28,6 +32,8 @@ def fused_siglip_loss(
     normalize: bool = True,
     backend: str = "auto",
     chunk_size: int | None = None,
+    group: ProcessGroup | None = None,
+    shard_sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the sigmoid loss (Zhai et al. 2023, equation 1) without building its matrix.
 
@@ -35,11 +41,19 @@ def fused_siglip_loss(
     others. logit_bias is a scalar like logit_scale; the other arguments, the result and the errors
     are those of `fused_clip_loss`.
     """
+    if group is not None:
+        check_group(group, offset)
     offset = check_features(image_features, text_features, offset)
     check_options(backend, chunk_size, memory=None)
     scale = as_scalar("logit_scale", logit_scale, image_features)
     bias = as_scalar("logit_bias", logit_bias, image_features)
     needs = needed_gradients(image_features, text_features, scale)
+    if group is not None:
+        shards = Shards(group, image_features, shard_sizes)
+        return _siglip_loss_of_shards(
+            image_features, text_features, scale, bias, shards, normalize, backend, chunk_size,
+            needs,
+        )  # fmt: skip
     return _siglip_loss(
         image_features, text_features, scale, bias, offset, normalize, backend, chunk_size, needs
     )
@@ -64,3 +78,27 @@ def _siglip_loss(
         logit_scale / LN_2, logit_bias / LN_2, 1 / len(image), list(needs)
     )
     return loss.float(), gradients.image, gradients.text, gradients.scale, of_bias
+
+
+@differentiable_in_group
+def _siglip_loss_of_shards(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    shards: Shards,
+    normalize: bool,
+    backend: str,
+    chunk_size: int | None,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return this process's share of the loss () and its gradients for image and text (n, D),
+    scale () and bias (): their means over the processes are those of the whole batch."""
+    texts = shards.gather(text)  # (N, D)
+    problem = Problem(image, texts, shards.offset, normalize, None, chunk_size, second_pass=False)
+    tiles = make_tiles(backend, problem)
+    gradients, loss, of_bias = tiles.sigmoid_gradients(
+        logit_scale / LN_2, logit_bias / LN_2, shards.world / shards.total, list(needs)
+    )
+    of_text = shards.add_and_scatter(gradients.text) if needs[1] else gradients.text
+    return loss.float(), gradients.image, of_text, gradients.scale, of_bias

@@ -6,10 +6,14 @@ For the tests of this package, its benchmark, and anyone's kernel:
     assert_equals_reference(my_loss, image_features, text_features, 20.0)
 """
 
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -243,3 +247,27 @@ def count_products() -> FlopCounterMode:
     """Return a counter of the floating-point operations in products, also in those in place."""
     in_place = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
     return FlopCounterMode(display=False, custom_mapping=in_place)
+
+
+def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Return [work(0), …, work(count − 1)], each from a process of its own in one gloo group.
+
+    The processes are forked: call this where torch has computed nothing yet, so has no threads.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        children = [_fork(rank, count, work, Path(folder)) for rank in range(count)]
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        if any(statuses):
+            raise RuntimeError(f"the processes ended with {statuses}, expected only zeros")
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(count)]
+
+
+def _fork(rank: int, count: int, work: Callable[[int], Any], folder: Path) -> int:
+    """Start a process that saves work(rank) in the folder; returns its number."""
+    child = os.fork()
+    if child == 0:
+        meeting = f"file://{folder}/meeting"
+        dist.init_process_group("gloo", meeting, rank=rank, world_size=count)
+        torch.save(work(rank), folder / f"{rank}.pt")
+        os._exit(0)
+    return child

@@ -47,9 +47,8 @@ class Sums(NamedTuple):
 
     rows: Tensor  # (n,) log2 Σ_j exp2 z_ij
     columns: Tensor  # (M,) log2 Σ_i exp2 z_ij
-    pulls: Tensor | None = (
-        None  # (n,) Σ_j target_ij z_ij; without shares it is None or zero, and not read
-    )
+    cosines: Tensor  # (n,) of the pairs
+    pulls: Tensor | None  # (n,) Σ_j target_ij z_ij; None or not read without shares
 
 
 class Softmax(NamedTuple):
@@ -78,10 +77,6 @@ class Gradients(NamedTuple):
 
 class Tiles(Protocol):
     """A back-end at work on one `Problem`."""
-
-    def pair_cosines(self) -> Tensor:
-        """The cosines of the pairs, (n,)."""
-        ...
 
     def log_sum_exps(self, scale: Tensor) -> Sums:
         """The first pass. scale: (), the logit scale / ln 2."""

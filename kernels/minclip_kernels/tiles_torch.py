@@ -92,8 +92,7 @@ class TorchTiles:
             memory = max(x.nbytes + y.nbytes, KEPT_BYTES)
         return min(memory // (x.element_size() * math.prod(self.size)), len(self.tiles))
 
-    def pair_cosines(self) -> Tensor:
-        """See `tiles.Tiles`."""
+    def _pair_cosines(self) -> Tensor:
         texts = self.text.unit[self.problem.offset :]
         blocks = self.image.step(self.size[0])
         blocks = [part(self.image.unit, r).mul(part(texts, r)).sum(dim=1) for r in blocks]
@@ -102,7 +101,8 @@ class TorchTiles:
     def log_sum_exps(self, scale: Tensor) -> Sums:
         """See `tiles.Tiles`."""
         if len(self.tiles) == 1:
-            return self._sums_of_tile(self.tiles[0], scale)
+            rows, columns, pulls = self._sums_of_tile(self.tiles[0], scale)
+            return Sums(rows, columns, self._pair_cosines(), pulls)
         # In float64, so that combining many tiles rounds no more than a single one does.
         rows, columns = (
             torch.full_like(tower.inverse_norms[:, 0], -torch.inf, dtype=torch.float64)
@@ -110,15 +110,16 @@ class TorchTiles:
         )
         pulls = torch.zeros_like(rows)
         for tile in self.tiles:
-            sums = self._sums_of_tile(tile, scale)
-            torch.logaddexp2(rows[tile.rows], sums.rows, out=rows[tile.rows])
-            torch.logaddexp2(columns[tile.columns], sums.columns, out=columns[tile.columns])
-            if sums.pulls is not None:
-                pulls[tile.rows] += sums.pulls
-        return Sums(*(total.to(scale.dtype) for total in (rows, columns, pulls)))
+            row_lse, column_lse, row_pulls = self._sums_of_tile(tile, scale)
+            torch.logaddexp2(rows[tile.rows], row_lse, out=rows[tile.rows])
+            torch.logaddexp2(columns[tile.columns], column_lse, out=columns[tile.columns])
+            if row_pulls is not None:
+                pulls[tile.rows] += row_pulls
+        rows, columns, pulls = (total.to(scale.dtype) for total in (rows, columns, pulls))
+        return Sums(rows, columns, self._pair_cosines(), pulls)
 
-    def _sums_of_tile(self, tile: Tile, scale: Tensor) -> Sums:
-        """Return the log-sum-exps over the rows (R,) and over the columns (C,) of one tile."""
+    def _sums_of_tile(self, tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the log-sum-exps over rows (R,) and columns (C,), and the pulls, of one tile."""
         logits = self._logits(tile, scale, self._place(tile))
         targets = self._targets(tile)
         pulls = None if targets is None else targets.mul_(logits).sum(dim=1)
@@ -129,11 +130,11 @@ class TorchTiles:
             # A sum that is NaN passes: the exact way would not help.
             if not min(rows.min(), columns.min()) < SMALLEST_SUM:
                 self.tops.append(top)
-                return Sums(rows.log2_().add_(top), columns.log2_().add_(top), pulls)
+                return rows.log2_().add_(top), columns.log2_().add_(top), pulls
             logits = self._logits(tile, scale, self._place(tile))
         self.tops.append(None)
         logits *= LN_2
-        return Sums(logits.logsumexp(dim=1) / LN_2, logits.logsumexp(dim=0) / LN_2, pulls)
+        return logits.logsumexp(dim=1) / LN_2, logits.logsumexp(dim=0) / LN_2, pulls
 
     def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
         """See `tiles.Tiles`."""

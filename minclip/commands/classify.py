@@ -9,11 +9,13 @@ from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
+    add_reject,
     add_run,
     add_templates,
     announce,
     choose_device,
     figure_path,
+    lowest_match,
     print_json,
     read_run,
     readable,
@@ -25,13 +27,18 @@ DESCRIPTION = """Compare pictures with any labels that you type; the best one is
   minclip classify cat.png --labels cat dog horse other
 
 The cosine says how near a label is. The probabilities add up to 1 over *your* labels, whatever is in the picture; a
-label such as "other" gives them somewhere else to go."""
+label such as "other" gives them somewhere else to go, but it is one more word and not a meaning. With --reject the
+answer is "none of these" where no cosine reaches the lowest one that counts as a match.
+
+That cosine is calibrated on drawings. A model that learned from drawings has never seen a photograph: it may put one
+near any label, and the cosine does not tell."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files of any format that Pillow reads")
     parser.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help="labels to choose from")
     parser.add_argument("--plot", action="store_true", help="the bars as a figure, classify.png in the run folder")
+    add_reject(parser)
     add_run(parser)
     add_templates(parser)
     add_json(parser)
@@ -41,13 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     path, saved = read_run(arguments)
     labels = arguments.labels
+    lowest = lowest_match(arguments, saved)
     model = saved.build(choose_device(arguments.device))
     origins: list[PictureFile] = []
     pixels = readable(arguments.pictures, saved.preprocess, origins)
     cosine, probability = evaluate.classify(model, saved.tokenizer, pixels, labels, arguments.templates)
     answers = [
-        describe(str(origin), labels, *values)
-        for origin, *values in zip(origins, cosine.tolist(), probability.tolist(), strict=True)
+        describe(str(origin), labels, cosines, probabilities, lowest)
+        for origin, cosines, probabilities in zip(origins, cosine.tolist(), probability.tolist(), strict=True)
     ]
     if arguments.json:
         print_json(answers)
@@ -64,17 +72,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if len(origins) == len(arguments.pictures) else 1
 
 
-def describe(picture: str, labels: list[str], cosines: list[float], probabilities: list[float]) -> dict[str, Any]:
-    """The answer for one picture."""
+def describe(
+    picture: str, labels: list[str], cosines: list[float], probabilities: list[float], lowest: float
+) -> dict[str, Any]:
+    """The answer for one picture; the best label is None if no cosine reaches `lowest`."""
     rows = [
         {"label": label, "cosine": c, "probability": p}
         for label, c, p in zip(labels, cosines, probabilities, strict=True)
     ]
-    return {"picture": picture, "best": max(rows, key=lambda row: row["cosine"])["label"], "labels": rows}
+    best = max(rows, key=lambda row: row["cosine"])
+    return {"picture": picture, "best": best["label"] if best["cosine"] >= lowest else None, "labels": rows}
 
 
 def to_text(answer: dict[str, Any]) -> str:
-    """The answer as lines for a terminal, the best label marked with an asterisk."""
+    """The answer as lines for a terminal, the best label or "none of these" marked with an asterisk."""
     lines = [answer["picture"]]
     for row in answer["labels"]:
         mark, p = "*" if row["label"] == answer["best"] else " ", row["probability"]
@@ -82,4 +93,6 @@ def to_text(answer: dict[str, Any]) -> str:
         lines.append(
             f"{mark} {display_ljust(row['label'], 20)} cos {row['cosine']:5.2f}  {100 * p:5.1f} %  {bar}".rstrip()
         )
+    if answer["best"] is None:
+        lines.append("* none of these")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from minclip import data, formats, images
 from minclip.formats import Saved
 from minclip.prompts import PLAIN
 
+SHIPPED = "the one that ships with minclip, as there is no run under runs/ (`minclip train` makes one)"
+
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     devices = ["auto", "cpu", "cuda", "mps"]
@@ -23,7 +26,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    help_text = "a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face (default: the newest run under runs/)"
+    default = "the newest run under runs/, or the model that ships with minclip if there is none"
+    help_text = f"a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face (default: {default})"
     parser.add_argument("--run", metavar="PATH", help=help_text)
     add_foreign(parser)
 
@@ -36,9 +40,18 @@ def add_foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick-gelu", choices=["yes", "no"], help=about)
 
 
-def add_artists(parser: argparse._ActionsContainer, default: str) -> None:
-    help_text = f"artists who draw the emoji (default: {default})"
-    parser.add_argument("--artists", nargs="+", choices=sorted(data.ARTISTS), metavar="ARTIST", help=help_text)
+def add_artists(parser: argparse.ArgumentParser, default: str) -> None:
+    names = f"artists who draw the emoji: {', '.join(data.ARTISTS)} (default: {default})"
+    parser.add_argument("--artists", nargs="+", choices=sorted(data.ARTISTS), metavar="ARTIST", help=names)
+    parser.add_argument("--emoji-font", metavar="FILE", help="an emoji font with bitmaps as a further artist")
+
+
+def chosen_artists(arguments: argparse.Namespace) -> list[data.Artist]:
+    """The artists that --artists and --emoji-font name, in this order."""
+    artists: list[data.Artist] = [data.ARTISTS[name] for name in arguments.artists or ()]
+    if arguments.emoji_font:
+        artists.append(data.FontArtist(Path(arguments.emoji_font).absolute()))
+    return artists
 
 
 def add_templates(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +62,23 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
     )
+
+
+def add_reject(parser: argparse.ArgumentParser) -> None:
+    value = "lowest cosine that counts as a match (default: the one that was stored by `minclip export --match`)"
+    help_text = f"no answer where no cosine is high enough; COSINE is the {value}"
+    parser.add_argument("--reject", nargs="?", type=float, const=True, default=False, metavar="COSINE", help=help_text)
+
+
+def lowest_match(arguments: argparse.Namespace, saved: Saved) -> float:
+    """The cosine below which nothing matches: -inf without --reject. Raises ValueError if it is not known."""
+    if arguments.reject is False:
+        return -math.inf
+    if arguments.reject is not True:
+        return arguments.reject
+    if saved.match is None:
+        raise ValueError("no lowest cosine of a match is stored with this model: name one, such as --reject 0.3")
+    return saved.match
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +117,13 @@ def choose_device(name: str) -> str:
 
 
 def chosen_run(arguments: argparse.Namespace) -> Path:
-    """The run folder or file that --run names, or the newest run."""
-    return Path(arguments.run) if arguments.run else formats.newest_run()
+    """The run folder or file that --run names, or the newest run, or the model that ships with minclip.
+
+    Prints on standard error which one it is.
+    """
+    path = Path(arguments.run) if arguments.run else formats.newest_run() or formats.PACKAGED
+    print(f"model: {SHIPPED if path == formats.PACKAGED else path}", file=sys.stderr)
+    return path
 
 
 def read_run(arguments: argparse.Namespace) -> tuple[Path, Saved]:
@@ -104,7 +139,9 @@ def read_any(path: str | Path, arguments: argparse.Namespace) -> Saved:
 
 
 def figure_path(run: Path, name: str) -> Path:
-    """Where a figure goes: into the run folder, or beside the exported file."""
+    """Where a figure goes: into the run folder, or beside the exported file; here if it is that of the package."""
+    if run == formats.PACKAGED:
+        return Path(f"minclip-{name}")
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 
 
@@ -122,8 +159,9 @@ def load_pairs(training: dict[str, Any], preprocess: images.Preprocess) -> tuple
 
 
 def trained_on(training: dict[str, Any]) -> list[data.Artist]:
-    """The artists of a run on emoji. There was only one before the artists were stored."""
-    return [data.ARTISTS[name] for name in training.get("artists", [data.OPENMOJI.name])]
+    """The artists of a run on emoji: names, or the path of a font. There was only one before they were stored."""
+    names = training.get("artists", [data.OPENMOJI.name])
+    return [data.ARTISTS[name] if name in data.ARTISTS else data.FontArtist(Path(name)) for name in names]
 
 
 def check_has_pictures(saved: Saved, run: Path) -> None:
@@ -134,7 +172,6 @@ def check_has_pictures(saved: Saved, run: Path) -> None:
 
 def load_tested(saved: Saved, run: Path) -> data.Pairs:
     """The pairs that a run was tested on. Raises ValueError if there were none."""
-    check_has_pictures(saved, run)
     _, tested = load_pairs(saved.training, saved.preprocess)
     if tested is None:
         raise ValueError(f"{run} held no pictures out (there were too few): name others with --data")

@@ -1,6 +1,7 @@
 """`minclip export`: a model in one small file, or in the format of another project."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from minclip import formats
@@ -29,11 +30,17 @@ folder. With --to, a new folder that another project reads, with weights in floa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dest", metavar="DEST", help="a new file or folder; nothing is written over")
     parser.add_argument("--to", choices=WRITERS, default="minclip", help="the format to write (default: minclip)")
+    match = "lowest cosine that counts as a match, stored for --reject; `minclip eval` on an unseen artist proposes one"
+    parser.add_argument("--match", type=float, metavar="COSINE", help=match)
     add_run(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     path, saved = read_run(arguments)
+    if arguments.match is not None:
+        if arguments.to != "minclip":
+            raise ValueError(f"--match is {arguments.match}; --to {arguments.to} has no place for it")
+        saved = replace(saved, match=arguments.match)
     destination = Path(arguments.dest)
     WRITERS[arguments.to](saved, destination)
     files = [destination] if destination.is_file() else list(destination.iterdir())

@@ -11,6 +11,7 @@ from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
+    add_reject,
     add_run,
     add_templates,
     announce,
@@ -18,6 +19,7 @@ from minclip.commands.common import (
     choose_device,
     figure_path,
     load_pairs,
+    lowest_match,
     print_json,
     read_run,
     readable,
@@ -30,7 +32,10 @@ from minclip.model import CLIP
 DESCRIPTION = """Find the pictures nearest to a text, among those of the run or in a folder of yours.
 
   minclip search "red heart"
-  minclip search "a dog" --folder ~/Pictures --plot"""
+  minclip search "a dog" --folder ~/Pictures --plot
+
+The nearest pictures are always found, however far they are; --reject leaves out those that are no match. The cosine
+for that is calibrated on drawings, and says little about photographs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", metavar="FOLDER", help="folder of pictures to search (default: the run's own)")
     parser.add_argument("-k", type=int, default=10, help="number of pictures to show (default: 10)")
     parser.add_argument("--plot", action="store_true", help="the pictures as a figure, search.png in the run folder")
+    add_reject(parser)
     add_run(parser)
     add_templates(parser)
     add_json(parser)
@@ -48,20 +54,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.k < 1:
         raise ValueError(f"-k is {arguments.k}; it must be at least 1")
     path, saved = read_run(arguments)
+    lowest = lowest_match(arguments, saved)
     if not arguments.folder:
         check_has_pictures(saved, path)
     model = saved.build(choose_device(arguments.device))
     query = evaluate.class_features(model, saved.tokenizer, [arguments.query], arguments.templates)
     search = search_folder(model, arguments.folder) if arguments.folder else search_run(model, saved)
     features, origins, captions = search
-    found = evaluate.nearest(features, origins, query, arguments.k)
-    print_found(found[0], captions, arguments.json)
-    if arguments.plot:
+    (nearest,) = evaluate.nearest(features, origins, query, arguments.k)
+    found = [(origin, cosine) for origin, cosine in nearest if cosine >= lowest]
+    print_found(found, captions, arguments.json)
+    if arguments.plot and found:
         # matplotlib is slow to import, and only wanted here.
         from minclip import plots
 
         figure = figure_path(path, "search.png")
-        plots.plot_retrieval([arguments.query], found, None, figure)
+        plots.plot_retrieval([arguments.query], [found], None, figure)
         announce(figure, arguments)
     return 0
 
@@ -98,5 +106,7 @@ def print_found(found: Sequence[tuple[Origin, float]], captions: dict[Origin, st
         rows = [{"picture": str(origin), "cosine": c, "caption": captions.get(origin)} for origin, c in found]
         print_json(rows)
         return
+    if not found:
+        print("no picture matches")
     for rank, (origin, cosine) in enumerate(found, start=1):
         print(f"{rank:3}.  cos {cosine:5.2f}  {origin}  {captions.get(origin, '')}".rstrip())

@@ -4,12 +4,13 @@ import argparse
 import os
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minclip import __version__, data, plots
+from minclip import __version__, data, distributed, plots
 from minclip.batches import Batches
 from minclip.commands.common import (
     add_artists,
@@ -19,15 +20,18 @@ from minclip.commands.common import (
     named_as_options,
     print_unseen,
 )
+from minclip.distributed import World
+from minclip.files import remove_halves
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
-from minclip.images import Preprocess
-from minclip.metrics import Row
+from minclip.images import AUGMENTATIONS, Preprocess
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
 
 SMOKE_PICTURES = 256
+PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
+EMOJI = TrainConfig(epochs=28, augmentation="strong")
 SOURCE = ("data", "language", "artists", "skip_bad", "smoke")  # what config.json says of the pictures
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
@@ -38,6 +42,7 @@ DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their n
   minclip train --smoke                   seconds, only to see that everything works
   minclip train --resume                  the newest run, from its last checkpoint on
   minclip train --config RUN/config.json  a run like another one
+  torchrun --nproc-per-node 2 -m minclip train    in several processes, on as many GPUs
 
 Ctrl-C finishes the step, saves, and says how to go on.
 The loss starts near ln(batch size), which guessing costs, and falls towards the floor that duplicate captions leave.
@@ -69,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options go before it")
     newest = "run folder whose training goes on from its last checkpoint (default: the newest)"
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
-    add("--epochs", type=int, help=f"passes over the data (default: {default.epochs})")
+    add(
+        "--epochs",
+        type=int,
+        help=f"passes over the data (default: {EMOJI.epochs} for emoji, {default.epochs} for your own)",
+    )
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
     micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
     add("--micro-batch", type=int, metavar="N", help=micro)
@@ -89,12 +98,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
+    augmentation = "changes of the pictures (default: strong for emoji, gentle for your own)"
+    add("--augmentation", choices=sorted(AUGMENTATIONS), help=augmentation)
+    distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
+    add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
-    plan = resumed_plan(arguments) if arguments.resume is not None else new_plan(arguments)
+    with distributed.processes(device) as world:
+        plan = world.share(lambda: new_plan(arguments) if arguments.resume is None else resumed_plan(arguments))
+        return carry_out(plan, arguments, device, world)
+
+
+def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: World) -> int:
+    """Train as planned; returns the exit code. Only the main process writes and prints."""
     pairs, held_out = load_pairs(plan.training, plan.preprocess)
     if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
@@ -102,21 +121,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size is None:
         config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
 
-    tokenizer = Tokenizer.train(pairs.captions, plan.sizes.vocab_size)
-    tokens = tokenizer(pairs.captions, plan.sizes.context_length)
+    said = ways_to_say(pairs, held_out, plan.training)
+    tokenizer = Tokenizer.train([*pairs.captions, *said[-1]], plan.sizes.vocab_size)
+    tokens = tokenizer(list(chain(*said)), plan.sizes.context_length).unflatten(0, (len(said), -1))
     torch.manual_seed(config.seed)
     sizes = replace(plan.sizes, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")
     model = CLIP(sizes, plan.preprocess).to(device)
     with named_as_options(TrainConfig):
-        batches = Batches(pairs, tokens, plan.preprocess, batch_size=config.batch_size, seed=config.seed)
-    if not plan.resume:
+        sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
+        batches = Batches(pairs, tokens, plan.preprocess, **sampling)
+    if world.is_main and not plan.resume:
         plan.folder.mkdir(parents=True, exist_ok=True)
         training = {**plan.training, **asdict(config), "minclip": __version__}
         save_setup(plan.folder, model, tokenizer, training)
     shown = held_out or pairs
     before = plots.similarity_sample(model, tokenizer, shown)
-    print(describe_start(model, batches, held_out, config, plan.folder))
-    rows = train_or_say_how_to_go_on(plan, model, tokenizer, batches, held_out, config)
+    if world.is_main:
+        print(describe_start(model, batches, held_out, config, plan.folder))
+    try:
+        with named_as_options(TrainConfig):
+            rows = train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume, world)
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(f"{stopped}; to go on: {distributed.command_to_resume(plan.folder)}") from stopped
+    if not world.is_main:
+        return 0
     plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
     print(f"{plan.folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
     if held_out is not None:
@@ -124,15 +152,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_or_say_how_to_go_on(
-    plan: Plan, model: CLIP, tokenizer: Tokenizer, batches: Batches, held_out: data.Pairs | None, config: TrainConfig
-) -> list[Row]:
-    """Call `train`; when it is interrupted, add the command that goes on to its message."""
-    try:
-        with named_as_options(TrainConfig):
-            return train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume)
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(f"{stopped}; to go on: minclip train --resume {plan.folder}") from stopped
+def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[str, Any]) -> list[list[str]]:
+    """The captions, and for emoji with their bare names also other ways to say these."""
+    if training["data"] is not None:
+        return [pairs.captions]
+    codes = [pairs.origins[i].codes for i in pairs.image_of_caption.tolist()]  # type: ignore[attr-defined]
+    never = held_out.captions if held_out else ()
+    return data.phrasings(pairs.captions, codes, training["language"], PHRASINGS, never)
 
 
 def new_plan(arguments: argparse.Namespace) -> Plan:
@@ -143,12 +169,13 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.config:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
-        if arguments.data or arguments.language or arguments.artists:
+        if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
             source = chosen_source(arguments) | {"smoke": source["smoke"]}
     else:
         sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
         preprocess = Preprocess(sizes.image_resolution, trim=True)
-        base, source = SMOKE if arguments.smoke else TrainConfig(), chosen_source(arguments)
+        source = chosen_source(arguments)
+        base = SMOKE if arguments.smoke else TrainConfig() if source["data"] else EMOJI
     folder = Path(arguments.out or default_folder(source))
     config = configure(arguments, base)
     check_folder(folder)
@@ -157,7 +184,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in ("data", "language", "artists", "skip_bad", "out"):
+    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out"):
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
@@ -166,6 +193,7 @@ def resumed_plan(arguments: argparse.Namespace) -> Plan:
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")
     sizes, preprocess, stored = read_setup(folder / CONFIG)
     config = configure(arguments, settings(stored))
+    remove_halves(folder)
     return Plan(sizes, preprocess, config, stored_source(stored), folder, resume=True)
 
 
@@ -191,10 +219,11 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
-    if arguments.data and arguments.artists:
-        raise ValueError(f"--artists {arguments.artists[0]} chooses emoji, and --data brings its own: give one")
+    if arguments.data and (arguments.artists or arguments.emoji_font):
+        raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
-    emoji = {} if folder else {"artists": arguments.artists or list(data.ARTISTS)}
+    font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
+    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
     language, skip_bad = arguments.language or "en", arguments.skip_bad
     return {"data": folder, "language": language, **emoji, "skip_bad": skip_bad, "smoke": arguments.smoke}
 

@@ -1,9 +1,23 @@
 """Pictures with captions: `pairs` says what they are, `emoji` and `folder` where they come from."""
 
 from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist
-from minclip.data.emoji import LANGUAGES, Emoji, code_points, emoji_captions, load_artist, load_emoji, unseen_emoji
+from minclip.data.emoji import (
+    LANGUAGES,
+    Emoji,
+    code_points,
+    emoji_captions,
+    emoji_group,
+    emoji_names,
+    is_basic,
+    load_artist,
+    load_emoji,
+    unseen_emoji,
+    without_tone,
+)
 from minclip.data.folder import describe_problems, load_folder
+from minclip.data.font import FontArtist
 from minclip.data.pairs import Pairs, hold_out
+from minclip.data.phrasing import phrasings
 from minclip.images import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -29,6 +43,7 @@ __all__ = [
     "TWEMOJI",
     "Artist",
     "Emoji",
+    "FontArtist",
     "Origin",
     "Pairs",
     "PictureFile",
@@ -38,15 +53,20 @@ __all__ = [
     "describe_problems",
     "draw_augmentation",
     "emoji_captions",
+    "emoji_group",
+    "emoji_names",
     "hold_out",
+    "is_basic",
     "load_artist",
     "load_emoji",
     "load_folder",
     "load_image",
     "normalize",
+    "phrasings",
     "picture_files",
     "to_rgb",
     "to_tensor",
     "trim",
     "unseen_emoji",
+    "without_tone",
 ]

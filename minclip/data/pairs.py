@@ -41,6 +41,14 @@ class Pairs:
             torch.cat([part.image_of_caption + start for part, start in zip(parts, starts, strict=False)]),
         )
 
+    def merge_equal_pictures(self) -> "Pairs":
+        """Make pictures that are equal, pixel for pixel, one picture with the captions of all of them."""
+        index: dict[bytes, int] = {}
+        merged = [index.setdefault(image.numpy().tobytes(), len(index)) for image in self.images]
+        first = [merged.index(i) for i in range(len(index))]
+        owners = torch.tensor(merged, dtype=torch.int64)[self.image_of_caption]
+        return Pairs(self.images[first], [self.origins[i] for i in first], self.captions, owners)
+
     def select(self, pictures: Sequence[int]) -> "Pairs":
         """Keep only the given pictures, in the given order, with all of their captions."""
         index = {picture: i for i, picture in enumerate(pictures)}

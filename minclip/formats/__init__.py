@@ -8,6 +8,7 @@ from minclip.formats.openai import read_openai, write_openai
 from minclip.formats.run import (
     BEST,
     CONFIG,
+    PACKAGED,
     is_own,
     newest_run,
     read_export,
@@ -22,6 +23,7 @@ from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
 __all__ = [
+    "PACKAGED",
     "Saved",
     "load",
     "newest_run",
@@ -65,12 +67,17 @@ def _read(path: Path, bpe: str | Path | None, quick_gelu: bool | None) -> Saved:
 
 
 def load(
-    path: str | Path, device: str = "cpu", *, bpe: str | Path | None = None, quick_gelu: bool | None = None
+    path: str | Path | None = None,
+    device: str = "cpu",
+    *,
+    bpe: str | Path | None = None,
+    quick_gelu: bool | None = None,
 ) -> tuple[CLIP, Preprocess, Tokenizer]:
     """Load anything that `read` reads as `(model, preprocess, tokenizer)`.
 
+    Without a path, load the model that ships with minclip; minclip/weights/MODEL_CARD.md says what it can do.
     The model is in float32 and evaluation mode, on `device`. `preprocess(picture)` turns a PIL picture of any mode into
     a (3, R, R) float32 tensor, as the command line does. Raises what `read` raises.
     """
-    saved = read(path, bpe, quick_gelu)
+    saved = read(path or PACKAGED, bpe, quick_gelu)
     return saved.build(device), saved.preprocess, saved.tokenizer

@@ -22,17 +22,14 @@ from minclip.tokenizer import Tokenizer
 MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
 BEST = "best.safetensors"  # the weights with the best score on held-out pictures
 RUNS = Path("runs")
+PACKAGED = Path(__file__).parents[1] / "weights" / "emoji.safetensors"  # the model that ships with minclip
 IN_METADATA = {"model": "config", "preprocess": "preprocess", "training": "training"}  # config.json -> export
 
 
-def newest_run() -> Path:
-    """The folder under runs/ whose weights were written last. Raises FileNotFoundError if there is none."""
+def newest_run() -> Path | None:
+    """The folder under runs/ whose weights were written last, or None if there is none."""
     runs = [path.parent for path in RUNS.glob(f"*/{MODEL}")]
-    if not runs:
-        raise FileNotFoundError(
-            f"no trained model under {RUNS.absolute()}: `minclip train` makes one in minutes, or name one with --run"
-        )
-    return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns)
+    return max(runs, key=lambda run: (run / MODEL).stat().st_mtime_ns, default=None)
 
 
 def newest_setup() -> Path:
@@ -103,6 +100,8 @@ def write_export(saved: Saved, path: str | Path) -> None:
         raise ValueError(f"the model has a weight of {largest:.3g}, and float16 ends at 65504")
     content = describe(saved.config, saved.preprocess, saved.training)
     metadata = {IN_METADATA[name]: to_json(part) for name, part in content.items()}
+    if saved.match is not None:
+        metadata["match"] = str(saved.match)
     _write_weights(Path(path), saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
 
 
@@ -119,11 +118,12 @@ def read_export(path: Path) -> Saved:
     try:
         content = {name: json.loads(metadata[key]) for name, key in IN_METADATA.items() if key in metadata}
         config, preprocess, training = parse(content)
+        match = float(metadata["match"]) if "match" in metadata else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or of another version of minclip: {error!r}") from error
     tokenizer = Tokenizer.from_text(metadata["merges"], path)
     _check_vocabulary(tokenizer, config, path, "its metadata")
-    return Saved(config, state, tokenizer, preprocess, training)
+    return Saved(config, state, tokenizer, preprocess, training, match)
 
 
 # --- shared by both ---------------------------------------------------------------------------------------------------

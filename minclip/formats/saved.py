@@ -21,7 +21,8 @@ MAX_JSON = 16 * 2**20  # bytes; the largest vocab.json of a CLIP has a million
 class Saved:
     """A model as it is stored: sizes, weights, tokenizer, preparation of pictures, and the options of its training.
 
-    `state` maps OpenAI's parameter names to tensors of any floating dtype; `training` is what config.json keeps.
+    `state` maps OpenAI's parameter names to tensors of any floating dtype; `training` is what config.json keeps;
+    `match` is the lowest cosine of a picture and a text that match, if the model was calibrated.
     """
 
     config: CLIPConfig
@@ -29,6 +30,11 @@ class Saved:
     tokenizer: Tokenizer
     preprocess: Preprocess
     training: dict[str, Any]
+    match: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.match is not None and not -1 <= self.match <= 1:
+            raise ValueError(f"the lowest cosine of a match is {self.match}; it must be from -1 to 1")
 
     def check(self) -> None:
         """Raise ValueError if the weights do not fit the configuration. Takes no memory, whatever the sizes say."""

@@ -28,7 +28,6 @@ only what is missing there. Predicted times are labelled; all others were measur
 # torch.compile compiles anew for every size, and our torch back-end has small tiles.
 TOO_SLOW = "arange, torch.compile", "fused, torch"
 DTYPES = "bfloat16", "float32"
-KEEP_ALL = 2**31  # bytes, 2 N² at N = 32,768
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("The step before this one: pytest -m cuda")
     step("kernels", lambda: kernels(large))
     chunks = [("chunk_size", size) for size in ((128, 256) if dry else (2**13, 2**14, 2**15))]
-    options = [variant(*option) for option in (*chunks, ("memory", 0), ("memory", KEEP_ALL))]
+    options = [variant(*option) for option in chunks]
     status = measure([large], in_turn(options), folder / "options.csv", 0.1 * seconds, end)
     counts, widths = ((16,), (16,)) if dry else ([2**k for k in range(10, 17)], (512, 768))
     places = list(product(DTYPES, counts, widths))
@@ -102,7 +101,7 @@ def variant(name: str, value: Any) -> Contender:
     def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
         return fused_clip_loss(image, text, scale, backend="triton", **{name: value})
 
-    return Contender(f"{name} = {value:,}", "clip", loss, 6 if value == KEEP_ALL else 8, OURS)
+    return Contender(f"{name} = {value:,}", "clip", loss, 8, OURS)
 
 
 def in_turn(contenders: Iterable[Contender]) -> dict[Contender, Worker]:

@@ -61,7 +61,6 @@ def predict(device: str, setting: Setting, tiles: Sequence[tuple[int, int]]) -> 
         "product for images": product | written,
         "product for texts": product | written,
         "prepare_kernel": {MEMORY: (2 + 2) * towers},
-        "pair_kernel": {MEMORY: 2 * towers},
         "combine_kernel": {MEMORY: 4 * edges[0]},
         "finish_kernel": {MEMORY: (4 + 2 + 4) * towers},
     }

@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +15,7 @@ from minclip_kernels.bench.records import Row
 from minclip_kernels.tiles_triton import Blocking
 
 KERNELS = {"clip": ("log_sum_exp", "coefficients"), "siglip": ("sigmoid",)}
-FOLLOWERS = {"clip": ("exact_log_sum_exp", "kept_coefficients"), "siglip": ()}
+FOLLOWERS = {"clip": ("exact_log_sum_exp",), "siglip": ()}
 # No side is longer than 128: the features are padded to a multiple of that.
 CANDIDATES = [
     Blocking(128, 128, 64, num_warps=4, num_stages=3, parts=4),
@@ -90,16 +89,17 @@ def choose(kernel: str, setting: Setting) -> Blocking:
 def trials(setting: Setting, candidates: Sequence[Blocking] = CANDIDATES) -> list[Row]:
     """Milliseconds of each kernel with the usual tiles of the last, then with each candidate."""
     usual = choose(KERNELS[setting.loss][-1], setting)
-    candidates = [replace(c, descriptors=usual.descriptors) for c in candidates]
-    return [asdict(b) | _times(setting, b) for b in dict.fromkeys([usual, *candidates])]
+    candidates = [c._replace(descriptors=usual.descriptors) for c in candidates]
+    return [b._asdict() | _times(setting, b) for b in dict.fromkeys([usual, *candidates])]
 
 
 def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
     """Milliseconds of each kernel, infinite where the tiles do not fit the GPU."""
     kernels, usual = KERNELS[setting.loss], tiles_triton.choose_blocking
+    sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
 
     def choose_candidate(name: str, *rest: Any) -> Blocking:
-        followed = replace(usual(name, *rest), block_m=blocking.block_m, block_n=blocking.block_n)
+        followed = usual(name, *rest)._replace(**sides)
         return blocking if name in kernels else followed
 
     with patch.object(tiles_triton, "choose_blocking", choose_candidate):
@@ -113,13 +113,13 @@ def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
 def source(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
     """Lines for the head of `tiles_triton.choose_blocking`. rows: those of `trials`.
 
-    All kernels of a loss get the same rows and columns, because one reads what another kept.
+    All kernels of a loss get the same rows and columns: one computes again what another left.
     """
     kernels, usual = KERNELS[setting.loss], rows[0]
     best = min(rows, key=lambda row: sum(row[kernel] for kernel in kernels))
     blocking = Blocking(**{name: best[name] for name in best if name not in kernels})
     sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
-    followers = {k: replace(choose(k, setting), **sides) for k in FOLLOWERS[setting.loss]}
+    followers = {k: choose(k, setting)._replace(**sides) for k in FOLLOWERS[setting.loss]}
     for kernel, chosen in (dict.fromkeys(kernels, blocking) | followers).items():
         yield f"    if kernel == {kernel!r} and dtype == {setting.torch_dtype} and not ids:"
         if kernel in kernels:

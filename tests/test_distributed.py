@@ -1,0 +1,307 @@
+"""Training in 1 to 4 gloo processes equals training in one.
+
+Run as a script, this file starts the processes and saves what each of them computes.
+"""
+
+import copy
+import functools
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from minclip_kernels.testing import in_processes
+from PIL import Image
+from safetensors.torch import load_file
+
+from minclip import CLIP, PRESETS, train
+from minclip.batches import Batches
+from minclip.data import Emoji, Pairs
+from minclip.distributed import ONE_PROCESS, World
+from minclip.images import Preprocess
+from minclip.train import State, TrainConfig
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=300, vision_width=16)
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+Weights = dict[str, torch.Tensor]
+
+
+def model_and_batch(loss: str, dtype: torch.dtype, batch_size: int) -> tuple[CLIP, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    model = CLIP(replace(CONFIG, logit_bias=loss == "siglip")).to(dtype)
+    tokens = torch.randint(1, 299, (batch_size, 12))
+    tokens[torch.arange(batch_size), torch.randint(1, 12, (batch_size,))] = 299
+    return model, torch.randn(batch_size, 3, 24, 24).to(dtype), tokens
+
+
+def shard(world: World, size: int | None, *tensors: torch.Tensor) -> tuple[list, list[int]]:
+    """The micro-batches of a process, and the sizes of all shards."""
+    shards = world.shards(len(tensors[0]))
+    own = [tensor[shards[world.rank]] for tensor in tensors]
+    parts = zip(*(tensor.split(size or len(tensor)) for tensor in own), strict=True)
+    return list(parts), [rows.stop - rows.start for rows in shards]
+
+
+def gradients(world: World, loss: str, dtype: torch.dtype, size: int | None, batch_size: int = 64) -> Weights:
+    model, images, tokens = model_and_batch(loss, dtype, batch_size)
+    config = TrainConfig(loss=loss, micro_batch=size, max_grad_norm=math.inf)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=0.0), world=world)
+    parts, sizes = shard(world, size, images, tokens)
+    measured = train.update(state, parts, config, shard_sizes=sizes)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": measured.loss}
+
+
+def weights_after_20_steps(world: World, loss: str, dtype: torch.dtype, size: int | None) -> Weights:
+    """Of batches of 13, so that no number of processes but one divides them."""
+    model, images, tokens = model_and_batch(loss, dtype, 13 * 20)
+    config = TrainConfig(loss=loss, micro_batch=size)
+    state = State(model, train.make_optimizer(model, config), world=world)
+    for batch in zip(images.split(13), tokens.split(13), strict=True):
+        parts, sizes = shard(world, size, *batch)
+        train.update(state, parts, config, shard_sizes=sizes)
+    return model.state_dict()
+
+
+def curve_and_captions(world: World, folder: str) -> tuple[list[float], list[int]]:
+    """The losses of a whole training by the loop, and the captions that this process has seen, in two epochs."""
+    images = torch.randint(0, 256, (30, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pairs = Pairs(images, [Emoji(f"{i:04X}") for i in range(30)], [str(i) for i in range(30)], torch.arange(30))
+    tokens = torch.stack([torch.arange(30) + 1, torch.full((30,), 299)], dim=1)
+    torch.manual_seed(0)
+    model = CLIP(CONFIG)
+    seen, update = [], train.update
+
+    def spy(state, parts, *rest):
+        seen.extend(row - 1 for _, part in parts for row in part[:, 0].tolist())
+        return update(state, parts, *rest)
+
+    train.update = spy
+    batches = Batches(pairs, tokens, Preprocess(24), batch_size=10, seed=0)
+    config = TrainConfig(epochs=2, batch_size=10, micro_batch=3)
+    rows = train.train(model, None, batches, None, config, Path(folder), world=world)  # type: ignore[arg-type]
+    train.update = update
+    return [row["loss"] for row in rows], seen
+
+
+# In float64 every split of a shard of 32, with two processes, and one split with others; in float32 one split.
+SPLITS = {1: [5], 2: list(range(1, 33)), 3: [5], 4: [5]}
+GRADIENTS = {
+    size: [("clip", torch.float64, None), ("clip", torch.float32, 5), ("siglip", torch.float32, 5)]
+    + [(loss, torch.float64, split) for loss in ("clip", "siglip") for split in splits]
+    for size, splits in SPLITS.items()
+}
+TRAININGS = [("clip", torch.float64, 2), ("clip", torch.float32, 2), ("siglip", torch.float64, None)]
+
+
+# --- in the processes -------------------------------------------------------------------------------------------------
+
+
+def compute(rank: int, count: int, folder: str) -> dict:
+    world = World(rank, count, dist.group.WORLD)
+    results: dict = {("gradients", *case): gradients(world, *case) for case in GRADIENTS[count]}
+    results |= {("training", *case): weights_after_20_steps(world, *case) for case in TRAININGS}
+    results["loop"] = curve_and_captions(world, folder)
+    results["flags"] = world.any(False, rank == count - 1, True)
+    results["shared"] = world.share(lambda: f"from {rank}")
+    tensors = [torch.full((2,), float(rank)), torch.tensor(1.0 - rank)]
+    world.copy_from_main(tensors)
+    results["copied"] = copy.deepcopy(tensors)
+    mine = [torch.full((2,), float(rank)), torch.tensor(1.0 - rank)]
+    world.average(mine)
+    results["averaged"] = mine
+    return results
+
+
+def main(target: str) -> None:
+    torch.set_num_threads(1)
+    folder = str(Path(target).parent)
+    torch.save([in_processes(n, functools.partial(compute, count=n, folder=folder)) for n in (1, 2, 3, 4)], target)
+
+
+# --- in the tests -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory) -> list[list[dict]]:
+    """What each process computed, for 1, 2, 3 and 4 of them."""
+    target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
+    result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return torch.load(target)
+
+
+WORLD = pytest.mark.parametrize("size", [1, 2, 3, 4])
+
+
+def assert_close(ours: Weights, wanted: Weights, tolerance: float) -> None:
+    for name, value in wanted.items():
+        error = (ours[name].double() - value.double()).norm() / (value.double().norm() + 1e-6)
+        assert error < (1e-6 if name == "loss" and tolerance < 1e-6 else tolerance), f"{name}: {error}"
+
+
+@functools.lru_cache
+def plain_gradients(loss: str) -> Weights:
+    return gradients(ONE_PROCESS, loss, torch.float64, None)
+
+
+@WORLD
+def test_gradients_are_those_of_one_process(computed, size):
+    for result in computed[size - 1]:
+        for case in GRADIENTS[size]:
+            assert_close(result[("gradients", *case)], plain_gradients(case[0]), TOLERANCE[case[1]])
+
+
+@functools.lru_cache
+def plain_training(loss: str, dtype: torch.dtype) -> Weights:
+    return weights_after_20_steps(ONE_PROCESS, loss, dtype, None)
+
+
+@WORLD
+@pytest.mark.parametrize("case", TRAININGS, ids=str)
+def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
+    for result in computed[size - 1]:
+        weights = result[("training", *case)]
+        torch.testing.assert_close(weights, plain_training(*case[:2]), rtol=0, atol=TOLERANCE[case[1]])
+        torch.testing.assert_close(weights, computed[size - 1][0][("training", *case)], rtol=0, atol=0)
+
+
+@WORLD
+def test_every_picture_is_seen_once_an_epoch_in_all(computed, size):
+    captions = [result["loop"][1] for result in computed[size - 1]]
+    for epoch in range(2):
+        seen = [caption for own in captions for caption in own[epoch * len(own) // 2 :][: len(own) // 2]]
+        assert sorted(seen) == list(range(30))
+
+
+@WORLD
+def test_the_loop_gives_the_curve_of_one_process(computed, size):
+    wanted = computed[0][0]["loop"][0]
+    for result in computed[size - 1]:
+        assert result["loop"][0] == pytest.approx(wanted, rel=1e-4)
+
+
+@WORLD
+def test_what_processes_tell_each_other(computed, size):
+    for result in computed[size - 1]:
+        assert result["flags"] == [False, True, True]
+        assert result["shared"] == "from 0"
+        assert [tensor.tolist() for tensor in result["copied"]] == [[0.0, 0.0], 1.0]
+        mean = (size - 1) / 2
+        assert [tensor.tolist() for tensor in result["averaged"]] == [[mean, mean], 1 - mean]
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(13, 4), (4, 4), (64, 3), (5, 1)])
+def test_shards_are_the_batch_in_parts_of_nearly_one_size(batch_size, size):
+    shards = World(0, size).shards(batch_size)
+    assert [row for rows in shards for row in range(batch_size)[rows]] == list(range(batch_size))
+    sizes = [rows.stop - rows.start for rows in shards]
+    assert len(sizes) == size
+    assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
+
+
+# --- by torchrun ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = ["image,caption"]
+    for i in range(60):
+        Image.new("RGB", (20, 30), (4 * i, 100, 0)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,shade number {i}")
+    (folder / "captions.csv").write_text("\n".join(rows))
+    return folder
+
+
+def start(pictures: Path, *options: str) -> subprocess.Popen:
+    """Start a training in two processes; a test ends it with `finish`."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "minclip",
+        "train",
+        *options,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What the processes print on standard error until they end, which takes less than a minute."""
+    try:
+        return process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
+    while not list(run.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+
+
+def processes_of(process: subprocess.Popen) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def long_run(pictures: Path, run: Path, *options: str) -> list[str]:
+    return ["--smoke", "--epochs", "1000", "--data", str(pictures), "--out", str(run), *options]
+
+
+def test_a_process_that_dies_ends_the_others_with_a_message(pictures, tmp_path):
+    run = tmp_path / "run"
+    process = start(pictures, *long_run(pictures, run))
+    wait_for_checkpoint(run, process)
+    os.kill(processes_of(process)[-1], signal.SIGKILL)
+    error = finish(process)
+    assert process.returncode != 0
+    assert "has lost another one, which must have ended; this one ends too" in error
+
+
+def test_torchrun_stopped_by_a_signal_saves_and_says_how_to_go_on(pictures, tmp_path):
+    run = tmp_path / "run"
+    process = start(pictures, *long_run(pictures, run, "--micro-batch", "5"))
+    wait_for_checkpoint(run, process)
+    process.send_signal(signal.SIGTERM)
+    error = finish(process)
+    step = int(max((run / "checkpoints").glob("step-*")).name[5:13])
+    assert f"stopped after step {step} of 1000, and saved; to go on: torchrun --nproc-per-node 2 -m minclip" in error
+    assert step % 100 != 0, "the checkpoint is that of a report"
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_end_with_the_same_bits(pictures, tmp_path):
+    """Twenty times, at any moment after the first checkpoint."""
+    options = ["--smoke", "--epochs", "100", "--data", str(pictures), "--out"]
+    assert "Error" not in finish(start(pictures, *options, str(tmp_path / "untouched")))
+    run, draw = tmp_path / "run", random.Random(0)
+    for kill in range(20):
+        before = {path.name for path in run.glob("checkpoints/*")}
+        process = start(pictures, *(["--resume", str(run)] if kill else [*options, str(run)]))
+        while before == {path.name for path in run.glob("checkpoints/*")} and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.5))
+        for number in [*processes_of(process), process.pid]:
+            os.kill(number, signal.SIGKILL)
+        process.communicate()
+    assert "Error" not in finish(start(pictures, "--resume", str(run)))
+    for name in ("model.safetensors", "best.safetensors"):
+        ours, wanted = (load_file(folder / name) for folder in (run, tmp_path / "untouched"))
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
