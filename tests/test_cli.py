@@ -241,6 +241,28 @@ def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     assert "not a run folder" in failure(capsys, "export", str(tmp_path / "two"), "--run", str(tmp_path))
 
 
+@pytest.mark.parametrize("to", ["hf", "openai"])
+def test_weights_in_other_formats_are_as_good_as_their_run(to, tmp_path, capsys):
+    """Only what the run was trained on is not in them, so that pictures must be named."""
+    labels = ["classify", "cat.png", "--labels", "cat", "dog", "--json"]
+    assert cli.main(labels) == 0
+    expected = json.loads(capsys.readouterr().out)
+    out = str(tmp_path / "out")
+    assert cli.main(["export", out, "--to", to]) == 0
+    capsys.readouterr()
+    assert cli.main([*labels, "--run", out]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    for ours, theirs in zip(answer["labels"], expected[0]["labels"], strict=True):
+        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=1e-5)
+    folder = str(own_pictures(tmp_path / "own", 4))
+    assert cli.main(["search", "shade", "--folder", folder, "--run", out]) == 0
+    assert cli.main(["eval", "--data", folder, "--run", out]) == 0
+    assert cli.main(["export", str(tmp_path / "a.safetensors"), "--run", out]) == 0
+    for command in (["search", "shade"], ["eval"]):
+        assert "does not say what it was trained on" in failure(capsys, *command, "--run", out)
+    assert "is there already" in failure(capsys, "export", out, "--to", to)
+
+
 def test_own_pictures_are_trained_on_evaluated_and_searched(tmp_path, capsys):
     folder = own_pictures(tmp_path / "own", 30)
     run = str(tmp_path / "run")

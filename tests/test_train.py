@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
+from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
 
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=16, vocab_size=560)
