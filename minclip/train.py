@@ -45,7 +45,6 @@ FREE = (
 LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
 LOGS = ("tensorboard",)
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
-Encode = Callable[[torch.Tensor, torch.Tensor], gradient_cache.Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class State:
     model: CLIP
     optimizer: torch.optim.Optimizer
     step: int = 0
-    encode: Encode | None = None
+    encode: gradient_cache.Encode | None = None
     world: World = ONE_PROCESS
     seen: torch.Tensor | None = None
 
@@ -135,7 +134,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_encoder(model: CLIP, config: TrainConfig) -> Encode:
+def make_encoder(model: CLIP, config: TrainConfig) -> gradient_cache.Encode:
     """Both towers as one function: pictures (B, 3, R, R) and token ids (B, T) to features (B, E) of each."""
     encode_image, encode_text, multiple = model.encode_image, model.encode_text, 1
     if config.compile:

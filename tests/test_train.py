@@ -111,9 +111,9 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
 
     update = train.update
 
-    def spy(state, parts, config, pictures):
+    def spy(state, parts, *others):
         batches.extend(tuple(caption) for _, tokens in parts for caption in tokens.tolist())
-        return update(state, parts, config, pictures)
+        return update(state, parts, *others)
 
     monkeypatch.setattr(train, "update", spy)
     run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=8), tmp_path)
@@ -199,10 +199,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(
     update = train.update
     count = iter(range(100))
 
-    def break_at_16(state, parts, config, pictures):
+    def break_at_16(state, parts, *others):
         images, tokens = parts[0]
         images = images * math.nan if next(count) == 15 else images
-        return update(state, [(images, tokens)], config, pictures)
+        return update(state, [(images, tokens)], *others)
 
     monkeypatch.setattr(train, "update", break_at_16)
     with pytest.raises(FloatingPointError, match=r"step 16, batch 2 of epoch 8: the loss is nan.*lower learning rate"):
