@@ -163,6 +163,7 @@ def test_a_teacher_adds_its_gradient_and_not_its_loss(pairs):
     measured = train.update(state, [(images, tokens)], config, torch.arange(16))
     moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
     model.load_state_dict(before)
+    model.zero_grad()
     image_features = model.encode_image(images)
     loss = clip_loss(image_features, model.encode_text(tokens), model.logit_scale.exp())
     (loss + 0.5 * resemblance_loss(image_features, seen)).backward()
