@@ -20,3 +20,30 @@ def cache_folder(tmp_path_factory):
         folder.mkdir(exist_ok=True)
         patch.setattr("platformdirs.user_cache_dir", lambda *_: str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """Skips where Triton's interpreter does not run the kernels."""
+    from minclip_kernels.custom_op import HAS_TRITON
+
+    if torch.cuda.is_available() or not HAS_TRITON:
+        pytest.skip("needs Triton's interpreter")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(("torch", "cpu"), id="torch-cpu"),
+        pytest.param(("triton", "cpu"), id="triton-interpreter"),
+        pytest.param(("torch", "cuda"), id="torch-cuda", marks=pytest.mark.cuda),
+        pytest.param(("triton", "cuda"), id="triton-cuda", marks=pytest.mark.cuda),
+    ],
+)
+def where(request):
+    """A back-end of the losses, and the device of the features."""
+    if request.param == ("triton", "cpu"):
+        request.getfixturevalue("interpreter")
+    if request.param[1] == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    return request.param

@@ -1,3 +1,4 @@
+import itertools
 import os
 import platform
 import subprocess
@@ -21,6 +22,7 @@ def run_without_interpreter(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=clean | environment)
 
 
+FIRST_PASS = ["log_sum_exp", "exact_log_sum_exp"]
 MAIN = ["log_sum_exp", "coefficients", "sigmoid"]
 
 
@@ -33,6 +35,15 @@ def test_kernels_compile_within_their_budgets(architecture, dtype, product):
     assert {row[8] for row in rows} == {product}
     # One exponential per logit and pass. The second pass has two more, for sums that lie far apart, and those of lines.
     assert [float(row[10]) // 1 for row in rows] == [1.0, 3.0, 1.0]
+
+
+def test_both_kernels_of_the_first_pass_have_the_same_tiles():
+    """The exact kernel finds its tiles where the other one left them."""
+    from minclip_kernels import aot, tiles_triton
+
+    for choice in itertools.product(aot.ARCHITECTURES, aot.DTYPES.values(), (False, True)):
+        first, exact = (tiles_triton.choose_blocking(kernel, *choice) for kernel in FIRST_PASS)
+        assert (first.block_m, first.block_n) == (exact.block_m, exact.block_n), choice
 
 
 @pytest.mark.slow

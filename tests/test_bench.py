@@ -16,7 +16,6 @@ import pytest
 import torch
 from minclip_kernels import tiles_torch
 from minclip_kernels.bench import command, floors, gate, measure, peers, records, worker
-from minclip_kernels.custom_op import HAS_TRITON
 from minclip_kernels.testing import count_products
 
 from minclip import cli
@@ -26,7 +25,6 @@ FLOOR, OURS, TRITON, ARANGE, LCE = (
     for name in ("bare products, 4", "fused, torch", "fused, triton", "arange", "linear_cross_entropy")
 )
 PLAIN = [c for c in peers.CONTENDERS if c.package in ("torch", peers.OURS) and not (c.needs_gpu or c.is_compiled)]
-HAS_INTERPRETER = pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
 HAS_LCE = pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
 
 
@@ -216,7 +214,7 @@ def notes():
     return {(name, width): note for name, width, note in found}
 
 
-@HAS_INTERPRETER
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize(("module", "loss", "name", "width", "expected"), PEERS)
 def test_peers_at_small_size_under_the_interpreter(module, loss, name, width, expected, notes):
     if find_spec(module) is None:
@@ -395,7 +393,7 @@ def test_what_cannot_be_measured_is_said_before(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@HAS_INTERPRETER
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, of the interpreter: padding may overflow
 def test_dry_run_of_the_first_hour(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gate, "COUNT", 8)
@@ -419,7 +417,7 @@ def test_dry_run_of_the_first_hour(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == printed
 
 
-@HAS_INTERPRETER
+@pytest.mark.usefixtures("interpreter")
 def test_the_first_hour_needs_a_gpu_and_stops_in_time(tmp_path, capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

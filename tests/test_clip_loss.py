@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, tiles_torch
-from minclip_kernels.custom_op import HAS_TRITON
 from minclip_kernels.testing import (
     KINDS,
     Result,
@@ -21,16 +20,6 @@ from minclip_kernels.testing import (
 from minclip_kernels.tiles import LN_2, Equals, Problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-
-ON_GPU = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
-INTERPRETED = pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
-BACKENDS = [
-    pytest.param(("torch", "cpu"), id="torch-cpu"),
-    pytest.param(("triton", "cpu"), id="triton-interpreter", marks=INTERPRETED),
-    pytest.param(("torch", "cuda"), id="torch-cuda", marks=ON_GPU),
-    pytest.param(("triton", "cuda"), id="triton-cuda", marks=ON_GPU),
-]
-every_backend = pytest.mark.parametrize("where", BACKENDS)
 
 check = functools.partial(assert_equals_reference, fused_clip_loss)
 run = functools.partial(evaluate, fused_clip_loss)
@@ -113,7 +102,6 @@ def test_rectangles_and_equal_ids_equal_the_reference(rectangle, width, scale, k
         check(image[rows], text, scale, backend="torch", **options)
 
 
-@every_backend
 @pytest.mark.parametrize("names", [0, 9, 40])
 @pytest.mark.parametrize("positives", ["drop", "all"])
 @pytest.mark.parametrize("offset", [None, 7])
@@ -125,7 +113,6 @@ def test_rectangles_and_equal_ids_on_every_backend(where, names, positives, offs
         check(image, text, 20.0, offset=offset, ids=ids, positives=positives, backend=where[0])
 
 
-@every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_features(where, kind):
     image, text = on(where, *make_features(kind, 100, 70, seed=1, spread=4.0))
@@ -133,7 +120,6 @@ def test_kinds_of_features(where, kind):
     check(image, text, 1.0, backend=where[0], chunk_size=70)
 
 
-@every_backend
 @settings(max_examples=10)
 @given(shapes, scales, st.sampled_from(list(KINDS)), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_any_shape_equals_the_reference(where, shape, scale, kind, dtype):
@@ -149,7 +135,6 @@ def test_the_loss_of_float64_is_float32():
     assert fused_clip_loss(*features, 1.0).dtype == torch.float32
 
 
-@every_backend
 @pytest.mark.parametrize("chunk_size", [1, 3, 10, 11])
 def test_chunk_size_changes_only_rounding(where, chunk_size):
     check(*on(where, *make_features("random", 10, 7)), 10.0, backend=where[0], chunk_size=chunk_size)
@@ -167,7 +152,6 @@ def test_many_tiles_round_no_more_than_one(monkeypatch):
     assert errors[1] < 1.5 * errors[0]
 
 
-@every_backend
 def test_a_loss_of_a_millionth_is_right(where):
     image, text = on(where, *make_features("tiny_loss", 150, 200))
     actual = check(image, text, 100.0, backend=where[0])
@@ -177,7 +161,7 @@ def test_a_loss_of_a_millionth_is_right(where):
     assert abs(naive - actual.loss) > 0.01 * actual.loss  # what the usual formula makes of it
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("width", [512, 1024])
 @pytest.mark.parametrize("kind", ["random", "aligned", "cones", "tiny_loss"])
 def test_exp2_that_flushes_as_a_gpu_does(kind, width, monkeypatch):
@@ -197,7 +181,6 @@ def test_exp2_that_flushes_as_a_gpu_does(kind, width, monkeypatch):
     assert any(flushed) == (kind == "aligned")  # nowhere else does a logit lie 126 below the largest
 
 
-@every_backend
 @pytest.mark.parametrize("distance", [0.08, 0.03, 0.003])
 def test_bfloat16_gradients_of_aligned_pairs(where, distance):
     image, noise = make_features("random", 128, 64)
@@ -209,7 +192,6 @@ def test_bfloat16_gradients_of_aligned_pairs(where, distance):
         assert (got.double().cpu() - want).norm() <= 4e-3 * want.norm()
 
 
-@every_backend
 def test_float16_keeps_the_gradient_of_many_negatives(where, monkeypatch):
     count = 4096
     if where == ("triton", "cpu"):  # Few large blocks: the interpreter's time grows with their number.
@@ -252,7 +234,6 @@ def test_where_duplicates_cancel_plain_pytorch_errs_as_much():
     assert worst[fused_clip_loss] < 3 * worst[plain]
 
 
-@every_backend
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded"])
 def test_any_strides(where, layout):
     image, text = on(where, *make_features("random", 20, 12))
@@ -271,7 +252,6 @@ def test_ids_of_any_strides():
     check(*make_features("random", 20, 12), 10.0, ids=ids, positives="all", chunk_size=7)
 
 
-@every_backend
 def test_without_normalising(where):
     image, text = (0.2 * tower.to(where[1]) for tower in make_features("random", 70, 20))
     check(image, text, 3.0, normalize=False, backend=where[0])
@@ -387,7 +367,6 @@ def test_ragged_shards_equal_the_whole(sizes, width, scale, positives, kind, row
         assert (got - want).norm() <= 1e-12 * want.norm() + 1e-14 * scale
 
 
-@every_backend
 @pytest.mark.parametrize("positives", [None, "drop", "all"])
 def test_shards_on_every_backend(where, positives):
     image, text = on(where, *make_features("random", 80, 20))
@@ -403,7 +382,6 @@ def test_shards_on_every_backend(where, positives):
 # --- metamorphic relations ----------------------------------------------------------------------------------
 
 
-@every_backend
 def test_common_permutation(where):
     image, text = on(where, *make_features("random", 90, 16))
     order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
@@ -413,7 +391,6 @@ def test_common_permutation(where):
     torch.testing.assert_close(permuted.image, plain.image[order], rtol=1e-4, atol=1e-6)
 
 
-@every_backend
 def test_swapping_the_towers_swaps_the_gradients(where):
     image, text = on(where, *make_features("random", 70, 16))
     for options in ({}, {"ids": draw_ids(70, 9).to(where[1])}):
@@ -424,7 +401,6 @@ def test_swapping_the_towers_swaps_the_gradients(where):
         torch.testing.assert_close(swapped.image, plain.text, rtol=1e-4, atol=1e-6)
 
 
-@every_backend
 def test_longer_features_have_the_same_loss_and_shorter_gradients(where):
     image, text = on(where, *make_features("random", 70, 16))
     lengths = torch.logspace(-3, 3, 70, device=where[1])[:, None]
@@ -434,7 +410,6 @@ def test_longer_features_have_the_same_loss_and_shorter_gradients(where):
     torch.testing.assert_close(longer.image * lengths, plain.image, rtol=1e-4, atol=1e-6)
 
 
-@every_backend
 def test_gradients_are_orthogonal_to_normalised_features(where):
     image, text = on(where, *make_features("random", 70, 16, spread=2.0))
     actual = run(image, text, 20.0, backend=where[0])
@@ -442,7 +417,6 @@ def test_gradients_are_orthogonal_to_normalised_features(where):
     assert bool((along <= 1e-5 * actual.image.norm(dim=1) * image.norm(dim=1)).all())
 
 
-@every_backend
 def test_copies_of_one_pair_give_ln_n(where):
     image, text = (tower.to(where[1]).repeat(75, 1) for tower in make_features("random", 1, 16))
     wanted = torch.tensor(75.0).log()
@@ -452,7 +426,6 @@ def test_copies_of_one_pair_give_ln_n(where):
     torch.testing.assert_close(shared.cpu(), wanted)
 
 
-@every_backend
 def test_a_far_away_pair_changes_little(where):
     image, text = make_features("aligned", 30, 16)
     image, text = on(where, F.pad(image, (0, 1)), F.pad(text, (0, 1)))
@@ -463,7 +436,6 @@ def test_a_far_away_pair_changes_little(where):
     torch.testing.assert_close(more, plain, rtol=1e-4, atol=1e-6)
 
 
-@every_backend
 @pytest.mark.parametrize("positives", ["drop", "all"])
 def test_ids_that_all_differ_change_nothing(where, positives):
     image, text = on(where, *make_features("random", 70, 16))
@@ -473,7 +445,6 @@ def test_ids_that_all_differ_change_nothing(where, positives):
     assert_same_bits(with_ids, plain)
 
 
-@every_backend
 @pytest.mark.parametrize("positives", ["drop", "all"])
 def test_names_of_ids_do_not_matter(where, positives):
     image, text = on(where, *make_features("random", 70, 16))
@@ -484,7 +455,6 @@ def test_names_of_ids_do_not_matter(where, positives):
     assert_same_bits(renamed, plain)
 
 
-@every_backend
 def test_ids_that_are_all_equal(where):
     image, text = on(where, *make_features("random", 70, 16))
     same = torch.full((70,), 5, device=where[1])
@@ -494,7 +464,6 @@ def test_ids_that_are_all_equal(where):
         assert torch.equal(tensor, torch.zeros_like(tensor))
 
 
-@every_backend
 def test_a_text_without_an_image_is_a_negative_and_nothing_else(where):
     image, text = on(where, *make_features("random", 40, 16))
     far = run(image, torch.cat([text, text[:1] * 0]), 0.0, offset=0, backend=where[0])  # one more choice for images
@@ -506,7 +475,6 @@ def test_a_text_without_an_image_is_a_negative_and_nothing_else(where):
 # --- contracts ----------------------------------------------------------------------------------------------
 
 
-@every_backend
 def test_two_runs_give_the_same_bits_and_inputs_stay(where):
     image, text = on(where, *make_features("random", 130, 33))
     before = image.clone(), text.clone()
@@ -517,7 +485,6 @@ def test_two_runs_give_the_same_bits_and_inputs_stay(where):
     assert text.equal(before[1])
 
 
-@every_backend
 @pytest.mark.parametrize("loss", ["clip", "siglip", "drop", "all", "rectangle", "nothing kept"])
 @pytest.mark.parametrize("chunk_size", [None, 30])
 @pytest.mark.filterwarnings("ignore:Deterministic behavior was enabled")  # cuBLAS asks for a setting
@@ -544,7 +511,6 @@ def test_nothing_is_read_that_was_not_written(where, loss, chunk_size, monkeypat
     assert_same_bits(actual, wanted)
 
 
-@every_backend
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
@@ -564,7 +530,6 @@ def test_bad_numbers_give_nan(where, bad, normalize):
         assert fused_clip_loss(image, text, bad, backend=where[0]).isnan()
 
 
-@every_backend
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_bad_text_without_an_image_gives_nan(where):
     image, text = make_features("random", 5, 3)
@@ -624,7 +589,7 @@ def test_wrong_arguments_are_named(change, error, words):
         fused_clip_loss(**(arguments | change))
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 def test_triton_says_why_not(monkeypatch):
     features = torch.ones(3, 2)
     with pytest.raises(ValueError, match="float64"):
@@ -659,7 +624,6 @@ def test_operator_is_registered_rightly(needs, layout):
     torch.library.opcheck(torch.ops.minclip_kernels.clip_loss.default, arguments)
 
 
-@every_backend
 def test_inside_torch_compile(where):
     image, text = on(where, *make_features("random", 30, 8))
     ids = draw_ids(30, 5).to(where[1])
@@ -690,7 +654,6 @@ def test_on_fake_tensors():
         assert image.grad.shape == (5, 3)
 
 
-@every_backend
 def test_autocast_changes_nothing(where):
     image, text = on(where, *make_features("random", 30, 8))
     plain = run(image, text, 9.0, backend=where[0])
@@ -771,7 +734,7 @@ def test_no_product_is_computed_for_nobody(
     assert counter.get_total_flops() == 2 * 6 * (products * 40**2 - saved)
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("exact", [False, True])
 def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(exact, monkeypatch):
     """One product in each of two kernels, another where they are computed again exactly, and two outside."""
@@ -797,7 +760,7 @@ def test_triton_multiplies_only_in_the_kernels_and_for_the_gradients(exact, monk
         assert sum(inside) == 2 * product
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 def test_every_kernel_is_launched_with_its_own_arguments(monkeypatch):
     """A GPU refuses unknown arguments, which the interpreter ignores."""
     from minclip_kernels import tiles_triton

@@ -186,7 +186,7 @@ def test_the_mean_over_the_processes_is_the_loss_of_the_whole_batch(computed, sp
     assert_whole([result[name, dtype] for result in computed[split]], wanted, DTYPES[dtype])
 
 
-@pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
+@pytest.mark.usefixtures("interpreter")
 def test_the_triton_kernels_do_the_same(computed):
     shards = [result["triton"] for result in computed[2, 1]]
     assert_whole(shards, loss_and_gradients(reference, "all", torch.float64), 1e-5)

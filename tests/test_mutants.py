@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, siglip_loss, tiles_torch
-from minclip_kernels.custom_op import HAS_TRITON
 from minclip_kernels.testing import assert_equals_reference, expected, make_features
-
-INTERPRETED = pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
 
 # The old text of a source, and what it becomes.
 TORCH = {
@@ -400,12 +397,12 @@ def test_mutant_of_the_sigmoid_loss_is_killed(name, tmp_path):
         battery("torch", siglip=copy.fused_siglip_loss)
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 def test_the_battery_passes_without_triton_mutants():
     battery_of_triton_tiles()
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", KERNELS)
 def test_mutant_of_the_triton_kernels_is_killed(name, tmp_path, monkeypatch):
@@ -416,7 +413,7 @@ def test_mutant_of_the_triton_kernels_is_killed(name, tmp_path, monkeypatch):
         battery_of_triton_tiles()
 
 
-@INTERPRETED
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", TRITON)
 def test_mutant_of_the_triton_tiles_is_killed(name, tmp_path, monkeypatch):

@@ -5,18 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minclip_kernels import fused_siglip_loss, tiles_torch
-from minclip_kernels.custom_op import HAS_TRITON
 from minclip_kernels.testing import KINDS, assert_equals_reference, count_products, evaluate, make_features
 
-ON_GPU = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
-INTERPRETED = pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON, reason="needs Triton's interpreter")
-BACKENDS = [
-    pytest.param(("torch", "cpu"), id="torch-cpu"),
-    pytest.param(("triton", "cpu"), id="triton-interpreter", marks=INTERPRETED),
-    pytest.param(("torch", "cuda"), id="torch-cuda", marks=ON_GPU),
-    pytest.param(("triton", "cuda"), id="triton-cuda", marks=ON_GPU),
-]
-every_backend = pytest.mark.parametrize("where", BACKENDS)
 shapes = st.tuples(st.integers(1, 200), st.integers(1, 200))
 scales = st.floats(-2, 2).map(lambda power: 10**power)
 biases = st.sampled_from([-10.0, 0.0, 3.0, -60.0])
@@ -54,7 +44,6 @@ def test_rectangles_equal_the_reference(before, count, after, width, scale, bias
         check(image, text, scale, bias, offset=before, backend="torch", chunk_size=rows)
 
 
-@every_backend
 @settings(max_examples=8)
 @given(shapes, scales, biases, st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_any_shape_equals_the_reference(where, shape, scale, bias, dtype):
@@ -62,7 +51,6 @@ def test_any_shape_equals_the_reference(where, shape, scale, bias, dtype):
     assert actual.loss.dtype == torch.float32
 
 
-@every_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_features(where, kind):
     image, text = on(where, *make_features(kind, 100, 70, seed=1, spread=4.0))
@@ -88,7 +76,6 @@ def test_shards_sum_to_the_whole():
         torch.testing.assert_close(total, getattr(whole, name), rtol=rtol, atol=1e-15)
 
 
-@every_backend
 def test_bits_compile_and_autocast(where):
     image, text = on(where, *make_features("random", 70, 20))
     plain = run(image, text, 10.0, -10.0, backend=where[0])
@@ -142,7 +129,6 @@ def test_products_are_counted(image_needs, text_needs, scale_needs, products):
     assert counter.get_total_flops() == products * 2 * 40**2 * 6
 
 
-@every_backend
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter

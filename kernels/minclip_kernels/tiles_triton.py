@@ -348,7 +348,9 @@ def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: boo
         return Blocking(num_warps=8 if is_long else 4, parts=4, descriptors=True)
     if architecture == "sm_100":
         warps = 16 if kernel == "exact_log_sum_exp" else 8
-        return Blocking(num_warps=warps, parts=8, descriptors=True)
+        # With positives="all" the registers hold no more. The exact kernel has the same tiles.
+        columns = 64 if ids and kernel.endswith("log_sum_exp") else 128
+        return Blocking(block_n=columns, num_warps=warps, parts=8, descriptors=True)
     parts, warps = 4 if is_sigmoid else 8, 8 if is_long else 4
     if architecture == "sm_120":
         return Blocking(num_warps=warps, parts=parts, descriptors=True)
