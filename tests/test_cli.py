@@ -116,6 +116,20 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
 
 
+def test_searches_in_plain_words_are_scored(tmp_path, capsys):
+    table = tmp_path / "queries.csv"
+    table.write_text("query,right\na slice of pizza,pizza\nsomething to say hello,waving hand|raised hand\n")
+    assert cli.main(["eval", "--queries", str(table)]) == 0
+    assert re.search(r": 2 queries among 7\d{3} pictures of emoji\nright picture first", capsys.readouterr().out)
+    assert cli.main(["eval", "--queries", str(table), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["queries"] == len(scores["first"]) == 2
+    assert 0 < scores["chance1"] < scores["chance5"] < 0.05
+    table.write_text("query,right\na slice of pizza,a pizza\n")
+    assert "no emoji has the English name 'a pizza'" in failure(capsys, "eval", "--queries", str(table))
+    assert "gone.csv" in failure(capsys, "eval", "--queries", str(tmp_path / "gone.csv"))
+
+
 def test_a_bad_font_stops_before_training(tmp_path, capsys):
     (tmp_path / "bad.ttf").write_text("no font")
     for command in (["eval"], ["train", "--smoke", "--out", str(tmp_path / "run")]):

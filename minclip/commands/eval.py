@@ -109,15 +109,18 @@ def run_new_artist(arguments: argparse.Namespace, run: str, saved: Saved, artist
     trained, _ = load_pairs(saved.training, saved.preprocess)
     model: CLIP = saved.build(choose_device(arguments.device))
     scores = naming.name_artist(model, saved.tokenizer, drawn, trained, arguments.templates)
-    match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
+    match = None
+    if "basic" in scores:
+        match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
     if arguments.json:
         described = {name: asdict(score) for name, score in scores.items()}
         about = {"run": run, "artist": artist.name, "credit": artist.credit}
-        print_json({**about, "scores": described, "match": asdict(match)})
+        print_json({**about, "scores": described, "match": match and asdict(match)})
     else:
         print(f"{run}: {artist.name}, an artist that it was not trained on\n{artist.credit}")
         print_names(scores)
-        print_match(match, is_stored=saved.match is not None)
+        if match:
+            print_match(match, is_stored=saved.match is not None)
     return 0
 
 
@@ -128,10 +131,8 @@ def print_match(match: naming.Match, is_stored: bool) -> None:
 
 
 def print_names(scores: dict[str, naming.Named]) -> None:
-    print(
-        f"{'top-1 / top-5 in %':22} pictures  names"
-        + "".join(f"{title:>15}" for title in ("model", "chance", "pixels"))
-    )
+    titles = "".join(f"{title:>15}" for title in ("model", "chance", "pixels"))
+    print(f"{'top-1 / top-5 in %':22} pictures  names{titles}")
     for name, score in scores.items():
         shares = [(score.top1, score.top5), (score.chance1, score.chance5), (score.pixels1, score.pixels5)]
         columns = "".join(f"   {100 * top1:5.2f} /{100 * top5:5.1f}" for top1, top5 in shares)
