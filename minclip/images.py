@@ -229,11 +229,31 @@ class Augmentation:
 # With "gentle", a colour stays what it is called. The others are for models that shall know other artists' drawings.
 # They were chosen by training on one of two artists and testing on the other: "strong" names most of these, "moderate"
 # nearly as many, at a smaller cost in unseen compositions.
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "crop": None,  # of photographs, whose objects may be anywhere; see `draw_crop`
     "gentle": Augmentation(brightness=12, contrast=0.1),
     "moderate": Augmentation(brightness=20, contrast=0.2, mixing=0.12, blur=0.33),
     "strong": Augmentation(brightness=20, contrast=0.2, mixing=0.25, grey=0.2, blur=0.66),
 }
+
+
+def draw_crop(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw how to change n photographs, (n, 19) as `draw_augmentation`: a random crop, resized, and nothing else.
+
+    The crop has 0.9 to 1 of the area, as in OpenCLIP's training, and any ratio of its sides with which it fits.
+    """
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.empty(n).uniform_(low, high, generator=generator)
+
+    area = uniform(0.9, 1)
+    width = area ** uniform(0, 1)
+    height = area / width
+    shift_x, shift_y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
+    zero = torch.zeros(n)
+    move = torch.stack([width, zero, shift_x, zero, height, shift_y], dim=1)
+    same_colour = torch.eye(3, 4).flatten().expand(n, 12)
+    return torch.cat([move, same_colour, zero[:, None]], dim=1)
 
 
 def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentle") -> torch.Tensor:
@@ -243,6 +263,8 @@ def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentl
     might be costs accuracy on unseen ones.
     """
     amount = AUGMENTATIONS[strength]
+    if amount is None:
+        return draw_crop(n, generator)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.empty(n, *shape).uniform_(low, high, generator=generator)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import minclip
-from minclip import CLIP, PRESETS, Tokenizer, formats
+from minclip import CLIP, PRESETS, Tokenizer, data, formats
 from minclip.formats import openai
 from minclip.formats.saved import Saved
 from minclip.images import Preprocess
@@ -218,6 +220,24 @@ def test_what_is_written_is_read(folder, config):
 
 
 # --- where OpenCLIP is installed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_ids_are_those_of_openais_tokenizer():
+    """open_clip has openai/CLIP's SimpleTokenizer with other names for the start and the end of a text."""
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch, which needs torchvision")
+    ours, theirs = Tokenizer.load(Path(open_clip.__file__).with_name(openai.VOCABULARY)), open_clip.SimpleTokenizer()
+    assert list(theirs.encoder)[:-2] == list(ours.id_of_symbol)[:-2]
+    for language in data.LANGUAGES:
+        for caption in data.emoji_captions(language).values():
+            assert ours.encode(caption) == theirs.encode(caption)
+
+    @given(st.text())
+    def check(text):
+        assert ours.encode(text) == theirs.encode(text)
+
+    check()
+
 
 SHAPES = {
     "ViT-B-32-quickgelu": "ViT-B/32",
