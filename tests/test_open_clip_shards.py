@@ -60,10 +60,9 @@ def step(loss: Callable, rows: slice = slice(None)) -> dict[str, Any]:
 
 
 def work(rank: int) -> dict[str, Any]:
-    rows, options = slice(rank * N // W, (rank + 1) * N // W), {"rank": rank, "world_size": W}
-    theirs = their_loss()
-    results = {str(flags): step(theirs(*flags, **options), rows) for flags in FLAGS}
-    return results | {"ours": step(ClipLoss(**options), rows)}
+    rows, theirs = slice(rank * N // W, (rank + 1) * N // W), their_loss()
+    results = {str(flags): step(theirs(*flags, rank=rank, world_size=W), rows) for flags in FLAGS}
+    return results | {"ours": step(ClipLoss(rank=rank, world_size=W), rows)}
 
 
 def summary() -> dict[str, dict[str, float]]:

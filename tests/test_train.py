@@ -46,8 +46,8 @@ def new_model(pairs: Pairs, seed: int = 0) -> tuple[CLIP, Tokenizer]:
 def run_training(
     model: CLIP, tokenizer: Tokenizer, pairs: Pairs, held_out: Pairs | None, config: TrainConfig, run: Path
 ) -> list[dict[str, float]]:
-    sizes = {"batch_size": config.batch_size, "seed": config.seed}
-    batches = Batches(pairs, tokenizer(pairs.captions), model.preprocess, **sizes)
+    tokens = tokenizer(pairs.captions)
+    batches = Batches(pairs, tokens, model.preprocess, batch_size=config.batch_size, seed=config.seed)
     return train.train(model, tokenizer, batches, held_out, config, run)
 
 
@@ -276,7 +276,10 @@ def as_on_a_gpu(monkeypatch):
 def test_reads_are_noticed():
     weight = torch.nn.Parameter(torch.ones(3))
     with DeviceReads() as reads:
-        float(weight.detach().sum()), (weight > 0).any().item(), bool(weight.exp().max() > 2), weight[weight > 1]
+        float(weight.detach().sum())
+        (weight > 0).any().item()
+        bool(weight.exp().max() > 2)
+        _ = weight[weight > 1]
         torch.ones(3).to("cpu").exp().tolist()
         torch.ones(3).sum().item()
     assert reads.count == 5
