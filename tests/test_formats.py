@@ -147,10 +147,10 @@ def test_without_a_path_the_model_that_ships_with_minclip_is_loaded():
 
 
 def test_an_export_of_an_older_version_is_read(exported):
-    """It was written when neither the preparation of pictures nor the artists were stored."""
+    """It was written when neither the preparation of pictures nor a checksum was stored."""
     with safe_open(exported, framework="pt") as file:
         weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    save_file(weights, exported, {name: text for name, text in said.items() if name != "preprocess"})
+    save_file(weights, exported, {name: said[name] for name in ("config", "training", "merges")})
     saved = formats.read(exported)
     assert saved.preprocess == images.Preprocess(24)
     saved.build()
