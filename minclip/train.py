@@ -140,7 +140,8 @@ def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
         is_free = parameters[name].ndim < 2 or "embedding" in name
         groups[0.0 if is_free else config.weight_decay, scale].append(parameters[name])
     options: list[dict[str, Any]] = [
-        {"params": some, "weight_decay": decay, "lr_scale": scale} for (decay, scale), some in groups.items()
+        {"params": groups[decay, scale], "weight_decay": decay, "lr_scale": scale}
+        for decay, scale in sorted(groups, reverse=True)
     ]
     return torch.optim.AdamW(options, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
