@@ -169,6 +169,8 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
         with named_as_options(TrainConfig):
             rows = train(model, tokenizer, batches, held_out, config, plan.folder, plan.resume, world)
     except KeyboardInterrupt as stopped:
+        if not world.is_main:
+            return 130
         raise KeyboardInterrupt(f"{stopped}; to go on: {distributed.command_to_resume(plan.folder)}") from stopped
     if not world.is_main:
         return 0
