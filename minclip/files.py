@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 @contextmanager
@@ -37,3 +38,27 @@ def _flush(path: Path) -> None:
     """Bring a file to the disk, so that a power cut after the renaming cannot leave it empty."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def check_new(path: str | Path) -> None:
+    """Raise FileExistsError if there is something at `path`, FileNotFoundError if it has no folder to be in."""
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it is renamed to `path` on success and removed on an error.
+
+    Raises what `check_new` raises.
+    """
+    check_new(path)
+    path = Path(path).absolute()
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        folder = Path(temporary) / path.name
+        folder.mkdir()
+        yield folder
+        os.rename(folder, path)

@@ -12,37 +12,64 @@ from contextlib import contextmanager
 import torch
 
 Part = tuple[torch.Tensor, torch.Tensor]  # pictures and token ids, or features of both
+Encode = Callable[[torch.Tensor, torch.Tensor], Part]
 
 
 def backward(
-    encode: Callable[[torch.Tensor, torch.Tensor], Part],
-    parts: Sequence[Part],
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    encode: Encode, parts: Sequence[Part], loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Add the gradients of `loss_of(image_features, text_features)` to the parameters; returns the loss, detached.
 
     parts: pictures (b, 3, R, R) and tokens (b, T) of each, which may be made when they are asked for. With a single
     part the graph of its first encoding is kept, and this is the plain step.
     """
-    states, encoded = [], []
-    with torch.set_grad_enabled(len(parts) == 1):
+    if len(parts) == 1:
+        encoded = encode(*parts[0])
+        loss, gradients = _gradients(encoded, loss_of)
+        _send_through(encoded, gradients)
+        return loss
+    features, states = _encode_without_graph(encode, parts)
+    loss, gradients = _gradients(features, loss_of)
+    start = 0
+    for i, state in enumerate(states):
+        with state.replayed():
+            encoded = encode(*parts[i])
+        rows = slice(start, start + len(encoded[0]))
+        _send_through(encoded, [gradient[rows] for gradient in gradients])
+        start = rows.stop
+    return loss
+
+
+def _encode_without_graph(encode: Encode, parts: Sequence[Part]) -> tuple[list[torch.Tensor], list["RandomState"]]:
+    """The features of all parts, (B, E) of each tower, and torch's random state in front of each part."""
+    features: list[torch.Tensor] = []
+    states, count = [], 0
+    with torch.no_grad():
         for images, tokens in parts:
             states.append(RandomState(images.device))
-            encoded.append(encode(images, tokens))
-    wholes = [torch.cat(tower).detach().requires_grad_() for tower in zip(*encoded, strict=True)]  # (B, E) each
-    loss = loss_of(*wholes)
+            encoded = encode(images, tokens)
+            if not features:
+                # In two buffers from the start: small results between the large tensors that made them would keep
+                # memory from being used again. No part is larger than the first.
+                features = [tower.new_empty(len(parts) * len(tower), *tower.shape[1:]) for tower in encoded]
+            for whole, tower in zip(features, encoded, strict=True):
+                whole[count : count + len(tower)] = tower
+            count += len(images)
+    return [whole[:count] for whole in features], states
+
+
+def _gradients(features: Sequence[torch.Tensor], loss_of: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, list]:
+    """The loss of features, and its gradients by them; those by other parameters are added where they belong."""
+    leaves = [tower.detach().requires_grad_() for tower in features]
+    loss = loss_of(*leaves)
     loss.backward()
-    sizes = [len(image_features) for image_features, _ in encoded]
-    gradients = zip(*(whole.grad.split(sizes) for whole in wholes if whole.grad is not None), strict=True)
-    for i, gradient in enumerate(gradients):
-        features = encoded[i]
-        if len(parts) > 1:
-            with states[i].replayed():
-                features = encode(*parts[i])
-        # A tower that does not learn has features without a graph.
-        learning = [(x, g) for x, g in zip(features, gradient, strict=True) if x.requires_grad]
-        torch.autograd.backward([x for x, _ in learning], [g for _, g in learning])
-    return loss.detach()
+    return loss.detach(), [leaf.grad for leaf in leaves]
+
+
+def _send_through(features: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
+    """Go on backwards from the gradients by features. A tower that does not learn has features without a graph."""
+    learning = [(x, gradient) for x, gradient in zip(features, gradients, strict=True) if x.requires_grad]
+    torch.autograd.backward([x for x, _ in learning], [gradient for _, gradient in learning])
 
 
 class RandomState:

@@ -15,6 +15,7 @@ Sources: Sennrich et al. 2016 (BPE, arXiv:1508.07909); Radford et al. 2021 (CLIP
 import gzip
 import html
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -37,6 +38,7 @@ ASCII_WORD = re.compile(
 )
 # OpenAI's file lists more merges than its models use, which is 49,152 − 256 − 2, and does not say so.
 OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
+MAX_BYTES = 8 * 2**20  # of a file of merges, uncompressed; OpenAI's has 3 million
 
 Pair = tuple[str, str]
 
@@ -221,10 +223,15 @@ class Tokenizer:
 
         Raises ValueError, with the line, if the file is not a list of merges, and OSError if it cannot be read.
         """
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            is_compressed = file.read(2) == b"\x1f\x8b"
         try:
-            text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
-        except (OSError, EOFError, ValueError) as error:  # damaged gzip, truncated gzip, not UTF-8
+            with gzip.open(path) if is_compressed else open(path, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise ValueError(f"it has more than {MAX_BYTES} bytes")
+            text = content.decode()
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # damaged gzip, truncated gzip, not UTF-8
             raise ValueError(f"{path} is not a merges file: {error}") from error
         return cls.from_text(text, path)
 

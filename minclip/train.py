@@ -7,6 +7,7 @@ AdamW, warm-up and cosine decay, gradient clipping, the clamp of the logit scale
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
 from minclip.distributed import ONE_PROCESS, World
 from minclip.evaluate import recall_of_pairs
+from minclip.finetune import TOWERS, learning_rates, lock
 from minclip.formats.run import BEST, save_weights
 from minclip.images import AUGMENTATIONS
 from minclip.interruption import Interruption
@@ -45,7 +47,6 @@ FREE = (
 LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
 LOGS = ("tensorboard",)
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
-Encode = Callable[[torch.Tensor, torch.Tensor], gradient_cache.Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,11 @@ class TrainConfig:
     `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
     memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
-    `augmentation` is one of `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures
-    (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a
-    better score on the held-out pictures after which the training ends.
+    `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
+    features learns at `layer_decay` times the rate of the one above it. `augmentation` is one of
+    `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures (`teacher.py`). `warmup` is a
+    share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the held-out
+    pictures after which the training ends.
     """
 
     epochs: int = 40
@@ -74,6 +77,9 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    lock: str | None = None
+    unlock_last: int = 0
+    layer_decay: float = 1.0
     augmentation: str = "gentle"
     distill: float = 0.0
     early_stopping: int | None = None
@@ -90,6 +96,9 @@ class TrainConfig:
             "backend": (self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}"),
             "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "lock": (self.lock is None or self.lock in TOWERS, f"one of {', '.join(TOWERS)}"),
+            "unlock_last": (self.unlock_last >= 0, "at least 0"),
+            "layer_decay": (0 < self.layer_decay <= 1, "more than 0, at most 1"),
             "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
             "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
@@ -100,6 +109,8 @@ class TrainConfig:
         for name, (is_kept, rule) in rules.items():
             if not is_kept:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+        if self.unlock_last and not self.lock:
+            raise ValueError(f"unlock_last is {self.unlock_last}; it needs lock, the tower whose last blocks these are")
 
 
 @dataclass
@@ -113,18 +124,25 @@ class State:
     model: CLIP
     optimizer: torch.optim.Optimizer
     step: int = 0
-    encode: Encode | None = None
+    encode: gradient_cache.Encode | None = None
     world: World = ONE_PROCESS
     seen: torch.Tensor | None = None
 
 
 def make_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: no gains, biases, embeddings, nor the logit scale."""
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or "embedding" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    """AdamW that decays matrices only: no gains, biases, embeddings, nor the logit scale.
+
+    Its groups have an `lr_scale`, the share of the learning rate at which their layers learn.
+    """
+    groups: defaultdict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    parameters = dict(model.named_parameters())
+    for name, scale in learning_rates(model, config.layer_decay).items():
+        is_free = parameters[name].ndim < 2 or "embedding" in name
+        groups[0.0 if is_free else config.weight_decay, scale].append(parameters[name])
+    options: list[dict[str, Any]] = [
+        {"params": some, "weight_decay": decay, "lr_scale": scale} for (decay, scale), some in groups.items()
+    ]
+    return torch.optim.AdamW(options, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -135,7 +153,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_encoder(model: CLIP, config: TrainConfig) -> Encode:
+def make_encoder(model: CLIP, config: TrainConfig) -> gradient_cache.Encode:
     """Both towers as one function: pictures (B, 3, R, R) and token ids (B, T) to features (B, E) of each."""
     encode_image, encode_text, multiple = model.encode_image, model.encode_text, 1
     if config.compile:
@@ -210,7 +228,8 @@ def update(
         loss = contrastive_loss(model, image_features, text_features, config, **options)
         if state.seen is None:
             return loss
-        return loss + config.distill * resemblance_loss(image_features, state.seen[pictures])
+        resemblance = config.distill * resemblance_loss(image_features, state.seen[pictures])
+        return loss + resemblance - resemblance.detach()  # its gradient, while the loss that is reported stays CLIP's
 
     state.optimizer.zero_grad()
     loss = gradient_cache.backward(state.encode or make_encoder(model, config), parts, loss_of)
@@ -292,6 +311,7 @@ def _check(config: TrainConfig, batches: Batches, held_out: Pairs | None, world:
 def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> tuple[State, History]:
     """A training before its first step."""
     model.train().set_grad_checkpointing(config.grad_checkpoint)
+    lock(model, config.lock, config.unlock_last)
     seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
     state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), world=world, seen=seen)
     return state, History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
@@ -312,7 +332,7 @@ def _progress_bar(steps: int, state: State, batches: Batches) -> tqdm:
 def _next_step(state: State, batches: Batches, history: History, steps: int, config: TrainConfig) -> None:
     lr = config.lr * learning_rate(state.step, steps, config)
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     floor = batches.floor(state.step, config.loss)
     world, pictures = state.world, batches.pairs.image_of_caption[batches.rows(state.step)]
     shards = world.shards(batches.batch_size)

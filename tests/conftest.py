@@ -13,9 +13,11 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
-    """The tests draw their own emoji and leave the user's cache alone."""
+    """The tests draw their own emoji, once for all processes of pytest-xdist, and leave the user's cache alone."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        base = tmp_path_factory.getbasetemp()
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+        folder.mkdir(exist_ok=True)
         patch.setattr("platformdirs.user_cache_dir", lambda *_: str(folder))
         yield folder
 

@@ -116,6 +116,20 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
 
 
+def test_searches_in_plain_words_are_scored(tmp_path, capsys):
+    table = tmp_path / "queries.csv"
+    table.write_text("query,right\na slice of pizza,pizza\nsomething to say hello,waving hand|raised hand\n")
+    assert cli.main(["eval", "--queries", str(table)]) == 0
+    assert re.search(r": 2 queries among 7\d{3} pictures of emoji\nright picture first", capsys.readouterr().out)
+    assert cli.main(["eval", "--queries", str(table), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["queries"] == len(scores["first"]) == 2
+    assert 0 < scores["chance1"] < scores["chance5"] < 0.05
+    table.write_text("query,right\na slice of pizza,a pizza\n")
+    assert "no emoji has the English name 'a pizza'" in failure(capsys, "eval", "--queries", str(table))
+    assert "gone.csv" in failure(capsys, "eval", "--queries", str(tmp_path / "gone.csv"))
+
+
 def test_a_bad_font_stops_before_training(tmp_path, capsys):
     (tmp_path / "bad.ttf").write_text("no font")
     for command in (["eval"], ["train", "--smoke", "--out", str(tmp_path / "run")]):
@@ -239,6 +253,28 @@ def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {file.name, "small-classify.png", "small-search.png"}
     assert "is there already" in failure(capsys, "export", str(file))
     assert "not a run folder" in failure(capsys, "export", str(tmp_path / "two"), "--run", str(tmp_path))
+
+
+@pytest.mark.parametrize("to", ["hf", "openai"])
+def test_weights_in_other_formats_are_as_good_as_their_run(to, tmp_path, capsys):
+    """Only what the run was trained on is not in them, so that pictures must be named."""
+    labels = ["classify", "cat.png", "--labels", "cat", "dog", "--json"]
+    assert cli.main(labels) == 0
+    expected = json.loads(capsys.readouterr().out)
+    out = str(tmp_path / "out")
+    assert cli.main(["export", out, "--to", to]) == 0
+    capsys.readouterr()
+    assert cli.main([*labels, "--run", out]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    for ours, theirs in zip(answer["labels"], expected[0]["labels"], strict=True):
+        assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=1e-5)
+    folder = str(own_pictures(tmp_path / "own", 4))
+    assert cli.main(["search", "shade", "--folder", folder, "--run", out]) == 0
+    assert cli.main(["eval", "--data", folder, "--run", out]) == 0
+    assert cli.main(["export", str(tmp_path / "a.safetensors"), "--run", out]) == 0
+    for command in (["search", "shade"], ["eval"]):
+        assert "does not say what it was trained on" in failure(capsys, *command, "--run", out)
+    assert "is there already" in failure(capsys, "export", out, "--to", to)
 
 
 def test_own_pictures_are_trained_on_evaluated_and_searched(tmp_path, capsys):

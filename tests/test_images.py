@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,32 @@ def test_blurring_and_sharpening_keep_the_mean_and_change_the_contrast_of_neighb
     spread = inside.amax((1, 2)) - inside.amin((1, 2))
     assert {round(value) for value in spread.unique().tolist()} == {0, 50, 100}
     torch.testing.assert_close(inside.mean((1, 2)), torch.full((400,), 125.0))
+
+
+# --- OpenAI's preprocessing ---------------------------------------------------------------------------------------
+
+
+GOLDEN = runpy.run_path(str(Path(__file__).with_name("golden_preprocess.py")))
+
+
+def test_the_pixels_are_those_of_torchvision():
+    """Resize(R, bicubic) and CenterCrop(R), made by `golden_preprocess.py`; to 1 of 255, whatever Pillow rounds."""
+    expected = np.load(Path(__file__).with_name("golden_preprocess.npz"))
+    assert len(expected) == 22
+    for name, pixels in expected.items():
+        size, resolution = name.split(" to ")
+        picture = GOLDEN["picture"](*map(int, size.split("x")))
+        ours = images.to_tensor(picture, int(resolution)).permute(1, 2, 0)
+        torch.testing.assert_close(ours.int(), torch.from_numpy(pixels).int(), rtol=0, atol=1, msg=name)
+
+
+def test_a_line_of_pixels_does_not_become_gigabytes():
+    """OpenAI's preprocessing would make 224 × 22,400,000 pixels of this; the ends are in no crop."""
+    line = Image.new("RGB", (100_000, 1), "red")
+    line.putpixel((50_000, 0), (0, 0, 255))
+    pixels = images.to_tensor(line, 224)
+    assert pixels.shape == (3, 224, 224)
+    assert pixels[2].float().mean() > 100
 
 
 # --- what the model reads ---------------------------------------------------------------------------------------------

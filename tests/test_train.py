@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
+from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
 
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=16, vocab_size=560)
@@ -110,9 +111,9 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
 
     update = train.update
 
-    def spy(state, parts, config, pictures):
+    def spy(state, parts, *others):
         batches.extend(tuple(caption) for _, tokens in parts for caption in tokens.tolist())
-        return update(state, parts, config, pictures)
+        return update(state, parts, *others)
 
     monkeypatch.setattr(train, "update", spy)
     run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=8), tmp_path)
@@ -151,6 +152,26 @@ def test_a_step_clips_the_gradient_and_clamps_the_scale(pairs):
     assert state.step == 1
 
 
+def test_a_teacher_adds_its_gradient_and_not_its_loss(pairs):
+    model, tokenizer = new_model(pairs)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    seen = torch.randn(16, 5, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(16, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    tokens = tokenizer(pairs.captions)
+    config = TrainConfig(max_grad_norm=1e9, distill=0.5)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=1.0), seen=seen)
+    measured = train.update(state, [(images, tokens)], config, torch.arange(16))
+    moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+    model.load_state_dict(before)
+    model.zero_grad()
+    image_features = model.encode_image(images)
+    loss = clip_loss(image_features, model.encode_text(tokens), model.logit_scale.exp())
+    (loss + 0.5 * resemblance_loss(image_features, seen)).backward()
+    assert measured.loss.item() == pytest.approx(loss.item(), rel=1e-4)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(moved[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_only_matrices_decay(pairs):
     model, _ = new_model(pairs)
     decayed, free = train.make_optimizer(model, FAST).param_groups
@@ -179,10 +200,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_weights(
     update = train.update
     count = iter(range(100))
 
-    def break_at_16(state, parts, config, pictures):
+    def break_at_16(state, parts, *others):
         images, tokens = parts[0]
         images = images * math.nan if next(count) == 15 else images
-        return update(state, [(images, tokens)], config, pictures)
+        return update(state, [(images, tokens)], *others)
 
     monkeypatch.setattr(train, "update", break_at_16)
     with pytest.raises(FloatingPointError, match=r"step 16, batch 2 of epoch 8: the loss is nan.*lower learning rate"):

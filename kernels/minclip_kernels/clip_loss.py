@@ -166,11 +166,11 @@ def _clip_loss_of_shards(
     )
     tiles = make_tiles(backend, problem)
     scale = logit_scale / LN_2
-    sums, cosines = tiles.log_sum_exps(scale), tiles.pair_cosines()
-    columns, all_cosines = shards.combine(sums.columns, cosines)  # (N,) each
+    sums = tiles.log_sum_exps(scale)
+    columns, cosines = shards.combine(sums.columns, sums.cosines)  # (N,) each
     loss, softmax = between_passes(
-        problem, scale, sums._replace(columns=columns), cosines * scale, all_cosines * scale,
-        all_cosines.mean(),
+        problem, scale, sums._replace(columns=columns), sums.cosines * scale, cosines * scale,
+        cosines.mean(),
     )  # fmt: skip
     loss = loss * (shards.count * shards.world / shards.total)
     if not any(needs):

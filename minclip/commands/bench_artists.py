@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if arguments.emoji_font:
         folds.append((list(data.ARTISTS), data.FontArtist(Path(arguments.emoji_font).absolute())))
-    # Everything is drawn first, so that a bad font or a missing package costs no training.
+    # Everything is drawn first, beginning with the font, so that a bad one or a missing package costs no training.
     preprocess = Preprocess(PRESETS[arguments.model].image_resolution, trim=True)
-    for _, left_out in folds:
+    for _, left_out in reversed(folds):
         data.load_artist(left_out, preprocess)
     rows = [measure(trained, left_out, options) for trained, left_out in folds]
     report(rows, choose_device(arguments.device), arguments.out)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ftfy.formatting import display_ljust
 
-from minclip import evaluate, formats
+from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
@@ -14,10 +14,10 @@ from minclip.commands.common import (
     add_templates,
     announce,
     choose_device,
-    chosen_run,
     figure_path,
     lowest_match,
     print_json,
+    read_run,
     readable,
 )
 from minclip.images import PictureFile
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    path = chosen_run(arguments)
-    saved, labels = formats.read(path), arguments.labels
+    path, saved = read_run(arguments)
+    labels = arguments.labels
     lowest = lowest_match(arguments, saved)
     model = saved.build(choose_device(arguments.device))
     origins: list[PictureFile] = []

@@ -27,8 +27,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     default = "the newest run under runs/, or the model that ships with minclip if there is none"
-    help_text = f"a run folder, or a file of `minclip export` (default: {default})"
+    help_text = f"a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face (default: {default})"
     parser.add_argument("--run", metavar="PATH", help=help_text)
+    add_foreign(parser)
+
+
+def add_foreign(parser: argparse.ArgumentParser) -> None:
+    """What a file of OpenAI's or OpenCLIP's does not say."""
+    where = "beside the weights, or in the package open_clip"
+    parser.add_argument("--bpe", metavar="FILE", help=f"OpenAI's vocabulary, if it is not found {where}")
+    about = "whether OpenCLIP's weights use QuickGELU, if no open_clip_config.json beside them says so"
+    parser.add_argument("--quick-gelu", choices=["yes", "no"], help=about)
 
 
 def add_artists(parser: argparse.ArgumentParser, default: str) -> None:
@@ -117,6 +126,18 @@ def chosen_run(arguments: argparse.Namespace) -> Path:
     return path
 
 
+def read_run(arguments: argparse.Namespace) -> tuple[Path, Saved]:
+    """Where the chosen model is, and the model."""
+    path = chosen_run(arguments)
+    return path, read_any(path, arguments)
+
+
+def read_any(path: str | Path, arguments: argparse.Namespace) -> Saved:
+    """Read a model, with the help of the options of `add_foreign`."""
+    quick_gelu = {"yes": True, "no": False, None: None}[arguments.quick_gelu]
+    return formats.read(path, arguments.bpe, quick_gelu)
+
+
 def figure_path(run: Path, name: str) -> Path:
     """Where a figure goes: into the run folder, or beside the exported file; here if it is that of the package."""
     if run == formats.PACKAGED:
@@ -141,6 +162,12 @@ def trained_on(training: dict[str, Any]) -> list[data.Artist]:
     """The artists of a run on emoji: names, or the path of a font. There was only one before they were stored."""
     names = training.get("artists", [data.OPENMOJI.name])
     return [data.ARTISTS[name] if name in data.ARTISTS else data.FontArtist(Path(name)) for name in names]
+
+
+def check_has_pictures(saved: Saved, run: Path) -> None:
+    """Raise ValueError for weights of others, which do not say what they were trained on."""
+    if not saved.training:
+        raise ValueError(f"{run} does not say what it was trained on: name pictures with --data or --folder")
 
 
 def load_tested(saved: Saved, run: Path) -> data.Pairs:

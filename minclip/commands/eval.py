@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minclip import data, evaluate, formats, naming, queries
+from minclip import data, evaluate, naming, queries
 from minclip.commands.common import (
     add_artists,
     add_device,
     add_json,
     add_run,
     add_templates,
+    check_has_pictures,
     choose_device,
     chosen_artists,
-    chosen_run,
     load_pairs,
     load_tested,
     print_json,
     print_unseen,
+    read_run,
     trained_on,
 )
 from minclip.formats import Saved
@@ -54,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
         return run_queries(arguments)
     if arguments.data and artists:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
-    path = chosen_run(arguments)
-    saved = formats.read(path)
+    path, saved = read_run(arguments)
+    if not arguments.data:
+        check_has_pictures(saved, path)
     if new := [artist for artist in artists if artist not in known_artists(saved)]:
         if len(artists) > 1:
             raise ValueError(f"{new[0].name} is new to the run and is scored alone: give no other artist with it")
@@ -80,8 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_queries(arguments: argparse.Namespace) -> int:
     """Score searches among the pictures that a run was trained and tested on."""
-    asked, path = queries.read_queries(arguments.queries), chosen_run(arguments)
-    saved = formats.read(path)
+    asked = queries.read_queries(arguments.queries)
+    path, saved = read_run(arguments)
+    check_has_pictures(saved, path)
     if saved.training["data"] is not None:
         raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
     pairs = data.Pairs.join([part for part in load_pairs(saved.training, saved.preprocess) if part])
@@ -106,15 +109,18 @@ def run_new_artist(arguments: argparse.Namespace, run: str, saved: Saved, artist
     trained, _ = load_pairs(saved.training, saved.preprocess)
     model: CLIP = saved.build(choose_device(arguments.device))
     scores = naming.name_artist(model, saved.tokenizer, drawn, trained, arguments.templates)
-    match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
+    match = None
+    if "basic" in scores:
+        match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
     if arguments.json:
         described = {name: asdict(score) for name, score in scores.items()}
         about = {"run": run, "artist": artist.name, "credit": artist.credit}
-        print_json({**about, "scores": described, "match": asdict(match)})
+        print_json({**about, "scores": described, "match": match and asdict(match)})
     else:
         print(f"{run}: {artist.name}, an artist that it was not trained on\n{artist.credit}")
         print_names(scores)
-        print_match(match, is_stored=saved.match is not None)
+        if match:
+            print_match(match, is_stored=saved.match is not None)
     return 0
 
 
@@ -125,10 +131,8 @@ def print_match(match: naming.Match, is_stored: bool) -> None:
 
 
 def print_names(scores: dict[str, naming.Named]) -> None:
-    print(
-        f"{'top-1 / top-5 in %':22} pictures  names"
-        + "".join(f"{title:>15}" for title in ("model", "chance", "pixels"))
-    )
+    titles = "".join(f"{title:>15}" for title in ("model", "chance", "pixels"))
+    print(f"{'top-1 / top-5 in %':22} pictures  names{titles}")
     for name, score in scores.items():
         shares = [(score.top1, score.top5), (score.chance1, score.chance5), (score.pixels1, score.pixels5)]
         columns = "".join(f"   {100 * top1:5.2f} /{100 * top5:5.1f}" for top1, top5 in shares)

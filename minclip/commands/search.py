@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from minclip import evaluate, formats
+from minclip import evaluate
 from minclip.commands.common import (
     add_device,
     add_json,
@@ -15,12 +15,13 @@ from minclip.commands.common import (
     add_run,
     add_templates,
     announce,
+    check_has_pictures,
     choose_device,
-    chosen_run,
     figure_path,
     load_pairs,
     lowest_match,
     print_json,
+    read_run,
     readable,
 )
 from minclip.data import Pairs
@@ -52,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.k < 1:
         raise ValueError(f"-k is {arguments.k}; it must be at least 1")
-    path = chosen_run(arguments)
-    saved = formats.read(path)
+    path, saved = read_run(arguments)
     lowest = lowest_match(arguments, saved)
+    if not arguments.folder:
+        check_has_pictures(saved, path)
     model = saved.build(choose_device(arguments.device))
     query = evaluate.class_features(model, saved.tokenizer, [arguments.query], arguments.templates)
     search = search_folder(model, arguments.folder) if arguments.folder else search_run(model, saved)

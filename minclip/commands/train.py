@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 
-from minclip import __version__, data, distributed, plots
+from minclip import __version__, data, distributed, finetune, plots
 from minclip.batches import Batches
 from minclip.commands.common import (
     add_artists,
     add_device,
+    add_foreign,
     choose_device,
     load_pairs,
     named_as_options,
     print_unseen,
+    read_any,
 )
 from minclip.distributed import World
 from minclip.files import remove_halves
+from minclip.finetune import TOWERS
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
 from minclip.images import AUGMENTATIONS, Preprocess
 from minclip.model import CLIP, PRESETS, CLIPConfig
@@ -32,13 +35,16 @@ SMOKE_PICTURES = 256
 PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
 EMOJI = TrainConfig(epochs=28, augmentation="moderate")
-SOURCE = ("data", "language", "artists", "skip_bad", "smoke")  # what config.json says of the pictures
+OWN = TrainConfig(augmentation="crop")
+TOKENIZERS = ("keep", "train")
+SOURCE = ("data", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")  # what config.json says besides
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
   minclip train --artists openmoji        the emoji of one artist (the artists: {" ".join(data.ARTISTS)})
   minclip train --language zh             Chinese captions (the languages: {" ".join(data.LANGUAGES)})
   minclip train --data my_pictures        a folder with one .csv or .tsv file that has the columns image and caption
+  minclip train --init RUN --lock image   from a trained model, one tower of which stays as it is
   minclip train --smoke                   seconds, only to see that everything works
   minclip train --resume                  the newest run, from its last checkpoint on
   minclip train --config RUN/config.json  a run like another one
@@ -71,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--model", choices=sorted(PRESETS), help="sizes of the towers (default: emoji)")
     start.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
+    init = "weights to start from: a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face"
+    start.add_argument("--init", metavar="PATH", help=init)
     start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options go before it")
     newest = "run folder whose training goes on from its last checkpoint (default: the newest)"
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
@@ -98,11 +106,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
-    augmentation = "changes of the pictures (default: moderate for emoji, gentle for your own)"
+    augmentation = "changes of the pictures (default: moderate for emoji, crop for your own)"
     add("--augmentation", choices=AUGMENTATIONS, help=augmentation)
     distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
+    add_finetuning(parser)
     add_device(parser)
+
+
+def add_finetuning(parser: argparse.ArgumentParser) -> None:
+    """How much of a trained model stays as it is."""
+    add, default = parser.add_argument, TrainConfig()
+    add("--tokenizer", choices=TOKENIZERS, help="with --init: its vocabulary, or one of your captions (default: keep)")
+    add("--lock", choices=TOWERS, help="tower that does not learn")
+    add("--unlock-last", type=int, metavar="K", help="last blocks of the locked tower that learn all the same")
+    decay = "share of the learning rate that each layer has of that of the layer above it"
+    add("--layer-decay", type=float, metavar="SHARE", help=f"{decay} (default: {default.layer_decay:g})")
+    add_foreign(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -122,11 +142,18 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
         config = replace(config, batch_size=min(config.batch_size, max(2, len(pairs))))
 
     said = ways_to_say(pairs, held_out, plan.training)
-    tokenizer = Tokenizer.train([*pairs.captions, *said[-1]], plan.sizes.vocab_size)
+    init = read_any(plan.training["init"], arguments) if plan.training.get("init") else None
+    if init and plan.training["tokenizer"] == "keep":
+        tokenizer = init.tokenizer
+    else:
+        tokenizer = Tokenizer.train([*pairs.captions, *said[-1]], plan.sizes.vocab_size)
     tokens = tokenizer(list(chain(*said)), plan.sizes.context_length).unflatten(0, (len(said), -1))
     torch.manual_seed(config.seed)
     sizes = replace(plan.sizes, vocab_size=tokenizer.vocab_size, logit_bias=config.loss == "siglip")
-    model = CLIP(sizes, plan.preprocess).to(device)
+    model = CLIP(sizes, plan.preprocess)
+    if init:
+        finetune.start_from(init, model, tokenizer)
+    model = model.to(device)
     with named_as_options(TrainConfig):
         sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
         batches = Batches(pairs, tokens, plan.preprocess, **sampling)
@@ -172,19 +199,38 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
         if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
             source = chosen_source(arguments) | {"smoke": source["smoke"]}
     else:
-        sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
-        preprocess = Preprocess(sizes.image_resolution, trim=True)
-        source = chosen_source(arguments)
-        base = SMOKE if arguments.smoke else TrainConfig() if source["data"] else EMOJI
+        sizes, preprocess = chosen_sizes(arguments)
+        source = chosen_source(arguments) | chosen_start(arguments)
+        base = SMOKE if arguments.smoke else OWN if source["data"] else EMOJI
     folder = Path(arguments.out or default_folder(source))
     config = configure(arguments, base)
     check_folder(folder)
     return Plan(sizes, preprocess, config, source, folder)
 
 
+def chosen_sizes(arguments: argparse.Namespace) -> tuple[CLIPConfig, Preprocess]:
+    """Sizes and preparation of pictures of a new model, or of the one to start from."""
+    if arguments.init:
+        saved = read_any(arguments.init, arguments)
+        return saved.config, saved.preprocess
+    sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
+    return sizes, Preprocess(sizes.image_resolution, trim=True)
+
+
+def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a model starts from, as config.json keeps it."""
+    if not arguments.init:
+        if arguments.tokenizer:
+            raise ValueError(f"--tokenizer {arguments.tokenizer} needs --init, the model whose tokenizer is meant")
+        return {}
+    if arguments.tokenizer == "train" and arguments.lock == "text":
+        raise ValueError("--tokenizer train gives the text tower new words, which --lock text would not let it learn")
+    return {"init": str(Path(arguments.init).absolute()), "tokenizer": arguments.tokenizer or TOKENIZERS[0]}
+
+
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out"):
+    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out", "tokenizer"):
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
@@ -244,7 +290,7 @@ def check_folder(folder: Path) -> None:
 
 def describe_start(model: CLIP, batches: Batches, held_out: data.Pairs | None, config: TrainConfig, run: Path) -> str:
     pairs, context = batches.pairs, model.config.context_length
-    n_full = int((batches.tokens[:, context - 1 :] != 0).sum())
+    n_full = int((batches.tokens[0, :, context - 1 :] != 0).sum())
     cut = f"; {n_full} captions reach {context} tokens, and longer ones are cut there" if n_full else ""
     tested = f"{len(held_out.origins)} unseen pictures" if held_out else "nothing: too few pictures"
     return (

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+from minclip.formats.hugging_face import is_hugging_face, read_hugging_face, write_hugging_face
+from minclip.formats.openai import CONFIG as OPEN_CLIP_CONFIG
+from minclip.formats.openai import read_openai, write_openai
 from minclip.formats.run import (
     BEST,
     CONFIG,
     PACKAGED,
+    is_own,
     newest_run,
     read_export,
     read_folder,
@@ -27,33 +31,53 @@ __all__ = [
     "save_setup",
     "save_weights",
     "write_export",
+    "write_hugging_face",
+    "write_openai",
 ]
 
 
-def read(path: str | Path) -> Saved:
-    """Read a run folder, the file `best.safetensors` in one, or a file of `minclip export`.
+def read(path: str | Path, bpe: str | Path | None = None, quick_gelu: bool | None = None) -> Saved:
+    """Read a run folder or `best.safetensors` in it, a file of `minclip export`, or weights of other projects.
 
-    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or does not fit the others.
+    `bpe`, a file of merges, and `quick_gelu` are for weights of OpenAI's and OpenCLIP's that do not say them; see
+    `read_openai`. Raises FileNotFoundError if a file is missing, ValueError if one is damaged, does not fit the others
+    or cannot be represented.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run folder, nor file of `minclip export`")
+        raise FileNotFoundError(f"{path}: no such run folder, nor file of `minclip export`, nor other weights")
+    saved = _read(path, bpe, quick_gelu)
+    try:
+        saved.check()
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return saved
+
+
+def _read(path: Path, bpe: str | Path | None, quick_gelu: bool | None) -> Saved:
     if path.name == BEST and (path.parent / CONFIG).is_file():
         return read_folder(path.parent, BEST)
-    return read_folder(path) if path.is_dir() else read_export(path)
+    if path.is_dir() and is_hugging_face(path):
+        return read_hugging_face(path)
+    if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():
+        return read_folder(path)
+    if path.is_file() and is_own(path):
+        return read_export(path)
+    return read_openai(path, bpe, quick_gelu)
 
 
-def load(path: str | Path | None = None, device: str = "cpu") -> tuple[CLIP, Preprocess, Tokenizer]:
-    """Load a run folder, or a file of `minclip export`, as `(model, preprocess, tokenizer)`.
+def load(
+    path: str | Path | None = None,
+    device: str = "cpu",
+    *,
+    bpe: str | Path | None = None,
+    quick_gelu: bool | None = None,
+) -> tuple[CLIP, Preprocess, Tokenizer]:
+    """Load anything that `read` reads as `(model, preprocess, tokenizer)`.
 
     Without a path, load the model that ships with minclip; minclip/weights/MODEL_CARD.md says what it can do.
     The model is in float32 and evaluation mode, on `device`. `preprocess(picture)` turns a PIL picture of any mode into
-    a (3, R, R) float32 tensor, as the command line does. Raises what `read` and `Saved.build` raise.
+    a (3, R, R) float32 tensor, as the command line does. Raises what `read` raises.
     """
-    path = path or PACKAGED
-    saved = read(path)
-    try:
-        model = saved.build(device)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return model, saved.preprocess, saved.tokenizer
+    saved = read(path or PACKAGED, bpe, quick_gelu)
+    return saved.build(device), saved.preprocess, saved.tokenizer

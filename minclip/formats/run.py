@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from minclip.files import replacing
+from minclip.files import check_new, replacing
 from minclip.formats.saved import Saved, describe, parse, to_json
-from minclip.formats.tensors import read_tensors, write_tensors
+from minclip.formats.tensors import read_metadata, read_tensors, write_tensors
 from minclip.images import Preprocess
 from minclip.model import CLIP, CLIPConfig
 from minclip.tokenizer import Tokenizer
@@ -94,11 +94,7 @@ def write_export(saved: Saved, path: str | Path) -> None:
     Raises FileExistsError if `path` exists, FileNotFoundError if its folder does not, ValueError if the weights do
     not fit the configuration or one is too large for float16.
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+    check_new(path)
     largest = max(parameter.abs().max().item() for parameter in saved.build().parameters())
     if largest > torch.finfo(torch.float16).max:
         raise ValueError(f"the model has a weight of {largest:.3g}, and float16 ends at 65504")
@@ -106,7 +102,12 @@ def write_export(saved: Saved, path: str | Path) -> None:
     metadata = {IN_METADATA[name]: to_json(part) for name, part in content.items()}
     if saved.match is not None:
         metadata["match"] = str(saved.match)
-    _write_weights(path, saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
+    _write_weights(Path(path), saved.state, torch.float16, metadata | {"merges": saved.tokenizer.to_text()})
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is an export, or the weights of a run. Raises ValueError if it is damaged."""
+    return path.suffix == ".safetensors" and "config" in read_metadata(path)
 
 
 def read_export(path: Path) -> Saved:

@@ -1,0 +1,56 @@
+"""Training that starts from a trained model: which weights it takes over, which stay, how fast each layer learns.
+
+Sources: Zhai et al. 2022 (LiT, arXiv:2111.07991), which locks the image tower; Clark et al. 2020 (ELECTRA,
+arXiv:2003.10555), appendix, for a learning rate that decays from the last layer to the first.
+"""
+
+import re
+
+from minclip.formats import Saved
+from minclip.model import CLIP
+from minclip.tokenizer import Tokenizer
+
+TOWERS = ("image", "text")
+AFTER_THE_BLOCKS = ("ln_post", "proj", "ln_final", "text_projection", "logit_scale", "logit_bias")
+
+
+def start_from(saved: Saved, model: CLIP, tokenizer: Tokenizer) -> None:
+    """Copy the weights of `saved` into a new model of the same sizes.
+
+    Tokens of another vocabulary keep their new, random embeddings, and so does a bias that `saved` does not have.
+    """
+    own = model.state_dict()
+    kept = {name: tensor for name, tensor in saved.state.items() if name in own}
+    if tokenizer.merges != saved.tokenizer.merges:
+        del kept["token_embedding.weight"]
+    model.load_state_dict(own | kept)
+
+
+def depth(name: str, model: CLIP) -> int:
+    """How many layers lie above a parameter, in its tower: 0 after the blocks, 1 in the last one, one more at each."""
+    config = model.config
+    layers = config.vision_layers if name.startswith("visual.") else config.transformer_layers
+    block = re.search(r"resblocks\.(\d+)\.", name)
+    if block:
+        return layers - int(block[1])
+    return 0 if name.removeprefix("visual.").startswith(AFTER_THE_BLOCKS) else layers + 1
+
+
+def lock(model: CLIP, tower: str | None, unlock_last: int = 0) -> None:
+    """Let a tower, "image" or "text", keep its weights, all but the last blocks and what comes after them.
+
+    Without `unlock_last` nothing in the tower learns. The logit scale always does.
+    """
+    for name, parameter in model.named_parameters():
+        is_in = name.startswith("visual.") if tower == "image" else not name.startswith(("visual.", "logit_"))
+        stays = tower is not None and is_in and not (unlock_last and depth(name, model) <= unlock_last)
+        parameter.requires_grad_(not stays)
+
+
+def learning_rates(model: CLIP, layer_decay: float) -> dict[str, float]:
+    """For each parameter that learns, its share of the learning rate: `layer_decay` to the power of its depth."""
+    return {
+        name: layer_decay ** depth(name, model)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
