@@ -313,6 +313,9 @@ def battery_of_torch_tiles():
     image[4] *= -1
     check(image, text, 300.0)
     check(text, image, 300.0)
+    # Among copies of one pair every log-sum-exp is rounded alike, and the coefficients do not sum to zero.
+    image, _ = make_features("random", 1, 20)
+    check(image.expand(70, -1), image.expand(70, -1), 100.0)
     # The totals of many tiles are as near to float64 as those of few.
     image, text = make_features("cones", 120, 30)
     few, many = (check(image, text, 100.0, chunk_size=rows).text for rows in (120, 1))
