@@ -27,8 +27,9 @@ FLAGS = [(False, False), (False, True), (True, False), (True, True)]  # local_lo
 def their_loss() -> type:
     """open_clip's class, without the rest of its package."""
     assert OPEN_CLIP is not None
-    (folder,) = OPEN_CLIP.submodule_search_locations or ()
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(folder) / "loss.py")
+    assert OPEN_CLIP.submodule_search_locations is not None
+    path = Path(OPEN_CLIP.submodule_search_locations[0]) / "loss.py"
+    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
