@@ -337,7 +337,8 @@ def choose_blocking(kernel: str, architecture: str, dtype: torch.dtype, ids: boo
         return Blocking(block_m=64, block_n=64, block_k=32, parts=2)
     is_sigmoid = kernel == "sigmoid"  # It has the longest epilogue.
     if dtype == torch.float32:  # Without tensor cores, twice the threads hold the product.
-        rows, parts = (64, 1) if is_sigmoid else (128, 4)
+        is_short = not is_sigmoid and not (ids and kernel == "coefficients")
+        rows, parts = (128, 4) if is_short else (64, 1)
         return Blocking(block_m=rows, block_k=32, num_warps=8, num_stages=2, parts=parts)
     if architecture.startswith("gfx"):  # 64 KiB of shared memory, wavefronts of 64 threads
         return Blocking(block_k=32, num_warps=8, num_stages=2, parts=1)
