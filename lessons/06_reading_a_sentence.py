@@ -23,7 +23,7 @@ import minclip
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
-model, _, tokenizer = minclip.load()  # trained on emoji and their names
+model, _, tokenizer = minclip.load()  # trained on emoji, their names and keywords
 
 # %% [markdown]
 # ## A batch of texts
@@ -118,7 +118,7 @@ print(f"largest difference of the features: {(after - before).abs().max():.0e}, 
 
 # %% [markdown]
 # Here are the weights: one map for each layer and each head. A row is a token that reads, and its squares say where
-# it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. Which head of layer 1 lets
+# it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. Which two heads of layer 1 let
 # EOT read *firefighter* nearly alone?
 
 # %%

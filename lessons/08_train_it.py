@@ -199,7 +199,7 @@ for step in range(1, steps + 1):
     if place == 0:
         order = torch.randperm(len(pairs), generator=generator)
     batch = order[place : place + config.batch_size]  # (B,)
-    changes = data.draw_augmentation(len(batch), generator)  # (B, 8)
+    changes = data.draw_augmentation(len(batch), generator)  # (B, 19)
     images = data.normalize(data.augment(pairs.images[batch], changes))  # (B, 3, R, R)
     longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the largest number
     losses.append(training_step(model, optimizer, images, tokens[batch, :longest]))
@@ -292,10 +292,10 @@ for axes, (name, test) in zip(both, TESTS.items(), strict=True):
 both[0].set_ylabel("right one ahead (%)")
 
 # %% [markdown]
-# A bar that is passed says that the model looks at that part, in combinations that it never saw. (Where it was a near
-# thing, another seed may decide otherwise: this is one training.) It does not say that
-# it gets all three parts right at once. For that it must choose among all the captions of three parts. Which of them
-# is wrong?
+# A bar that is passed says that the model looks at that part, in combinations that it never saw. Where one is missed,
+# as it may be for *who* in the new drawings, a model that guesses would have done as well. (Where it was a near thing,
+# another seed may decide otherwise: this is one training.) A passed bar does not say that the model gets all three
+# parts right at once. For that it must choose among all the captions of three parts. Which of them is wrong?
 
 # %%
 for name, counts in faults.items():
@@ -348,7 +348,8 @@ for right, said in wrong[:: max(1, len(wrong) // 6)][:6]:
 #
 # - That it would name *any* combination. The unseen captions are of the same kind as the training captions (a person,
 #   an activity, a skin tone); nothing here asks for a word order or a relation, such as "a cat on a dog".
-# - How good it could get: the same model, trained longer, [ships with minclip](../minclip/weights/MODEL_CARD.md).
+# - How good it could get: the same towers, trained for longer and with the drawings of a second artist,
+#   [ship with minclip](../minclip/weights/MODEL_CARD.md).
 # - How sure the figures are. With 400 pictures, chance alone moves the top-1 by two or three points, and more, since
 #   many are variants of one drawing; another seed gives another model. The sizes and the augmentation of the project
 #   were chosen by looking at these same 400, so they flatter it a little.
