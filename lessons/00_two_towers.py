@@ -134,7 +134,7 @@ for caption, nearest in wrong.items():
 # stands out, where a picture meets its own text. A bright diagonal is all that CLIP is trained for, and lessons 01 to
 # 04 are about it. Off the diagonal not everything is dark: two men on surfboards *are* alike, and so are their
 # captions. The black cat is named although no cat of the training was called black. And look at the numbers: a right
-# pair has about 0.45 and not 1. It need not be more, as long as the wrong ones have less. Lesson 10 explains why.
+# pair has 0.3 to 0.5 and not 1. It need not be more, as long as the wrong ones have less. Lesson 10 explains why.
 #
 # ## A classifier out of words
 #

@@ -207,7 +207,7 @@ def nearest_caption(model, images):
 
 
 def top1(model, images):
-    return (nearest_caption(model, images) == torch.arange(len(images))).float().mean().item()
+    return (nearest_caption(model, images) == torch.arange(len(images))).double().mean().item()
 
 
 jigsaws = [jigsaw(unseen, seed) for seed in range(check.pick(4, 1))]
