@@ -6,6 +6,8 @@ arXiv:2003.10555), appendix, for a learning rate that decays from the last layer
 
 import re
 
+from torch import nn
+
 from minclip.formats import Saved
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
@@ -47,10 +49,13 @@ def lock(model: CLIP, tower: str | None, unlock_last: int = 0) -> None:
         parameter.requires_grad_(not stays)
 
 
-def learning_rates(model: CLIP, layer_decay: float) -> dict[str, float]:
-    """For each parameter that learns, its share of the learning rate: `layer_decay` to the power of its depth."""
-    return {
-        name: layer_decay ** depth(name, model)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+def learning_rates(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """For each parameter that learns, its share of the learning rate: `layer_decay` to the power of its depth.
+
+    With a `layer_decay` of 1 that is 1 for all, in models that are no CLIP as well.
+    """
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if layer_decay == 1:
+        return dict.fromkeys(learning, 1.0)
+    assert isinstance(model, CLIP)  # depths are those of its towers
+    return {name: layer_decay ** depth(name, model) for name in learning}
