@@ -35,7 +35,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def by_open_clip(quick_gelu: bool) -> tuple[dict[str, list[int]], list[list[list[float]]]]:
     """Names with shapes, and the features of pictures and texts."""
-    from open_clip.model import CLIP
+    from open_clip.model import CLIP  # pyright: ignore[reportMissingImports]
 
     model = CLIP(**MODEL, quick_gelu=quick_gelu).eval()
     state = {name: formula(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}

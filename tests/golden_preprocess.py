@@ -25,7 +25,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def by_torchvision(image: Image.Image, resolution: int) -> np.ndarray:
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize  # pyright: ignore[reportMissingImports]
 
     return np.asarray(Compose([Resize(resolution, InterpolationMode.BICUBIC), CenterCrop(resolution)])(image))
 

@@ -86,7 +86,10 @@ def test_random_numbers_are_replayed():
     (wanted,) = torch.autograd.grad(clip_loss(tower(images) * mask, tower(tokens) * mask, 10.0), tower.weight)
     torch.testing.assert_close(tower.weight.grad, wanted, rtol=1e-12, atol=1e-12)
     torch.manual_seed(0)
-    nn.Linear(8, 8), torch.randn(24, 8), [F.dropout(torch.ones(4, 8).double(), 0.5) for _ in range(3)]
+    nn.Linear(8, 8)
+    torch.randn(24, 8)
+    for _ in range(3):
+        F.dropout(torch.ones(4, 8).double(), 0.5)
     assert torch.equal(torch.rand(3), after), "encoding again has moved the generator"
 
 
