@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 settings.register_profile("minclip", deadline=None, derandomize=True)
 settings.load_profile("minclip")
@@ -47,3 +49,15 @@ def where(request):
     if request.param[1] == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA GPU")
     return request.param
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of sixty pictures with a table of captions, to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = ["image,caption"]
+    for i in range(60):
+        Image.new("RGB", (20, 30), (4 * i, 100, 0)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,shade number {i}")
+    (folder / "captions.csv").write_text("\n".join(rows))
+    return folder

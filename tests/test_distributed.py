@@ -19,7 +19,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from minclip_kernels.testing import in_processes
-from PIL import Image
 from safetensors.torch import load_file
 
 from minclip import CLIP, PRESETS, train
@@ -209,17 +208,6 @@ def test_shards_are_the_batch_in_parts_of_nearly_one_size(batch_size, size):
 
 
 # --- by torchrun ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    rows = ["image,caption"]
-    for i in range(60):
-        Image.new("RGB", (20, 30), (4 * i, 100, 0)).save(folder / f"{i}.png")
-        rows.append(f"{i}.png,shade number {i}")
-    (folder / "captions.csv").write_text("\n".join(rows))
-    return folder
 
 
 def start(pictures: Path, *options: str) -> subprocess.Popen:

@@ -102,17 +102,6 @@ def assert_same_end(run: Path, untouched: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    rows = ["image,caption"]
-    for i in range(60):
-        Image.new("RGB", (20, 30), (4 * i, 100, 0)).save(folder / f"{i}.png")
-        rows.append(f"{i}.png,shade number {i}")
-    (folder / "captions.csv").write_text("\n".join(rows))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def untouched(pictures, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("untouched") / "run"
     assert cli.main(["train", *options(pictures, run)]) == 0
