@@ -6,14 +6,15 @@ save, nothing to replay, and a part of a batch is the same whether or not the re
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count, islice
 
 import numpy as np
 import torch
 
-from minclip.data import Pairs
+from minclip.data import Pairs, Streamed, digests
 from minclip.images import Preprocess, augment, draw_augmentation
 from minclip.loss import batch_floor
 
@@ -26,7 +27,7 @@ def counter_generator(*counters: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # this epoch, and the next one, whose first pictures are read ahead
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     """The order (n,) int64 in which an epoch goes through n pairs."""
     return torch.randperm(n, generator=counter_generator(seed, ORDER, epoch))
@@ -58,6 +59,7 @@ class Batches:
         self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+        self._ahead: Iterator[tuple[int, torch.Tensor]] = iter(())  # pictures of streamed pairs, with their numbers
 
     def __len__(self) -> int:
         """The number of steps in an epoch."""
@@ -77,19 +79,29 @@ class Batches:
         )
         return torch.where(drawn < others, drawn + 1, 0)
 
+    def pictures(self, step: int) -> torch.Tensor:
+        """The picture (B,) of each row of a step, as an index into those of the pairs."""
+        return self.pairs.image_of_caption[self.rows(step)]
+
     def make(
-        self, step: int, device: torch.device | str, part: slice = slice(None)
+        self,
+        step: int,
+        device: torch.device | str,
+        part: slice = slice(None),
+        pixels: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The pictures of a step, augmented and normalised, (B, 3, R, R) on the device, and its tokens (B, T).
 
         `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
-        Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
+        Tokens stay on the CPU, where their lengths can be looked at without waiting for the device. `pixels`
+        (b, 3, R, R) uint8 are the pictures of the part, if they have been read already.
         """
         rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
         generator = counter_generator(self.seed, AUGMENTATION, step)
         changes = draw_augmentation(self.batch_size, generator, self.augmentation)[part]
-        pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
+        if pixels is None:
+            pixels = self.pairs.images[self.pictures(step)[part]]
         if torch.device(device).type == "cuda":
             pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
         pixels = pixels.to(device, non_blocking=True)
@@ -99,12 +111,36 @@ class Batches:
         """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
         starts = range(shard.start, shard.stop, size or shard.stop - shard.start)
         slices = [slice(start, min(start + starts.step, shard.stop)) for start in starts]
-        return MicroBatches(self, step, device, slices)
+        return MicroBatches(self, step, device, slices, self._read_shard(step, shard))
+
+    def _read_shard(self, step: int, shard: slice) -> torch.Tensor | None:
+        """The streamed pictures (b, 3, R, R) uint8 of the rows `shard` of a step; None if all are in memory.
+
+        The next steps are expected to follow, and are read ahead. Where something else follows, reading starts anew.
+        """
+        images, wanted = self.pairs.images, self.pictures(step)[shard].tolist()
+        if not isinstance(images, Streamed):
+            return None
+        read = list(islice(self._ahead, len(wanted)))
+        if [picture for picture, _ in read] != wanted:
+            self._ahead = self._read_ahead(images, step, shard)
+            read = list(islice(self._ahead, len(wanted)))
+        return torch.stack([pixels for _, pixels in read])
+
+    def _read_ahead(self, images: Streamed, step: int, shard: slice) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the pictures of the rows `shard` of a step and of all later ones."""
+
+        def order() -> Iterator[int]:
+            for later in count(step):
+                yield from self.pictures(later)[shard].tolist()
+
+        return zip(order(), images.read_ahead(order()), strict=False)
 
     def fingerprint(self) -> str:
         """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
         digest = hashlib.sha256()
-        for tensor in (self.pairs.images, self.tokens, self.pairs.image_of_caption):
+        digest.update(repr(self.pairs.images.shape).encode() + b"".join(digests(self.pairs.images)))
+        for tensor in (self.tokens, self.pairs.image_of_caption):
             digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -119,15 +155,19 @@ class MicroBatches(Sequence):
     """Parts of the batch of a step: pictures (b, 3, R, R) and tokens (b, T), as `Batches.make` makes them.
 
     A part is made anew, with the same bits, whenever it is asked for, so that no more than one needs to be in memory.
+    Only streamed `pixels` are held for all parts, as uint8, because reading them is what takes time.
     """
 
     batches: Batches
     step: int
     device: torch.device | str
     slices: list[slice]
+    pixels: torch.Tensor | None
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        return self.batches.make(self.step, self.device, self.slices[i])
+        part, first = self.slices[i], self.slices[0].start
+        pixels = None if self.pixels is None else self.pixels[part.start - first : part.stop - first]
+        return self.batches.make(self.step, self.device, part, pixels)

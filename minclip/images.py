@@ -6,14 +6,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Mean and standard deviation of OpenAI's preprocessing, for red, green and blue in [0, 1].
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,6 +22,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 100  # the ends of longer pictures are cut off first, so that a line of pixels does not become gigabytes
 TOLERANCE = 16  # of 255: a plain ground may differ from itself by so much, as it does in a JPEG
 READ_AHEAD = 256  # pictures that the reading threads may decode before they are asked for
+REFUSED = ("EPS",)  # Pillow hands these to another program, Ghostscript, whatever the file is called
 
 T = TypeVar("T")
 
@@ -41,6 +43,18 @@ class Origin(Protocol):
         ...
 
 
+class Source(Origin, Protocol):
+    """A picture of the user's, which is decoded whenever it is needed."""
+
+    def load(self) -> Image.Image:
+        """The whole picture as upright RGB. Raises OSError or ValueError that names it."""
+        ...
+
+    def identity(self) -> tuple[str | int, ...]:
+        """Name, size and time of change: equal for a picture that has not changed. Raises OSError if it is missing."""
+        ...
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """A picture in a file of the user's."""
@@ -52,9 +66,16 @@ class PictureFile:
         return str(self.path)
 
     def open(self, size: int) -> Image.Image:
-        image = load_image(self.path)
+        image = self.load()
         image.thumbnail((size, size))
         return image
+
+    def load(self) -> Image.Image:
+        return load_image(self.path)
+
+    def identity(self) -> tuple[str | int, ...]:
+        status = self.path.stat()
+        return str(self.path), status.st_size, status.st_mtime_ns
 
 
 # --- from a file to pixels --------------------------------------------------------------------------------------------
@@ -69,13 +90,43 @@ def load_image(path: str | Path) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such picture")
     try:
-        if not path.stat().st_size:
+        file = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+    with file:
+        return decode(file, path)
+
+
+def decode(file: IO[bytes], name: object) -> Image.Image:
+    """Decode an open file as `load_image` does. Raises ValueError that begins with `name`.
+
+    The format is read off the content. No other program is started for it, and Pillow refuses a picture of more than
+    179 million pixels before it takes memory for them.
+    """
+    try:
+        if not file.read(1):
             raise ValueError("the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        file.seek(0)
+        with Image.open(file, formats=_formats()) as image:
             return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: cannot be read as a picture: cannot identify its format") from error
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, struct.error and others on damaged files.
-        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+        raise ValueError(f"{name}: cannot be read as a picture: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow decodes by itself."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in REFUSED)
+
+
+@lru_cache(maxsize=1)
+def picture_endings() -> frozenset[str]:
+    """The endings of files in these formats, such as ".png"."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in _formats())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -141,22 +192,23 @@ def crop_center(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, upper, left + width, upper + height))
 
 
-def read_pictures(paths: Iterable[str | Path], preprocess: "Preprocess") -> Iterator[torch.Tensor | Exception]:
-    """Yield the pixels (3, R, R) uint8 of each file, or the error that names what is wrong with it.
+def read_picture(source: Source, preprocess: "Preprocess") -> torch.Tensor | Exception:
+    """The pixels (3, R, R) uint8 of a picture, or the error that names what is wrong with it."""
+    try:
+        return preprocess.pixels(source.load())
+    except (OSError, ValueError) as error:
+        return error
+
+
+def read_pictures(sources: Iterable[Source], preprocess: "Preprocess") -> Iterator[torch.Tensor | Exception]:
+    """Yield what `read_picture` returns for each picture, in order.
 
     Several threads decode, since Pillow does so outside Python's global lock. A few hundred pictures are in memory at a
     time, however many there are.
     """
-
-    def read(path: str | Path) -> torch.Tensor | Exception:
-        try:
-            return preprocess.pixels(load_image(path))
-        except (OSError, ValueError) as error:
-            return error
-
     with ThreadPoolExecutor() as pool:
-        for some in in_groups(paths, READ_AHEAD):
-            yield from pool.map(read, some)
+        for some in in_groups(sources, READ_AHEAD):
+            yield from pool.map(read_picture, some, repeat(preprocess))
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -167,11 +219,10 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def picture_files(folder: str | Path) -> Sequence[Path]:
-    """All files under `folder` that have an ending known to Pillow, sorted. Raises NotADirectoryError."""
+    """All files under `folder` that have the ending of a picture, sorted. Raises NotADirectoryError."""
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder")
-    known = Image.registered_extensions()
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known and p.is_file())
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in picture_endings() and p.is_file())
 
 
 # --- from pixels to what the model reads ------------------------------------------------------------------------------

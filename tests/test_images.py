@@ -1,4 +1,7 @@
 import runpy
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -311,13 +314,51 @@ def test_pictures_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
     def paths():
         for i in range(1000):
             asked.append(i)
-            yield tmp_path / f"{i % 4}.png"
+            yield images.PictureFile(tmp_path / f"{i % 4}.png")
 
     results = images.read_pictures(paths(), Preprocess(2))
     first = [next(results) for _ in range(4)]
     assert [int(pixels[0, 0, 0]) for pixels in first[:3] if isinstance(pixels, torch.Tensor)] == [0, 1, 2]
     assert isinstance(first[3], FileNotFoundError)
     assert len(asked) == 4
+
+
+def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
+    """A PNG of 300 bytes that claims 50,000 × 50,000 pixels: the names of its chunks are right, and so are its sums."""
+    (tmp_path / "bomb.png").write_bytes(png_of_size(50_000, 50_000))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"bomb\.png: cannot be read as a picture: Image size \(2500000000 pixels\)"):
+        images.load_image(tmp_path / "bomb.png")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A small, valid beginning of a PNG of any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    """Pillow would hand this to Ghostscript, although it is called a JPEG."""
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot be read as a picture: cannot identify"):
+        images.load_image(tmp_path / "a.jpg")
+    assert started == []
+    monkeypatch.setattr(images, "_formats", lambda: None)  # as Pillow would do it
+    with pytest.raises(ValueError, match=r"a\.jpg"):
+        images.load_image(tmp_path / "a.jpg")
+    assert started
 
 
 def test_a_file_as_an_origin(tmp_path):

@@ -1,6 +1,7 @@
 """`minclip classify`: pictures compared with any labels."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ftfy.formatting import display_ljust
@@ -20,7 +21,7 @@ from minclip.commands.common import (
     read_run,
     readable,
 )
-from minclip.images import PictureFile
+from minclip.images import PictureFile, Source
 
 DESCRIPTION = """Compare pictures with any labels that you type; the best one is marked.
 
@@ -50,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     labels = arguments.labels
     lowest = lowest_match(arguments, saved)
     model = saved.build(choose_device(arguments.device))
-    origins: list[PictureFile] = []
-    pixels = readable(arguments.pictures, saved.preprocess, origins)
+    origins: list[Source] = []
+    pixels = readable([PictureFile(Path(path)) for path in arguments.pictures], saved.preprocess, origins)
     cosine, probability = evaluate.classify(model, saved.tokenizer, pixels, labels, arguments.templates)
     answers = [
         describe(str(origin), labels, cosines, probabilities, lowest)

@@ -26,7 +26,7 @@ from minclip.commands.common import (
 )
 from minclip.data import Pairs
 from minclip.formats import Saved
-from minclip.images import Origin, PictureFile, picture_files
+from minclip.images import Origin, PictureFile, Source, picture_files
 from minclip.model import CLIP
 
 DESCRIPTION = """Find the pictures nearest to a text, among those of the run or in a folder of yours.
@@ -79,8 +79,8 @@ Searched = tuple[torch.Tensor, Sequence[Origin], dict[Origin, str]]  # unit vect
 
 def search_folder(model: CLIP, folder: str) -> Searched:
     """The features of all pictures under a folder. Raises ValueError if none can be read."""
-    origins: list[PictureFile] = []
-    files = picture_files(Path(folder).absolute())
+    origins: list[Source] = []
+    files = [PictureFile(path) for path in picture_files(Path(folder).absolute())]
     features = evaluate.image_features(model, readable(files, model.preprocess, origins))
     if not origins:
         raise ValueError(f"{folder} has no picture that can be read")
