@@ -170,7 +170,7 @@ def test_every_layout_streams_the_same_bits(any_layout):
 
 def test_every_layout_skips_and_counts_what_is_bad(any_layout):
     (any_layout / "pictures" / "b.png").write_bytes(b"no picture")
-    for tar in any_layout.glob("0.tar"):
+    if (any_layout / "0.tar").exists():
         write_shards(any_layout)
     for reading in (data.Reading(), data.Reading(memory=0, workers=1)):
         with pytest.raises(ValueError, match=r"1 entry cannot be used: .*b\.png: cannot be read.*; mend it") as caught:
@@ -196,7 +196,7 @@ def test_columns_are_named(folder):
     (folder / "c.csv").write_text("file,words,caption\nred.png,red,no\n")
     assert data.load_folder(folder, PREPROCESS, columns=("file", "words"))[0].captions == ["red"]
     assert data.load_folder(folder, PREPROCESS, columns=("file", None))[0].captions == ["no"]
-    with pytest.raises(ValueError, match="must name the columns file and title2; it has: file, words, caption. Name"):
+    with pytest.raises(ValueError, match=r"must name the columns file and title2; it has: file, words, caption\. Name"):
         data.load_folder(folder, PREPROCESS, columns=("file", "title2"))
     (folder / "c.csv").unlink()
     with pytest.raises(ValueError, match="no table whose columns could be named"):

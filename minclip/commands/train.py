@@ -40,16 +40,9 @@ SMOKE = TrainConfig(epochs=2, batch_size=32)
 EMOJI = TrainConfig(epochs=28, augmentation="moderate")
 OWN = TrainConfig(augmentation="crop")
 TOKENIZERS = ("keep", "train")
-SOURCE = (
-    "data",
-    "columns",
-    "language",
-    "artists",
-    "skip_bad",
-    "smoke",
-    "init",
-    "tokenizer",
-)  # what config.json says besides
+# What config.json says besides the settings of the training.
+SOURCE = ("data", "columns", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")
+FIXED = ("data", "image_column", "caption_column", "language", "artists", "emoji_font", "skip_bad", "out", "tokenizer")
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
@@ -246,17 +239,7 @@ def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in (
-        "data",
-        "image_column",
-        "caption_column",
-        "language",
-        "artists",
-        "emoji_font",
-        "skip_bad",
-        "out",
-        "tokenizer",
-    ):
+    for name in FIXED:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
@@ -299,15 +282,8 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
     emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
-    language, skip_bad = arguments.language or "en", arguments.skip_bad
-    return {
-        "data": folder,
-        "columns": columns,
-        "language": language,
-        **emoji,
-        "skip_bad": skip_bad,
-        "smoke": arguments.smoke,
-    }
+    own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
+    return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 
 
 def default_folder(training: dict[str, Any]) -> Path:

@@ -194,9 +194,8 @@ def _find_files(folder: Path) -> Found:
     loose = [picture for picture in pictures if picture.parent == folder]
     if loose:
         raise ValueError(f"{folder}: {loose[0].name} has no caption; expected {LAYOUTS}")
-    return Found.collect(
-        folder, CLASSES, ((PictureFile(file), class_name(folder, file)) for file in pictures), [], CLASS_TEMPLATES
-    )
+    pairs = ((PictureFile(file), class_name(folder, file)) for file in pictures)
+    return Found.collect(folder, CLASSES, pairs, [], CLASS_TEMPLATES)
 
 
 def class_name(folder: Path, picture: Path) -> str:

@@ -6,12 +6,12 @@ once, and kept in the user's cache.
 """
 
 import hashlib
-import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +44,12 @@ class Streamed:
     def shape(self) -> tuple[int, int, int, int]:
         return len(self), 3, self.preprocess.resolution, self.preprocess.resolution
 
-    def __getitem__(self, pictures: torch.Tensor | Sequence[int] | slice) -> torch.Tensor:
-        """Some of the pictures, (b, 3, R, R) uint8. Raises ValueError for one that cannot be read any more."""
-        if isinstance(pictures, slice):
-            pictures = range(*pictures.indices(len(self)))
-        indices = pictures.tolist() if isinstance(pictures, torch.Tensor) else pictures
+    def __getitem__(self, pictures: Any) -> torch.Tensor:
+        """The pictures (b, 3, R, R) uint8 at a slice or sequence of indices, as of a tensor.
+
+        Raises ValueError for one that cannot be read any more.
+        """
+        indices = torch.arange(len(self))[pictures].tolist()
         decoded = read_pictures((self.sources[i] for i in indices), self.preprocess)
         return stack(map(_unchanged, decoded), len(indices), self.preprocess)
 
@@ -61,7 +62,7 @@ class Streamed:
 
     def select(self, pictures: Sequence[int]) -> "Streamed":
         """Some of the pictures, still streamed."""
-        sources, digests = ([values[i] for i in pictures] for values in (self.sources, self.digests))
+        sources, digests = [self.sources[i] for i in pictures], [self.digests[i] for i in pictures]
         return Streamed(sources, digests, self.preprocess, self.workers)
 
 
@@ -172,6 +173,7 @@ def survey(sources: Sequence[Source], preprocess: Preprocess, workers: int) -> S
             rows.append(torch.cat([torch.tensor(list(digest(image)), dtype=torch.uint8), signature(image)])[None])
         return found, torch.cat(rows)
 
-    name = f"survey {preprocess} {os.path.commonprefix([str(source) for source in sources])}"
+    first, last = min(map(str, sources)), max(map(str, sources))
+    name = f"survey {preprocess} {first} {last}"
     pictures, rows = remembered(name, sources, look)
     return Survey(pictures, [bytes(row[:DIGEST].tolist()) for row in rows], rows[:, DIGEST:], problems)
