@@ -139,7 +139,7 @@ class Batches:
     def fingerprint(self) -> str:
         """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
         digest = hashlib.sha256()
-        digest.update(repr(self.pairs.images.shape).encode() + b"".join(digests(self.pairs.images)))
+        digest.update(repr(tuple(self.pairs.images.shape)).encode() + b"".join(digests(self.pairs.images)))
         for tensor in (self.tokens, self.pairs.image_of_caption):
             digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
