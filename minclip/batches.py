@@ -59,6 +59,10 @@ class Batches:
         self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+        self.digests = digests(pairs.images)
+        index = {digest: i for i, digest in enumerate(dict.fromkeys(self.digests))}
+        picture_ids = torch.tensor([index[digest] for digest in self.digests])
+        self.picture_ids = picture_ids[pairs.image_of_caption]  # (N,): pictures with equal pixels have equal ids
         self._ahead: Iterator[tuple[int, torch.Tensor]] = iter(())  # pictures of streamed pairs, with their numbers
 
     def __len__(self) -> int:
@@ -139,7 +143,7 @@ class Batches:
     def fingerprint(self) -> str:
         """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
         digest = hashlib.sha256()
-        digest.update(repr(tuple(self.pairs.images.shape)).encode() + b"".join(digests(self.pairs.images)))
+        digest.update(repr(tuple(self.pairs.images.shape)).encode() + b"".join(self.digests))
         for tensor in (self.tokens, self.pairs.image_of_caption):
             digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -147,7 +151,7 @@ class Batches:
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""
         rows = self.rows(step)
-        return batch_floor(self.caption_ids[rows], self.pairs.image_of_caption[rows], loss)
+        return batch_floor(self.caption_ids[rows], self.picture_ids[rows], loss)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class PictureFile:
 
     def identity(self) -> tuple[str | int, ...]:
         status = self.path.stat()
-        return str(self.path), status.st_size, status.st_mtime_ns
+        return str(self.path.absolute()), status.st_size, status.st_mtime_ns
 
 
 # --- from a file to pixels --------------------------------------------------------------------------------------------

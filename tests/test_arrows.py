@@ -17,7 +17,10 @@ FLOORS = [
         *("data", "formats", "batches", "prompts", "metrics", "teacher"),
         *("interruption", "distributed", "gradient_cache"),
     ],
-    ["evaluate", "finetune", "naming", "queries", "checkpoints", "train", "plots"],
+    [
+        *("evaluate", "features", "finetune", "naming", "queries", "reach", "diagnosis"),
+        *("checkpoints", "train", "plots"),
+    ],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -50,7 +50,7 @@ class TarPicture:
 
     def identity(self) -> tuple[str | int, ...]:
         status = self.shard.stat()
-        return str(self.shard), status.st_size, status.st_mtime_ns, self.name, self.start, self.length
+        return str(self.shard.absolute()), status.st_size, status.st_mtime_ns, self.name, self.start, self.length
 
 
 Pair = tuple[TarPicture, str]
