@@ -44,8 +44,7 @@ def picture_features(
         features = image_features(model, pixels())
         return readable, features
 
-    names = [str(source) for source in sources]
-    pictures, features = remembered(f"features {fingerprint(model)} {min(names)} {max(names)}", sources, encode)
+    pictures, features = remembered(f"features {fingerprint(model)}", sources, encode)
     return pictures, features, problems
 
 

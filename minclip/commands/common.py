@@ -177,7 +177,7 @@ def load_pairs(
     """
     if training["data"] is None:
         return data.load_emoji(preprocess, training["language"], trained_on(training))
-    found = data.find_pairs(training["data"], training.get("columns") or (None, None))
+    found = find_run(training)
     if reading:
         print(reading.describe(len(found.sources), preprocess), file=sys.stderr)
     reading = reading or data.Reading()
@@ -185,6 +185,11 @@ def load_pairs(
     if problems:
         print(data.describe_problems(problems, found.place), "left out", sep="\n", file=sys.stderr)
     return data.hold_out(pairs)
+
+
+def find_run(training: dict[str, Any]) -> data.Found:
+    """The user's pictures and captions that a run was trained and tested on; opens no picture."""
+    return data.find_pairs(training["data"], training.get("columns") or (None, None))
 
 
 def trained_on(training: dict[str, Any]) -> list[data.Artist]:

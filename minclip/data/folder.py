@@ -18,7 +18,7 @@ from minclip.data.pairs import Pairs
 from minclip.data.shards import read_shards
 from minclip.data.streamed import Streamed, survey
 from minclip.data.tables import TABLES, read_table
-from minclip.images import PictureFile, Preprocess, Source, picture_files, read_pictures
+from minclip.images import Origin, PictureFile, Preprocess, Source, picture_files, read_pictures
 from minclip.prompts import PLAIN
 from minclip.tokenizer import clean
 
@@ -68,6 +68,12 @@ class Found:
             captions.append(caption)
             owners.append(index.setdefault(source, len(index)))
         return Found(place, layout, list(index), captions, owners, problems, templates)
+
+    def first_captions(self) -> dict[Origin, str]:
+        """The first caption of each picture."""
+        # The last of equal keys wins in a dictionary, so the first caption has to come last.
+        owned = list(zip(self.owners, self.captions, strict=True))
+        return {self.sources[owner]: caption for owner, caption in reversed(owned)}
 
     def pairs(self, images: torch.Tensor | Streamed, readable: Sequence[int]) -> Pairs:
         """The pairs of the pictures that can be read, whose pixels are `images`."""
@@ -174,6 +180,13 @@ def find_pairs(path: str | Path, columns: tuple[str | None, str | None] = (None,
     if path.is_file():
         raise ValueError(f"{path} is neither a table (.csv, .tsv, .jsonl) nor a .tar shard")
     return _find_files(path)
+
+
+def pictures_under(folder: str | Path) -> list[Source]:
+    """All pictures under a folder, and those with a caption in its tar shards. Raises NotADirectoryError."""
+    sources: list[Source] = [PictureFile(path) for path in picture_files(Path(folder).absolute())]
+    shards, _ = read_shards(sorted(Path(folder).absolute().rglob("*.tar")))
+    return sources + [picture for picture, _ in shards]
 
 
 def _find_in_table(table: Path, columns: tuple[str | None, str | None]) -> Found:

@@ -1,6 +1,7 @@
 """Rows of numbers that were computed from pictures, kept in the user's cache so that they are computed once."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[
     if found or len(known) != len(indices):
         _write(path, [keys[i] for i in indices], rows)
     return indices, rows
+
+
+def _folder(sources: Sequence[Source]) -> str:
+    """The folder that all pictures are in."""
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(str(source))) for source in sources])
+    except ValueError:
+        return ""  # They are on several drives of Windows.
 
 
 def _key(source: Source) -> bytes:

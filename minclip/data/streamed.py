@@ -173,7 +173,5 @@ def survey(sources: Sequence[Source], preprocess: Preprocess, workers: int) -> S
             rows.append(torch.cat([torch.tensor(list(digest(image)), dtype=torch.uint8), signature(image)])[None])
         return found, torch.cat(rows)
 
-    first, last = min(map(str, sources)), max(map(str, sources))
-    name = f"survey {preprocess} {first} {last}"
-    pictures, rows = remembered(name, sources, look)
+    pictures, rows = remembered(f"survey {preprocess}", sources, look)
     return Survey(pictures, [bytes(row[:DIGEST].tolist()) for row in rows], rows[:, DIGEST:], problems)
