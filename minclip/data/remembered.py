@@ -21,12 +21,11 @@ def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[
     """The rows (N, W) of pictures, and the index of the picture of each; pictures that cannot be read have none.
 
     `compute(indices)` computes rows that are not in the cache, and returns the indices which have one, and the rows.
-    The cache has one file for each `name`, with the rows of these sources only: what it keeps never grows beyond them.
-    A picture whose name, size or time has changed is another picture.
+    The cache has one file for each `name` and folder of pictures, with the rows of the last sources there: it does not
+    grow beyond them. A picture whose name, size or time has changed is another picture.
     """
-    path = (
-        Path(platformdirs.user_cache_dir("minclip")) / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.safetensors"
-    )
+    wanted = hashlib.sha256(f"{name} {_folder(sources)}".encode()).hexdigest()[:24]
+    path = Path(platformdirs.user_cache_dir("minclip")) / f"{wanted}.safetensors"
     keys = [_key(source) for source in sources]
     known, stored = _read(path)
     missing = [i for i, key in enumerate(keys) if key not in known]
@@ -37,7 +36,7 @@ def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[
     place |= {i: known[key] for i, key in enumerate(keys) if key in known}
     indices = sorted(place)
     rows = torch.cat([stored, computed])[[place[i] for i in indices]]
-    if found or len(known) != len(indices):
+    if indices and (found or len(known) != len(indices)):
         _write(path, [keys[i] for i in indices], rows)
     return indices, rows
 
