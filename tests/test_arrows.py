@@ -18,7 +18,7 @@ FLOORS = [
         *("interruption", "distributed", "gradient_cache"),
     ],
     [
-        *("evaluate", "features", "finetune", "naming", "queries", "reach", "diagnosis"),
+        *("evaluate", "features", "finetune", "naming", "queries", "reach", "diagnosis", "zero_shot"),
         *("checkpoints", "train", "plots"),
     ],
     ["commands", "cli", "__main__"],

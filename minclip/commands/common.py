@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from minclip import data, formats, images
 from minclip.formats import Saved
-from minclip.prompts import PLAIN
+from minclip.prompts import IMAGENET, PLAIN, read_lines
 
 SHIPPED = "the one that ships with minclip, as there is no run under runs/ (`minclip train` makes one)"
 
@@ -60,8 +60,19 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=PLAIN,
         metavar="TEXT",
-        help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
+        help='prompts around every text, averaged: --templates "{}" "a picture of a {}", or a .txt file with one to a '
+        "line, or imagenet for OpenAI's 80 (default: the text alone)",
     )
+
+
+def chosen_templates(arguments: argparse.Namespace) -> Sequence[str]:
+    """The templates that --templates gives, names or has in a file."""
+    return read_lines(IMAGENET) if list(arguments.templates) == ["imagenet"] else typed_or_read(arguments.templates)
+
+
+def typed_or_read(texts: Sequence[str]) -> Sequence[str]:
+    """Texts as they were typed, or the lines of a .txt file if that is the only one."""
+    return read_lines(texts[0]) if len(texts) == 1 and texts[0].endswith(".txt") else texts
 
 
 def add_reject(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +161,10 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     image = f"column of a table with the paths of the pictures (default: image, {known}, filepath)"
     parser.add_argument("--image-column", metavar="NAME", help=image)
     parser.add_argument("--caption-column", metavar="NAME", help=f"column with the captions (caption, {known}, title)")
+
+
+def columns(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    return arguments.image_column, arguments.caption_column
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from minclip.commands.common import (
     add_reading,
     choose_device,
     chosen_reading,
+    columns,
     print_json,
     read_any,
 )
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = read_any(arguments.run, arguments) if arguments.run else None
     if saved and arguments.model:
         raise ValueError("--model and --run both say which model it is about: give one")
-    found = data.find_pairs(path, (arguments.image_column, arguments.caption_column))
+    found = data.find_pairs(path, columns(arguments))
     sizes = saved.config if saved else PRESETS[arguments.model or "emoji"]
     preprocess = saved.preprocess if saved else Preprocess(sizes.image_resolution, trim=True)
     reading = chosen_reading(arguments)

@@ -17,6 +17,7 @@ from minclip.commands.common import (
     announce,
     check_has_pictures,
     choose_device,
+    chosen_templates,
     figure_path,
     find_run,
     load_pairs,
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.like:
         query = evaluate.image_features(model, [model.preprocess.pixels(load_image(arguments.like))])
     else:
-        query = evaluate.class_features(model, saved.tokenizer, [arguments.query], arguments.templates)
+        query = evaluate.class_features(model, saved.tokenizer, [arguments.query], chosen_templates(arguments))
     search = search_folder(model, arguments.folder) if arguments.folder else search_run(model, saved)
     features, origins, captions = search
     (nearest,) = evaluate.nearest(features, origins, query, arguments.k)
