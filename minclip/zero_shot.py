@@ -59,8 +59,8 @@ def _score(name: str, rank: torch.Tensor, nearest: torch.Tensor, right: int, nam
 def read_class_names(path: str | Path, folders: Sequence[str]) -> dict[str, str]:
     """The name of the class of each folder, from a text file.
 
-    A line is a folder, a tab and its name, where `folders` have spaces for underscores; or all lines are names alone, in
-    the alphabetical order of the folders.
+    A line is a folder, a tab and its name, where `folders` have spaces for underscores; or all lines are names alone,
+    in the alphabetical order of the folders.
     Raises ValueError if the file does not fit the folders.
     """
     lines = read_lines(path)
