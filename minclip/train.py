@@ -191,7 +191,7 @@ def train(
     and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
     """
     _check(config, batches, held_out, world)
-    steps, settings = config.epochs * len(batches), _settings(config, batches)
+    steps, settings = batches.steps(config.epochs), _settings(config, batches)
     state, history = _start(model, batches, config, world)
     if resume:
         state.step = load_checkpoint(run, model, state.optimizer, history, settings)
@@ -242,7 +242,8 @@ def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> 
     lock(model, config.lock, config.unlock_last)
     seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
     state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), world=world, seen=seen)
-    return state, History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
+    untrained = cost_of_equals(torch.tensor(batches.batch_size), config.loss).item()
+    return state, History(len(batches.pairs), batches.batch_size, untrained)
 
 
 def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from minclip.train import State, TrainConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=300, vision_width=16)
+PAIRS = 31  # of the trainings by the loop
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 Weights = dict[str, torch.Tensor]
 
@@ -70,17 +71,18 @@ def weights_after_20_steps(world: World, loss: str, dtype: torch.dtype, size: in
     return model.state_dict()
 
 
-def curve_and_captions(world: World, folder: str) -> tuple[list[float], list[int]]:
-    """The losses of a whole training by the loop, and the captions that this process has seen, in two epochs."""
-    images = torch.randint(0, 256, (30, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pairs = Pairs(images, [Emoji(f"{i:04X}") for i in range(30)], [str(i) for i in range(30)], torch.arange(30))
-    tokens = torch.stack([torch.arange(30) + 1, torch.full((30,), 299)], dim=1)
+def curve_and_captions(world: World, folder: str) -> tuple[list[float], list[list[int]]]:
+    """The losses of a whole training by the loop, and the captions that this process has seen in each step."""
+    images = torch.randint(0, 256, (PAIRS, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    names = [f"{i:04X}" for i in range(PAIRS)]
+    pairs = Pairs(images, [Emoji(name) for name in names], names, torch.arange(PAIRS))
+    tokens = torch.stack([torch.arange(PAIRS) + 1, torch.full((PAIRS,), 299)], dim=1)
     torch.manual_seed(0)
     model = CLIP(CONFIG)
     seen, update = [], train.update
 
     def spy(state, parts, *rest):
-        seen.extend(row - 1 for _, part in parts for row in part[:, 0].tolist())
+        seen.append([row - 1 for _, part in parts for row in part[:, 0].tolist()])
         return update(state, parts, *rest)
 
     train.update = spy
@@ -175,10 +177,12 @@ def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
 
 @WORLD
 def test_every_picture_is_seen_once_an_epoch_in_all(computed, size):
-    captions = [result["loop"][1] for result in computed[size - 1]]
+    """In seven batches of ten; the fourth one spans both epochs, and the last one has eight pairs of a third."""
+    steps = zip(*(result["loop"][1] for result in computed[size - 1]), strict=True)
+    seen = [caption for shards in steps for shard in shards for caption in shard]
+    assert len(seen) == 70
     for epoch in range(2):
-        seen = [caption for own in captions for caption in own[epoch * len(own) // 2 :][: len(own) // 2]]
-        assert sorted(seen) == list(range(30))
+        assert sorted(seen[epoch * PAIRS : (epoch + 1) * PAIRS]) == list(range(PAIRS))
 
 
 @WORLD
