@@ -8,6 +8,8 @@ import functools
 import math
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,26 +73,38 @@ def weights_after_20_steps(world: World, loss: str, dtype: torch.dtype, size: in
     return model.state_dict()
 
 
-def curve_and_captions(world: World, folder: str) -> tuple[list[float], list[list[int]]]:
-    """The losses of a whole training by the loop, and the captions that this process has seen in each step."""
+def train_by_the_loop(
+    world: World, run: Path, stop_after: int = 0, resume: bool = False
+) -> tuple[list[float], Weights, list[list[int]]]:
+    """Two epochs by `train.train`: the losses, the weights, and the captions that this process has seen in each step.
+
+    With `stop_after`, SIGTERM comes in this step, and there are no losses.
+    """
     images = torch.randint(0, 256, (PAIRS, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     names = [f"{i:04X}" for i in range(PAIRS)]
     pairs = Pairs(images, [Emoji(name) for name in names], names, torch.arange(PAIRS))
     tokens = torch.stack([torch.arange(PAIRS) + 1, torch.full((PAIRS,), 299)], dim=1)
     torch.manual_seed(0)
     model = CLIP(CONFIG)
-    seen, update = [], train.update
+    seen, update, losses = [], train.update, []
 
     def spy(state, parts, *rest):
         seen.append([row - 1 for _, part in parts for row in part[:, 0].tolist()])
+        if len(seen) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
         return update(state, parts, *rest)
 
     train.update = spy
     batches = Batches(pairs, tokens, Preprocess(24), batch_size=10, seed=0)
     config = TrainConfig(epochs=2, batch_size=10, micro_batch=3)
-    rows = train.train(model, None, batches, None, config, Path(folder), world=world)  # type: ignore[arg-type]
+    run.mkdir(exist_ok=True)
+    try:
+        rows = train.train(model, None, batches, None, config, run, resume, world)  # type: ignore[arg-type]
+        losses = [row["loss"] for row in rows]
+    except KeyboardInterrupt:
+        assert stop_after
     train.update = update
-    return [row["loss"] for row in rows], seen
+    return losses, model.state_dict(), seen
 
 
 # In float64 every split of a shard of 32, with two processes, and one split with others; in float32 one split.
@@ -110,7 +124,8 @@ def compute(rank: int, count: int, folder: str) -> dict:
     world = World(rank, count, dist.group.WORLD)
     results: dict = {("gradients", *case): gradients(world, *case) for case in GRADIENTS[count]}
     results |= {("training", *case): weights_after_20_steps(world, *case) for case in TRAININGS}
-    results["loop"] = curve_and_captions(world, folder)
+    results["loop"] = train_by_the_loop(world, Path(folder) / f"loop-{count}")
+    train_by_the_loop(world, Path(folder) / f"stopped-{count}", stop_after=4)
     results["flags"] = world.any(False, rank == count - 1, True)
     results["shared"] = world.share(lambda: f"from {rank}")
     tensors = [torch.full((2,), float(rank)), torch.tensor(1.0 - rank)]
@@ -122,22 +137,40 @@ def compute(rank: int, count: int, folder: str) -> dict:
     return results
 
 
+def go_on(rank: int, count: int, folder: str) -> list[tuple]:
+    """Finish the trainings that as many processes, and one less (or four, for one), have left after four steps."""
+    results = []
+    for before in (count, count - 1 or 4):
+        run = Path(folder) / f"{before}-{count}"
+        if rank == 0:
+            shutil.copytree(Path(folder) / f"stopped-{before}", run)
+        dist.barrier()
+        results.append(train_by_the_loop(World(rank, count, dist.group.WORLD), run, resume=True))
+    return results
+
+
 def main(target: str) -> None:
     torch.set_num_threads(1)
     folder = str(Path(target).parent)
-    torch.save([in_processes(n, functools.partial(compute, count=n, folder=folder)) for n in (1, 2, 3, 4)], target)
+    work = [[functools.partial(do, count=n, folder=folder) for n in (1, 2, 3, 4)] for do in (compute, go_on)]
+    torch.save([[in_processes(n, do) for n, do in enumerate(each, 1)] for each in work], target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory) -> list[list[dict]]:
-    """What each process computed, for 1, 2, 3 and 4 of them."""
+def results(tmp_path_factory) -> list[list[list]]:
+    """What `compute` and what `go_on` returned in each process, for 1, 2, 3 and 4 of them."""
     target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
     result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return torch.load(target)
+
+
+@pytest.fixture(scope="module")
+def computed(results) -> list[list[dict]]:
+    return results[0]
 
 
 WORLD = pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -178,7 +211,7 @@ def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
 @WORLD
 def test_every_picture_is_seen_once_an_epoch_in_all(computed, size):
     """In seven batches of ten; the fourth one spans both epochs, and the last one has eight pairs of a third."""
-    steps = zip(*(result["loop"][1] for result in computed[size - 1]), strict=True)
+    steps = zip(*(result["loop"][2] for result in computed[size - 1]), strict=True)
     seen = [caption for shards in steps for shard in shards for caption in shard]
     assert len(seen) == 70
     for epoch in range(2):
@@ -190,6 +223,25 @@ def test_the_loop_gives_the_curve_of_one_process(computed, size):
     wanted = computed[0][0]["loop"][0]
     for result in computed[size - 1]:
         assert result["loop"][0] == pytest.approx(wanted, rel=1e-4)
+
+
+@WORLD
+def test_a_run_goes_on_in_as_many_processes_with_the_same_bits(results, size):
+    (curve, weights, _), _ = results[1][size - 1][0]
+    wanted_curve, wanted, _ = results[0][size - 1][0]["loop"]
+    assert curve == wanted_curve
+    torch.testing.assert_close(weights, wanted, rtol=0, atol=0)
+
+
+@WORLD
+def test_a_run_goes_on_in_another_number_of_processes_up_to_rounding(results, size):
+    """And the rest of the pairs is seen, each by one of the processes."""
+    others = results[0][(size - 1 or 4) - 1][0]["loop"]
+    for _, (curve, weights, _) in results[1][size - 1]:
+        assert curve == pytest.approx(others[0], rel=1e-5)
+        torch.testing.assert_close(weights, others[1], rtol=0, atol=TOLERANCE[torch.float32])
+    seen = [caption for step in zip(*(ours[1][2] for ours in results[1][size - 1])) for part in step for caption in part]
+    assert seen == [caption for step in results[0][0][0]["loop"][2][4:] for caption in step]
 
 
 @WORLD
@@ -253,7 +305,7 @@ def processes_of(process: subprocess.Popen) -> list[int]:
 
 
 def long_run(pictures: Path, run: Path, *options: str) -> list[str]:
-    return ["--smoke", "--epochs", "1000", "--data", str(pictures), "--out", str(run), *options]
+    return ["--smoke", "--epochs", "600", "--data", str(pictures), "--out", str(run), *options]
 
 
 def test_a_process_that_dies_ends_the_others_with_a_message(pictures, tmp_path):
@@ -272,9 +324,11 @@ def test_torchrun_stopped_by_a_signal_saves_and_says_how_to_go_on(pictures, tmp_
     wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGTERM)
     error = finish(process, 60)
-    step = int(max((run / "checkpoints").glob("step-*")).name[5:13])
-    assert f"stopped after step {step} of 1000, and saved; to go on: torchrun --nproc-per-node 2 -m minclip" in error
-    assert step % 100 != 0, "the checkpoint is that of a report"
+    said = re.search(r"stopped after step (\d+) of (\d+), and saved; to go on: torchrun --nproc-per-node 2 -m", error)
+    assert said, error
+    step, steps = map(int, said.groups())
+    assert max(run.glob("checkpoints/step-*")).name[5:13] == f"{step:08d}"
+    assert step not in {round(steps * i / train.REPORTS) for i in range(train.REPORTS + 1)}, "that of a report"
 
 
 def kill_two_processes_and_resume(pictures: Path, folder: Path, kills: int) -> None:

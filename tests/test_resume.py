@@ -147,7 +147,7 @@ def test_an_interrupted_run_says_how_to_go_on(pictures, untouched, tmp_path, mon
         patch.setattr(train, "update", lambda *arguments: os.kill(os.getpid(), 15) or step(*arguments))
         assert cli.main(["train", *options(pictures, run)]) == 130
     error = capsys.readouterr().err
-    assert f"stopped after step 1 of 12, and saved; to go on: minclip train --resume {run}" in error
+    assert f"stopped after step 1 of 21, and saved; to go on: minclip train --resume {run}" in error
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "--resume"]) == 0  # the newest
     assert_same_end(run, untouched)
