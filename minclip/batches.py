@@ -4,9 +4,9 @@ Order and augmentation are functions of (seed, epoch, step, index), not of a gen
 save, and a part of a batch is the same whether or not the rest of it is made. The idea is `jax.random.fold_in`'s; here
 the numbers are hashed into the seed of a fresh generator.
 
-All batches have one size: what is left of an epoch is the beginning of a batch that the next epoch fills. A smaller last
-batch would have fewer negatives, so another loss to start from and another floor, and could be too small to be shared
-by several processes.
+All batches have one size: what is left of an epoch begins a batch that the next epoch fills. A smaller last batch would
+have fewer negatives, so another loss to start from and another floor, and several processes might not be able to share
+it.
 """
 
 import hashlib

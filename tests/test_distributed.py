@@ -208,11 +208,15 @@ def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
         torch.testing.assert_close(weights, computed[size - 1][0][("training", *case)], rtol=0, atol=0)
 
 
+def in_order(seen: list[list[list[int]]]) -> list[int]:
+    """The captions in the order of the batches, given those that each process has seen in each step."""
+    return [caption for shards in zip(*seen, strict=True) for shard in shards for caption in shard]
+
+
 @WORLD
 def test_every_picture_is_seen_once_an_epoch_in_all(computed, size):
     """In seven batches of ten; the fourth one spans both epochs, and the last one has eight pairs of a third."""
-    steps = zip(*(result["loop"][2] for result in computed[size - 1]), strict=True)
-    seen = [caption for shards in steps for shard in shards for caption in shard]
+    seen = in_order([result["loop"][2] for result in computed[size - 1]])
     assert len(seen) == 70
     for epoch in range(2):
         assert sorted(seen[epoch * PAIRS : (epoch + 1) * PAIRS]) == list(range(PAIRS))
@@ -240,8 +244,8 @@ def test_a_run_goes_on_in_another_number_of_processes_up_to_rounding(results, si
     for _, (curve, weights, _) in results[1][size - 1]:
         assert curve == pytest.approx(others[0], rel=1e-5)
         torch.testing.assert_close(weights, others[1], rtol=0, atol=TOLERANCE[torch.float32])
-    seen = [caption for step in zip(*(ours[1][2] for ours in results[1][size - 1])) for part in step for caption in part]
-    assert seen == [caption for step in results[0][0][0]["loop"][2][4:] for caption in step]
+    seen = in_order([ours[1][2] for ours in results[1][size - 1]])
+    assert seen == in_order([results[0][0][0]["loop"][2][4:]])
 
 
 @WORLD
