@@ -7,13 +7,10 @@ import copy
 import functools
 import math
 import os
-import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +18,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from minclip_kernels.testing import in_processes
-from safetensors.torch import load_file
 
 from minclip import CLIP, PRESETS, train
 from minclip.batches import Batches
@@ -265,99 +261,6 @@ def test_shards_are_the_batch_in_parts_of_nearly_one_size(batch_size, size):
     sizes = [rows.stop - rows.start for rows in shards]
     assert len(sizes) == size
     assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
-
-
-# --- by torchrun ------------------------------------------------------------------------------------------------------
-
-
-def start(pictures: Path, *options: str) -> subprocess.Popen:
-    """Start a training in two processes; a test ends it with `finish`."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "minclip",
-        "train",
-        *options,
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen, seconds: float | None = None) -> str:
-    """What the processes print on standard error until they end; fails if that takes more seconds."""
-    try:
-        return process.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        for number in [*processes_of(process), process.pid]:
-            os.kill(number, signal.SIGKILL)
-        process.communicate()
-        raise
-
-
-def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
-    while not list(run.glob("checkpoints/step-*")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-
-
-def processes_of(process: subprocess.Popen) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
-    return [int(number) for number in found.stdout.split()]
-
-
-def long_run(pictures: Path, run: Path, *options: str) -> list[str]:
-    return ["--smoke", "--epochs", "600", "--data", str(pictures), "--out", str(run), *options]
-
-
-def test_a_process_that_dies_ends_the_others_with_a_message(pictures, tmp_path):
-    run = tmp_path / "run"
-    process = start(pictures, *long_run(pictures, run))
-    wait_for_checkpoint(run, process)
-    os.kill(processes_of(process)[-1], signal.SIGKILL)
-    error = finish(process, 60)
-    assert process.returncode != 0
-    assert "has lost another one, which must have ended; this one ends too" in error
-
-
-def test_torchrun_stopped_by_a_signal_saves_and_says_how_to_go_on(pictures, tmp_path):
-    run = tmp_path / "run"
-    process = start(pictures, *long_run(pictures, run, "--micro-batch", "5"))
-    wait_for_checkpoint(run, process)
-    process.send_signal(signal.SIGTERM)
-    error = finish(process, 60)
-    said = re.search(r"stopped after step (\d+) of (\d+), and saved; to go on: torchrun --nproc-per-node 2 -m", error)
-    assert said, error
-    step, steps = map(int, said.groups())
-    assert max(run.glob("checkpoints/step-*")).name[5:13] == f"{step:08d}"
-    assert step not in {round(steps * i / train.REPORTS) for i in range(train.REPORTS + 1)}, "that of a report"
-
-
-def kill_two_processes_and_resume(pictures: Path, folder: Path, kills: int) -> None:
-    """Kill a run at any moment after its first checkpoint, and after the first one since it was resumed, and so on."""
-    options = ["--smoke", "--epochs", "100", "--data", str(pictures), "--out"]
-    assert "Error" not in finish(start(pictures, *options, str(folder / "untouched")))
-    run, draw = folder / "run", random.Random(0)
-    for kill in range(kills):
-        before = {path.name for path in run.glob("checkpoints/*")}
-        process = start(pictures, *(["--resume", str(run)] if kill else [*options, str(run)]))
-        while before == {path.name for path in run.glob("checkpoints/*")} and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.5))
-        for number in [*processes_of(process), process.pid]:
-            os.kill(number, signal.SIGKILL)
-        process.communicate()
-    assert "Error" not in finish(start(pictures, "--resume", str(run)))
-    for name in ("model.safetensors", "best.safetensors"):
-        ours, wanted = (load_file(place / name) for place in (run, folder / "untouched"))
-        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
-
-
-@pytest.mark.slow
-def test_two_processes_killed_and_resumed_end_with_the_same_bits(pictures, tmp_path):
-    kill_two_processes_and_resume(pictures, tmp_path, kills=20)
 
 
 if __name__ == "__main__":
