@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from minclip_kernels.testing import in_processes
+from minclip_kernels.testing import in_processes, load_mutant
 
-from minclip import CLIP, PRESETS, train
+from minclip import CLIP, PRESETS, distributed, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
 from minclip.distributed import ONE_PROCESS, World
@@ -111,6 +111,19 @@ GRADIENTS = {
     for size, splits in SPLITS.items()
 }
 TRAININGS = [("clip", torch.float64, 2), ("clip", torch.float32, 2), ("siglip", torch.float64, None)]
+# Deliberate errors: the old text of a source, and what it becomes.
+WORLD_MUTANTS = {"gradients added up": ("flat.div_(self.size)", "flat")}
+UPDATE_MUTANTS = {
+    "the scale's gradient is not averaged": ("if parameter.grad is not None)]", "if parameter.grad.ndim)]"),
+    "only the scale's gradient is averaged": ("if parameter.grad is not None)]", "if not parameter.grad.ndim)]"),
+    "the loss is not averaged": ("world.average([loss, *(", "world.average([*("),
+    "each process has a loss of its own": ("if world.group else {}", "if False else {}"),
+    "clipped before the average": (
+        "world.average(",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    world.average(",
+    ),
+}
+MUTANTS = [*WORLD_MUTANTS, *UPDATE_MUTANTS]
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
@@ -145,19 +158,34 @@ def go_on(rank: int, count: int, folder: str) -> list[tuple]:
     return results
 
 
+def compute_mutated(rank: int, count: int, name: str, folder: str) -> dict:
+    """A gradient and a training with a deliberate error."""
+    world = World(rank, count, dist.group.WORLD)
+    if name in WORLD_MUTANTS:
+        mutant = load_mutant(distributed, WORLD_MUTANTS[name], Path(folder))
+        world = mutant.World(rank, count, dist.group.WORLD)
+    else:
+        train.update = load_mutant(train, UPDATE_MUTANTS[name], Path(folder)).update
+    results: dict = {("gradients", *case): gradients(world, *case) for case in GRADIENTS[count][-1:]}
+    return results | {("training", *case): weights_after_20_steps(world, *case) for case in TRAININGS[:1]}
+
+
 def main(target: str) -> None:
     torch.set_num_threads(1)
     folder = str(Path(target).parent)
     work = [[functools.partial(do, count=n, folder=folder) for n in (1, 2, 3, 4)] for do in (compute, go_on)]
-    torch.save([[in_processes(n, do) for n, do in enumerate(each, 1)] for each in work], target)
+    computed, gone_on = ([in_processes(n, do) for n, do in enumerate(each, 1)] for each in work)
+    mutated = {name: functools.partial(compute_mutated, count=2, name=name, folder=folder) for name in MUTANTS}
+    mutants = {name: in_processes(2, do) for name, do in mutated.items()}
+    torch.save({"computed": computed, "gone on": gone_on, "mutants": mutants}, target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[list[list]]:
-    """What `compute` and what `go_on` returned in each process, for 1, 2, 3 and 4 of them."""
+def results(tmp_path_factory) -> dict:
+    """What each process returned, of 1, 2, 3 and 4: of `compute` and of `go_on`; and with each of the mutants."""
     target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
     result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -166,7 +194,7 @@ def results(tmp_path_factory) -> list[list[list]]:
 
 @pytest.fixture(scope="module")
 def computed(results) -> list[list[dict]]:
-    return results[0]
+    return results["computed"]
 
 
 WORLD = pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -183,25 +211,47 @@ def plain_gradients(loss: str) -> Weights:
     return gradients(ONE_PROCESS, loss, torch.float64, None)
 
 
-@WORLD
-def test_gradients_are_those_of_one_process(computed, size):
-    for result in computed[size - 1]:
-        for case in GRADIENTS[size]:
-            assert_close(result[("gradients", *case)], plain_gradients(case[0]), TOLERANCE[case[1]])
-
-
 @functools.lru_cache
 def plain_training(loss: str, dtype: torch.dtype) -> Weights:
     return weights_after_20_steps(ONE_PROCESS, loss, dtype, None)
 
 
+def assert_that_of_one_process(results: list[dict], what: str, case: tuple) -> None:
+    """Compare gradients, or weights after 20 steps, in every process."""
+    for result in results:
+        if what == "gradients":
+            assert_close(result[(what, *case)], plain_gradients(case[0]), TOLERANCE[case[1]])
+        else:
+            torch.testing.assert_close(
+                result[(what, *case)], plain_training(*case[:2]), rtol=0, atol=TOLERANCE[case[1]]
+            )
+
+
+@WORLD
+def test_gradients_are_those_of_one_process(computed, size):
+    for case in GRADIENTS[size]:
+        assert_that_of_one_process(computed[size - 1], "gradients", case)
+
+
 @WORLD
 @pytest.mark.parametrize("case", TRAININGS, ids=str)
 def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
+    assert_that_of_one_process(computed[size - 1], "training", case)
     for result in computed[size - 1]:
-        weights = result[("training", *case)]
-        torch.testing.assert_close(weights, plain_training(*case[:2]), rtol=0, atol=TOLERANCE[case[1]])
-        torch.testing.assert_close(weights, computed[size - 1][0][("training", *case)], rtol=0, atol=0)
+        torch.testing.assert_close(
+            result[("training", *case)], computed[size - 1][0][("training", *case)], rtol=0, atol=0
+        )
+
+
+def assert_all_of_one_process(results: list[dict]) -> None:
+    for what, *case in results[0]:
+        assert_that_of_one_process(results, what, tuple(case))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(results, name):
+    with pytest.raises(AssertionError):
+        assert_all_of_one_process(results["mutants"][name])
 
 
 def in_order(seen: list[list[list[int]]]) -> list[int]:
@@ -227,8 +277,8 @@ def test_the_loop_gives_the_curve_of_one_process(computed, size):
 
 @WORLD
 def test_a_run_goes_on_in_as_many_processes_with_the_same_bits(results, size):
-    (curve, weights, _), _ = results[1][size - 1][0]
-    wanted_curve, wanted, _ = results[0][size - 1][0]["loop"]
+    (curve, weights, _), _ = results["gone on"][size - 1][0]
+    wanted_curve, wanted, _ = results["computed"][size - 1][0]["loop"]
     assert curve == wanted_curve
     torch.testing.assert_close(weights, wanted, rtol=0, atol=0)
 
@@ -236,12 +286,12 @@ def test_a_run_goes_on_in_as_many_processes_with_the_same_bits(results, size):
 @WORLD
 def test_a_run_goes_on_in_another_number_of_processes_up_to_rounding(results, size):
     """And the rest of the pairs is seen, each by one of the processes."""
-    others = results[0][(size - 1 or 4) - 1][0]["loop"]
-    for _, (curve, weights, _) in results[1][size - 1]:
+    others = results["computed"][(size - 1 or 4) - 1][0]["loop"]
+    for _, (curve, weights, _) in results["gone on"][size - 1]:
         assert curve == pytest.approx(others[0], rel=1e-5)
         torch.testing.assert_close(weights, others[1], rtol=0, atol=TOLERANCE[torch.float32])
-    seen = in_order([ours[1][2] for ours in results[1][size - 1]])
-    assert seen == in_order([results[0][0][0]["loop"][2][4:]])
+    seen = in_order([ours[1][2] for ours in results["gone on"][size - 1]])
+    assert seen == in_order([results["computed"][0][0]["loop"][2][4:]])
 
 
 @WORLD
