@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from minclip.data import Pairs
-from minclip.images import Preprocess, augment, draw_augmentation
+from minclip.images import Preprocess, augment, draw_augmentation, to_device
 from minclip.loss import batch_floor
 
 ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
+KEEP = 4  # orders of epochs that are remembered: of this one, and of the next ones for what reads ahead
 
 
 def counter_generator(*counters: int) -> torch.Generator:
@@ -54,12 +55,12 @@ class Order:
         if epoch not in self._orders and epoch < max(self._orders):
             self._forget()
         for number in range(max(self._orders) + 1, epoch + 1):
-            before = self._orders[number - 1]
-            self._orders = {number - 1: before, number: self._after(before, number)}
+            self._orders[number] = self._after(self._orders[number - 1], number)
+            self._orders.pop(number - KEEP, None)
         return self._orders[epoch]
 
     def _forget(self) -> None:
-        self._orders = {-1: torch.empty(0, dtype=torch.int64)}  # the two newest that were asked for
+        self._orders = {-1: torch.empty(0, dtype=torch.int64)}  # of each epoch, the newest KEEP of them
 
     def _after(self, before: torch.Tensor, epoch: int) -> torch.Tensor:
         """The order of an epoch, given that of the epoch before it."""
@@ -110,6 +111,10 @@ class Batches:
         """The captions (B,) of a step, as indices into the pairs."""
         return self.order.batch(step)
 
+    def pictures(self, step: int) -> torch.Tensor:
+        """The pictures (B,) of a step, as indices into those of the pairs."""
+        return self.pairs.image_of_caption[self.rows(step)]
+
     def phrasings(self, step: int) -> torch.Tensor:
         """Which of the V ways to say its caption each row (B,) of a step reads."""
         others = len(self.tokens) - 1
@@ -126,15 +131,12 @@ class Batches:
         `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
         Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
         """
-        rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
         generator = counter_generator(self.seed, AUGMENTATION, step)
         changes = draw_augmentation(self.batch_size, generator, self.augmentation)[part]
-        pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
-        if torch.device(device).type == "cuda":
-            pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
-        pixels = pixels.to(device, non_blocking=True)
-        return self.preprocess.normalize(augment(pixels, changes)), self.tokens[self.phrasings(step)[part], rows]
+        pixels = to_device(self.pairs.images[self.pictures(step)[part]], device)
+        tokens = self.tokens[self.phrasings(step)[part], self.rows(step)[part]]
+        return self.preprocess.normalize(augment(pixels, changes)), tokens
 
     def parts(self, step: int, device: torch.device | str, shard: slice, size: int | None) -> "MicroBatches":
         """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
@@ -151,8 +153,7 @@ class Batches:
 
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""
-        rows = self.rows(step)
-        return batch_floor(self.caption_ids[rows], self.pairs.image_of_caption[rows], loss)
+        return batch_floor(self.caption_ids[self.rows(step)], self.pictures(step), loss)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from minclip.distributed import ONE_PROCESS, World
 from minclip.evaluate import recall_of_pairs
 from minclip.finetune import learning_rates, lock
 from minclip.formats.run import BEST, save_weights
+from minclip.images import to_device
 from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.metrics import History, Measured, Row, TensorBoard
@@ -110,9 +111,9 @@ def encode_by_length(
     lengths = tokens.argmax(dim=1) + 1
     order = lengths.argsort()
     longest = [math.ceil(int(lengths[rows].max()) / multiple) * multiple for rows in order.chunk(groups)]
-    parts = [tokens[rows, :length].to(device) for rows, length in zip(order.chunk(groups), longest, strict=True)]
-    features = torch.cat([encode_text(part) for part in parts])  # in the order of length
-    return features[order.argsort().to(device)]
+    parts = (tokens[rows, :length] for rows, length in zip(order.chunk(groups), longest, strict=True))
+    features = torch.cat([encode_text(to_device(part, device)) for part in parts])  # in the order of length
+    return features[to_device(order.argsort(), device)]
 
 
 def contrastive_loss(
@@ -145,8 +146,8 @@ def update(
 ) -> Measured:
     """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
 
-    `pictures` (B,) are the numbers of the pictures in `state.seen`, where there is a teacher. Several processes call
-    this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
+    `pictures` (B,), on the device, are the numbers of the pictures in `state.seen`, where there is a teacher. Several
+    processes call this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model, world = state.model, state.world
@@ -263,9 +264,9 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     floor = batches.floor(state.step, config.loss)
-    world, pictures = state.world, batches.pairs.image_of_caption[batches.rows(state.step)]
-    shards = world.shards(batches.batch_size)
-    parts = batches.parts(state.step, state.model.device, shards[world.rank], config.micro_batch)
+    device, shards = state.model.device, state.world.shards(batches.batch_size)
+    parts = batches.parts(state.step, device, shards[state.world.rank], config.micro_batch)
+    pictures = None if state.seen is None else to_device(batches.pictures(state.step), device)
     measured = update(state, parts, config, pictures, [shard.stop - shard.start for shard in shards])
     history.add(state.step, measured, floor, lr)
 
