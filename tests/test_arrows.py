@@ -19,7 +19,7 @@ FLOORS = [
     ],
     [
         *("evaluate", "features", "finetune", "naming", "queries", "reach", "diagnosis", "zero_shot"),
-        *("checkpoints", "train", "plots"),
+        *("checkpoints", "train_config", "train", "plots"),
     ],
     ["commands", "cli", "__main__"],
 ]

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
+from minclip.images import to_device
 from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
 
@@ -233,7 +234,7 @@ READS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "is_n
 
 
 class DeviceReads(TorchFunctionMode):
-    """Counts how often Python looks at a number that would be on the device, where it would wait for it.
+    """Counts how often Python looks at a number that would be on the device, or copies to it, and would wait for it.
 
     On a GPU these are the parameters, whatever is moved by `to`, and all that is computed from them; here everything
     is on the CPU, so tensors are marked.
@@ -247,18 +248,24 @@ class DeviceReads(TorchFunctionMode):
         inputs = tree_leaves((args, kwargs))
         on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in inputs)
         name = getattr(function, "__name__", "")
-        if on_device and (name in READS or self._chooses_rows(name, args)):
+        if on_device and (name in READS or self._reads_index(name, args)):
+            self.count += 1
+        moves = name in ("to", "tensor") and "cpu" in map(str, (*args[1:], *(kwargs or {}).values()))
+        if moves and not on_device and not (kwargs or {}).get("non_blocking"):
             self.count += 1
         output = function(*args, **(kwargs or {}))
-        if on_device or name == "to":
+        if on_device or moves:
             for tensor in tree_leaves(output):
                 if isinstance(tensor, torch.Tensor):
                     setattr(tensor, "on_device", True)  # noqa: B010
         return output
 
     @staticmethod
-    def _chooses_rows(name: str, args) -> bool:
-        return name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+    def _reads_index(name: str, args) -> bool:
+        """Whether rows are chosen by booleans, which are counted first, or by indices that are not on the device."""
+        if name != "__getitem__" or not isinstance(args[1], torch.Tensor):
+            return False
+        return args[1].dtype == torch.bool or not getattr(args[1], "on_device", False)
 
 
 @pytest.fixture
@@ -280,13 +287,19 @@ def test_reads_are_noticed():
         (weight > 0).any().item()
         bool(weight.exp().max() > 2)
         _ = weight[weight > 1]
-        torch.ones(3).to("cpu").exp().tolist()
-        torch.ones(3).sum().item()
-    assert reads.count == 5
+        torch.ones(3).to("cpu", non_blocking=True).exp().tolist()
+        weight[torch.arange(2)].sum()
+        torch.ones(3).to(weight.device)
+        torch.tensor([1.0], device="cpu")
+        torch.ones(3).to(torch.float64).sum().item()
+        weight[torch.arange(2).to("cpu", non_blocking=True)].sum()
+    assert reads.count == 8
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}, {"distill": 0.5}]
+)
 def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, options):
     model, tokenizer = siglip_model(pairs) if options.get("loss") == "siglip" else new_model(pairs)
     counts, reads = {}, DeviceReads()
@@ -300,6 +313,7 @@ def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, opti
         counts["end"] = reads.count
         return report(*arguments)
 
+    monkeypatch.setattr(train, "teacher_features", lambda images, device: to_device(torch.randn(16, 5), device))
     monkeypatch.setattr(train, "REPORTS", 1)
     monkeypatch.setattr(train, "_next_step", step)
     monkeypatch.setattr(train, "_report", end)
