@@ -16,7 +16,7 @@ from minclip import cli, data, features, formats
 from minclip.commands.duplicates import close_groups
 from minclip.images import PictureFile
 
-SHIPPED = str(formats.PACKAGED)
+SHIPPED = str(formats.packaged("en"))
 CODES = {"cat": "1F408", "dog": "1F415", "fire": "1F525", "pizza": "1F355", "banana": "1F34C"}
 
 

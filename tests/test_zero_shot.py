@@ -14,7 +14,7 @@ from minclip.data.folder import CLASS_TEMPLATES
 from minclip.prompts import IMAGENET, fill_templates, read_lines
 from minclip.zero_shot import read_class_names, score_classes
 
-SHIPPED = str(formats.PACKAGED)
+SHIPPED = str(formats.packaged("en"))
 CLASSES = {"cat": ["1F408", "1F431"], "red_heart": ["2764"], "pizza": ["1F355"]}
 
 
