@@ -17,6 +17,7 @@ NEEDED = ("step", "loss", "untrained", "floor")
 FEW = 10  # steps, of which nothing can be said
 AT = 0.1  # of the loss of guessing: the loss is "at" this one or its floor if it is no further away
 BACK = 0.25  # of the way from guessing to the floor, lost again: the training diverges
+KNOWN = 0.5  # of the held-out pictures: a model at its floor that finds fewer has learned little but its own pairs
 LESS = 0.8  # of the best score: the model has unlearned what it knew of pictures that it does not train on
 
 
@@ -142,7 +143,8 @@ def _over_fitted(curve: Curve) -> Diagnosis | None:
         return None
     (_, first), (_, last) = curve.scores[0], curve.scores[-1]
     step, best = max(curve.scores, key=lambda score: score[1])
-    if last >= LESS * best and (last > first or last >= 1 - AT):
+    is_by_heart = curve.done >= 1 - AT and last < KNOWN
+    if not is_by_heart and last >= LESS * best and (last > first or last >= 1 - AT):
         return None
     at_best = f"after {100 * first:.1f} % at the first report and {100 * best:.1f} % at step {step}"
     seen = (
