@@ -421,6 +421,7 @@ def test_the_compiled_towers_train_alike_and_are_compiled_a_handful_of_times(pai
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # Inductor itself calls it.
 def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
     torch._dynamo.reset()
     plain = TrainConfig(epochs=8, batch_size=8)
