@@ -67,6 +67,13 @@ PRESETS = {
         context_length=32, vocab_size=1536, transformer_width=128, transformer_heads=4, transformer_layers=2,
         quick_gelu=False,
     ),
+    # This size is that of the models that ship with minclip.
+    "emoji-wide": CLIPConfig(
+        embed_dim=128,
+        image_resolution=48, vision_layers=4, vision_width=192, vision_heads=6, vision_patch_size=12,
+        context_length=32, vocab_size=1536, transformer_width=128, transformer_heads=4, transformer_layers=2,
+        quick_gelu=False,
+    ),
     # This size runs in seconds, only to see that everything works.
     "smoke": CLIPConfig(
         embed_dim=32,

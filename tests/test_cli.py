@@ -362,6 +362,16 @@ def test_without_a_run_the_model_that_ships_with_minclip_answers(tmp_path, monke
     assert "not a run folder" in failure(capsys, "eval", "--run", str(tmp_path))
 
 
+def test_language_names_a_model_that_ships_with_minclip_whatever_is_under_runs(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    assert cli.main(["classify", "cat.png", "--labels", "猫", "消防车", "--language", "zh"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "model: the one that ships with minclip\n"
+    assert "* 猫 " in captured.out
+    with pytest.raises(SystemExit):
+        cli.main(["classify", "cat.png", "--labels", "猫", "--language", "zh", "--run", "runs"])
+
+
 def test_a_run_takes_precedence_over_the_model_of_the_package_and_is_named(capsys, workplace):
     (run,) = Path("runs").iterdir()
     assert cli.main(["classify", "cat.png", "--labels", "cat"]) == 0

@@ -136,14 +136,21 @@ def test_a_run_of_a_version_that_knew_fewer_fields_is_read(run):
     torch.testing.assert_close(old.build().state_dict(), new.build().state_dict(), rtol=0, atol=0)
 
 
-def test_without_a_path_the_model_that_ships_with_minclip_is_loaded():
-    model, preprocess, tokenizer = minclip.load()
-    assert model.config == replace(PRESETS["emoji"], vocab_size=tokenizer.vocab_size)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_without_a_path_the_model_that_ships_with_minclip_is_loaded(language):
+    model, preprocess, tokenizer = minclip.load(language=language)
+    assert model.config == replace(PRESETS["emoji-wide"], vocab_size=tokenizer.vocab_size)
     assert preprocess.resolution == 48
-    assert formats.read(formats.PACKAGED).training["language"] == "en"
-    assert {tensor.dtype for tensor in formats.read(formats.PACKAGED).state.values()} == {torch.float16}
-    assert formats.PACKAGED.stat().st_size <= 6e6
-    assert (formats.PACKAGED.parent / "MODEL_CARD.md").exists()
+    path = formats.packaged(language)
+    assert formats.read(path).training["language"] == language
+    assert {tensor.dtype for tensor in formats.read(path).state.values()} == {torch.float16}
+    assert path.stat().st_size <= 6e6
+    assert (path.parent / "MODEL_CARD.md").exists()
+
+
+def test_a_language_without_a_shipped_model_is_refused_by_name():
+    with pytest.raises(ValueError, match="no model for language 'fr' ships with minclip; there are: en, zh"):
+        minclip.load(language="fr")
 
 
 def test_an_export_of_an_older_version_is_read(exported):

@@ -1,3 +1,4 @@
+# pyright: strict
 """The losses as modules with open_clip's signatures: a user of open_clip changes one import.
 
 In a program that averages gradients over its processes, as DistributedDataParallel does, the

@@ -17,7 +17,7 @@ from minclip import data, formats, images
 from minclip.formats import Saved
 from minclip.prompts import PLAIN
 
-SHIPPED = "the one that ships with minclip, as there is no run under runs/ (`minclip train` makes one)"
+NO_RUN = ", as there is no run under runs/ (`minclip train` makes one)"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     default = "the newest run under runs/, or the model that ships with minclip if there is none"
     help_text = f"a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face (default: {default})"
-    parser.add_argument("--run", metavar="PATH", help=help_text)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--run", metavar="PATH", help=help_text)
+    shipped = "the model that ships with minclip for this language of texts, whatever is under runs/"
+    which.add_argument("--language", choices=formats.PACKAGED, help=shipped)
     add_foreign(parser)
 
 
@@ -117,13 +120,19 @@ def choose_device(name: str) -> str:
 
 
 def chosen_run(arguments: argparse.Namespace) -> Path:
-    """The run folder or file that --run names, or the newest run, or the model that ships with minclip.
+    """The model that --run or --language names, or the newest run, or the model that ships with minclip.
 
     Prints on standard error which one it is.
     """
-    path = Path(arguments.run) if arguments.run else formats.newest_run() or formats.PACKAGED
-    print(f"model: {SHIPPED if path == formats.PACKAGED else path}", file=sys.stderr)
+    newest = None if arguments.language else formats.newest_run()
+    path = Path(arguments.run) if arguments.run else newest or formats.packaged(arguments.language or "en")
+    shipped = f"the one that ships with minclip{'' if arguments.language else NO_RUN}"
+    print(f"model: {shipped if is_packaged(path) else path}", file=sys.stderr)
     return path
+
+
+def is_packaged(run: Path) -> bool:
+    return run in formats.PACKAGED.values()
 
 
 def read_run(arguments: argparse.Namespace) -> tuple[Path, Saved]:
@@ -140,7 +149,7 @@ def read_any(path: str | Path, arguments: argparse.Namespace) -> Saved:
 
 def figure_path(run: Path, name: str) -> Path:
     """Where a figure goes: into the run folder, or beside the exported file; here if it is that of the package."""
-    if run == formats.PACKAGED:
+    if is_packaged(run):
         return Path(f"minclip-{name}")
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 

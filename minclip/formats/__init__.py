@@ -27,6 +27,7 @@ __all__ = [
     "Saved",
     "load",
     "newest_run",
+    "packaged",
     "read",
     "save_setup",
     "save_weights",
@@ -54,6 +55,13 @@ def read(path: str | Path, bpe: str | Path | None = None, quick_gelu: bool | Non
     return saved
 
 
+def packaged(language: str) -> Path:
+    """The model that ships with minclip for a language. Raises ValueError if there is none."""
+    if language not in PACKAGED:
+        raise ValueError(f"no model for language {language!r} ships with minclip; there are: {', '.join(PACKAGED)}")
+    return PACKAGED[language]
+
+
 def _read(path: Path, bpe: str | Path | None, quick_gelu: bool | None) -> Saved:
     if path.name == BEST and (path.parent / CONFIG).is_file():
         return read_folder(path.parent, BEST)
@@ -70,14 +78,16 @@ def load(
     path: str | Path | None = None,
     device: str = "cpu",
     *,
+    language: str = "en",
     bpe: str | Path | None = None,
     quick_gelu: bool | None = None,
 ) -> tuple[CLIP, Preprocess, Tokenizer]:
     """Load anything that `read` reads as `(model, preprocess, tokenizer)`.
 
-    Without a path, load the model that ships with minclip; minclip/weights/MODEL_CARD.md says what it can do.
+    Without a path, load the model that ships with minclip for a language, "en" or "zh";
+    minclip/weights/MODEL_CARD.md says what these can do.
     The model is in float32 and evaluation mode, on `device`. `preprocess(picture)` turns a PIL picture of any mode into
     a (3, R, R) float32 tensor, as the command line does. Raises what `read` raises.
     """
-    saved = read(path or PACKAGED, bpe, quick_gelu)
+    saved = read(path or packaged(language), bpe, quick_gelu)
     return saved.build(device), saved.preprocess, saved.tokenizer

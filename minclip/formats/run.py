@@ -22,7 +22,9 @@ from minclip.tokenizer import Tokenizer
 MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
 BEST = "best.safetensors"  # the weights with the best score on held-out pictures
 RUNS = Path("runs")
-PACKAGED = Path(__file__).parents[1] / "weights" / "emoji.safetensors"  # the model that ships with minclip
+WEIGHTS = Path(__file__).parents[1] / "weights"
+# the models that ship with minclip, by the language of their captions
+PACKAGED = {"en": WEIGHTS / "emoji.safetensors", "zh": WEIGHTS / "emoji-zh.safetensors"}
 IN_METADATA = {"model": "config", "preprocess": "preprocess", "training": "training"}  # config.json -> export
 
 
