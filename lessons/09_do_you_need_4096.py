@@ -546,7 +546,7 @@ print(f"{1 - 0.95**comparisons:.0%} of all repetitions would hold at least one f
 #   question.
 # - Tune the learning rate for each size, on data that you do not report; repeat with other seeds; compare by pairs;
 #   and say "cannot say" where the numbers say so.
-# - To have a big batch in a small memory is a question of its own: lesson 12 computes the loss without its matrix.
+# - To have a big batch in a small memory is a question of its own: lesson 15 computes the loss without its matrix.
 #
 # Stuck? `from solutions.lesson_09 import gain, conclusion`, or read
 # [solutions/lesson_09.py](solutions/lesson_09.py).
