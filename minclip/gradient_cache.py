@@ -45,8 +45,8 @@ def _encode_without_graph(encode: Encode, parts: Sequence[Part]) -> tuple[list[t
     """The features of all parts, (B, E) of each tower, and torch's random states in front of each part.
 
     What is kept of the parts lies in buffers that are there from the start. Small tensors between the large ones that
-    come and go would keep the system's allocator from using memory again: with each random state in a tensor of its own,
-    this took 105 MB in place of 40 for the emoji model and 4,096 pairs in parts of 64.
+    come and go would keep the allocator from using memory again: with each random state in a tensor of its own, this
+    took 105 MB in place of 40 for the emoji model and 4,096 pairs in parts of 64.
     """
     features: list[torch.Tensor] = []
     states, count = RandomStates(len(parts)), 0
