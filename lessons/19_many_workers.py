@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 19 · Many workers
 #
-# **The question.** CLIP's batch of 32,768 pairs was spread over hundreds of GPUs, a few hundred pairs on each. But the
-# loss compares every image with every text, wherever they are. What must the workers send to each other, and is the
-# gradient then still that of the whole batch?
+# **The question.** CLIP's batch of 32,768 pairs was spread over hundreds of GPUs, about a hundred pairs on each. But
+# the loss compares every image with every text, wherever they are. What must be gathered from the other GPUs, and is
+# the gradient then still that of the whole batch?
 #
 # **You need** the loss by labels and its gradient (lesson 02), and what a bigger batch buys (lesson 09). It helps to
 # have heard of `torch.nn.parallel.DistributedDataParallel` (DDP); you do not need to have used it.
@@ -37,15 +37,15 @@ plt.style.use("lesson.mplstyle")
 #
 # **Data parallelism** works like this. Each of W **workers** (usually one process for each GPU) has a copy of the
 # whole model and a **shard** of the batch: n of the N pairs. It encodes its shard, computes a loss and calls
-# `backward()`. Then the gradients of the parameters are *averaged* over the workers, which DDP does for you, and
-# everyone takes the same step.
+# `backward()`. Then the gradients of the parameters are *averaged* over the workers, which DDP does for you, and all
+# of them take the same step. The workers are numbered from 0; the number of a worker is its **rank**.
 #
-# A classifier needs nothing else. Its loss is a mean over pictures, each of them judged alone, so the average of the
-# workers' gradients is the gradient of the batch. A contrastive loss is different: the loss of *my* picture contains
+# A classifier needs nothing else. Its loss is a mean over images, each of them judged alone, so the average of the
+# workers' gradients is the gradient of the batch. A contrastive loss is different: the loss of *my* image contains
 # *your* texts.
 #
 # We begin without any processes. A batch is a list of shards, worker `rank` owns element `rank` of the list, and
-# "gathering" is a function of the list. The towers are one matrix each, so that there are parameters whose gradients
+# gathering is a function of the list. Each tower is a single matrix, which is enough to have parameters whose gradients
 # can be averaged.
 
 # %%
@@ -78,13 +78,13 @@ alone = torch.stack([minclip.clip_loss(images[r], texts[r], log_scale.exp()) for
 print(f"the mean of the losses of {W} workers that do not talk: {alone:.4f}")
 
 # %% [markdown]
-# Workers that do not talk have an easier task, 1 right text of 3 and not of 12: theirs is the *grouped* loss of lesson
-# 09, with fewer negatives. To get the loss of the batch, they have to gather.
+# Workers that do not talk have an easier task: to find 1 right text among 3, not among 12. Theirs is the loss in groups
+# of lesson 09, with fewer negatives. To get the loss of the batch, they have to gather.
 #
 # Here is the matrix of all similarities. Each small number is the rank of the worker that computes an entry. On the
-# left they do not talk. In the middle each worker has gathered all *texts* and computes the rows of its own images: a
-# **strip** of n × N. That serves the direction from image to text. The other direction needs the columns of its own
-# texts, on the right: a second strip.
+# left the workers do not talk. In the middle each worker has gathered all *texts* and computes the rows of its own
+# images: a **strip** of n × N logits. That serves the direction image → text. The other direction needs the columns of
+# its own texts, on the right: a second strip.
 
 # %% jupyter={"source_hidden": true}
 owner = torch.arange(N) // n  # (N,), the rank that holds a pair
@@ -96,6 +96,8 @@ views = {
 }
 greys = plt.get_cmap("Greys")
 figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.7))
+figure.suptitle("Which worker computes which similarity (the pairs are on the diagonal, bold)", fontsize=11)
+all_axes[0].set_ylabel("images")
 for axes, (title, who) in zip(all_axes, views.items(), strict=True):
     shade = torch.where(who >= 0, 0.12 + 0.18 * who, 0.0)  # (N, N)
     axes.imshow(shade, cmap=greys, vmin=0, vmax=1)
@@ -113,21 +115,18 @@ for axes, (title, who) in zip(all_axes, views.items(), strict=True):
     axes.tick_params(length=0)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("texts")
-all_axes[0].set_ylabel("images")
-figure.suptitle("Which worker computes which similarity (the pairs are on the diagonal, bold)", fontsize=11)
-None
 
 # %% [markdown]
-# Look at the diagonal: the pair of the first image of rank 2 is in column 6 of its strip, not in column 0. The labels
-# of a worker start at its **offset**, the number of pairs that lower ranks hold.
+# Look at the diagonal: the first image of rank 2 has its text in column 6 of the strip, not in column 0. The labels of
+# a worker start at its **offset**, the number of pairs that lower ranks hold.
 #
 # ## What is the gradient then?
 #
-# Now the hard part. A gathered text is a number that came over a wire. PyTorch's `torch.distributed.all_gather`
-# delivers it as a constant: `backward()` stops there. But my image is pushed away by your text, and *your text by my
-# image*. Should my loss have a say in the gradient of your text?
+# Now the hard part. The features of a gathered text came over a wire. PyTorch's `torch.distributed.all_gather` delivers
+# them as constants: `backward()` stops there. But my image is pushed away by your text, and *your text by my image*.
+# Should my loss have a say in the gradient of your text?
 #
-# open_clip, the widely used training code, has two flags for these choices
+# open_clip, a widely used code to train CLIPs, has two flags for these choices
 # ([loss.py](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py)):
 #
 # - `local_loss`: a worker computes only its two strips. Without it, each worker computes all N × N logits, and all
@@ -137,8 +136,8 @@ None
 #   after the gathering, or there would be no gradient at all.)
 #
 # "Is `gather-with-grad` meant to be used only with `local-loss`?" asks [open_clip
-# #616](https://github.com/mlfoundations/open_clip/issues/616), where one variant gave a gradient larger "by the number
-# of GPUs". Which of the two gradients is right, then? Here are all four variants, as functions of the lists:
+# #616](https://github.com/mlfoundations/open_clip/issues/616), after finding that the gathering with gradient "scales
+# the gradient by the number of GPUs". Which of the two gradients is right, then? Here are all four variants:
 
 
 # %%
@@ -167,12 +166,13 @@ def averaged_gradient(local_loss, gather_with_grad):
 
 
 # %% [markdown]
-# One line needs a thought. In real life each worker calls `backward()` on its own loss. With `gather_with_grad` that
-# sends gradients to the features of the others, where they are added up; then the gradients of the parameters are
-# averaged. Here a single `grad` of the *mean of all losses* does both: derivatives of a sum are sums of derivatives.
+# The last line needs a thought. In a real training each worker calls `backward()` on its own loss. With
+# `gather_with_grad` that sends gradients to the features of the others, where they are added up; then the gradients of
+# the parameters are averaged. Here a single `grad` of the *mean of all losses* does both, because the derivative of a
+# sum is the sum of the derivatives.
 #
 # Before you look: **by which factor does each variant miss the true gradient of the towers?** Write down your guess; 1
-# means that it is right.
+# means that the variant is right.
 
 # %%
 GUESS = {  # (local_loss, gather_with_grad) -> factor
@@ -201,11 +201,12 @@ for flags, guess in GUESS.items():
     )
 
 # %% [markdown]
-# All four report the same loss, the right one. So no curve of a training will ever show you which of them is running.
-# And all give the scale its right gradient. But of the four gradients of the towers two are right, one is exactly W
-# times too small, and one has another direction. Who feeds whom? Row q, column r of each panel: how much of the
-# gradient of rank r's features comes from the loss that rank q computed. 1 is the length of the true gradient of those
-# features.
+# The mean loss is the same in all four, and right, so its value cannot tell you which of them is running. The scale
+# gets its right gradient in all four. But of the gradients of the towers two are right, one is exactly W times too
+# small, and one has another direction.
+#
+# Who feeds whom? Row q, column r of each panel shows how much gradient the loss of rank q gives to the features of rank
+# r, after the average over the workers. 1 is the length of the true gradient of those features.
 
 
 # %% jupyter={"source_hidden": true}
@@ -236,9 +237,10 @@ verdicts = {
     (True, True): "the truth",
 }
 figure, all_axes = plt.subplots(1, 4, figsize=(10, 3.2), sharey=True)
+all_axes[0].set_ylabel("loss of rank")
 for axes, (flags, verdict) in zip(all_axes, verdicts.items(), strict=True):
     table = feeding(*flags).detach()
-    image = axes.imshow(table, cmap="Greys", vmin=0, vmax=1)
+    axes.imshow(table, cmap="Greys", vmin=0, vmax=1)
     for q in range(W):
         for r in range(W):
             color = "white" if table[q, r] > 0.55 else "black"
@@ -247,20 +249,19 @@ for axes, (flags, verdict) in zip(all_axes, verdicts.items(), strict=True):
     axes.set_title(f"local_loss {names[0]}\ngather_with_grad {names[1]}\n{verdict}", fontsize=9)
     axes.set(xlabel="features of rank", xticks=range(W), yticks=range(W))
     axes.spines[["top", "right"]].set_visible(True)
-all_axes[0].set_ylabel("loss of rank")
-None
 
 # %% [markdown]
 # - **no, no**: each worker feeds only its own features, with the whole of their gradient. Then the average divides by
 #   W, though no other worker has added anything. Exactly 1/W.
 # - **no, yes**: all workers compute the same loss, so each feature gets the same gradient W times, and the average
 #   divides by W. Right, but every worker did all the work.
-# - **yes, yes**: each worker adds what its own strips say. The sum is the truth, and each did its share. (A column has
-#   more than 1 in all: these are lengths of arrows that point in different directions and partly cancel.)
+# - **yes, yes**: each worker adds what its own strips say. The sum is the truth, and each worker did its share. (The
+#   numbers of a column add up to more than 1, because they are lengths of arrows that partly cancel.)
 # - **yes, no**: each worker feeds only its own features, and only with its own strips. What is lost? Look at
 #   `loss_of_worker` again: an image carries a gradient in `per_image` only, and a text in `per_text` only. So the image
-#   tower should learn from the direction image → text only, and the text tower from text → image only. That is a claim
-#   that can be computed:
+#   tower should learn from the direction image → text only, and the text tower from text → image only.
+#
+# These are claims, and they can be checked:
 
 # %%
 images, texts = encode()
@@ -277,8 +278,8 @@ for flags, claim in claims.items():
     print(f"{flags!s:15} {max((a - b).abs().max().item() for a, b in zip(gradients[:2], claim, strict=True)):.1e}")
 
 # %% [markdown]
-# So three of them have an exact factor, 1/W, 1 and 1. The fourth has none: each tower trains with one half of the loss.
-# In the table above its direction was nearly right, because for random features both halves ask nearly the same. A
+# So three variants have an exact factor: 1/W, 1 and 1. The fourth has none: each tower trains on one half of the loss.
+# In the table above its direction is nearly right, because at a low scale both halves ask for nearly the same. A
 # higher scale, where few competitors count, tells them apart:
 
 # %%
@@ -290,7 +291,7 @@ for scale in (math.e, 1 / 0.07, 100):
     print(f"local_loss without gather_with_grad, scale {scale:5.1f}: length {length:.2f}, cosine {cosine:.2f}")
 
 # %% [markdown]
-# And the factor 1/W: why do people not notice it? One step of an optimizer tells.
+# And why does the factor 1/W go unnoticed? Take one step with each of two optimizers:
 
 # %%
 for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
@@ -312,13 +313,13 @@ for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
 # What do the big trainings do? OpenAI did not publish its training code. The paper says that the similarities were
 # "sharded with individual GPUs computing only the subset of the pairwise similarities necessary for their local batch
 # of embeddings" (section 2.5), and an author's comment in [openai/CLIP
-# #132](https://github.com/openai/CLIP/issues/132) shows two strips of n × N logits: a local loss. In open_clip's
-# published trainings both flags are on ([open_clip #894](https://github.com/mlfoundations/open_clip/issues/894)): "it's
-# the only option that scales".
+# #132](https://github.com/openai/CLIP/issues/132) shows two strips of n × N logits: a local loss. "Pretty much all
+# models" of open_clip were trained with both flags, because "it's the only option that scales" ([open_clip
+# #894](https://github.com/mlfoundations/open_clip/issues/894)).
 #
 # ## Your turn
 #
-# A worker of this exercise sees its own shard and nothing else. It has
+# In the exercise a worker sees its own shard and nothing else. It has
 #
 # - `worker.rank` and `worker.world_size`;
 # - `worker.all_gather(rows)`: a list with the rows of every worker, in the order of the ranks, as constants;
@@ -327,16 +328,16 @@ for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
 # **The shards may differ in size**: 10 pairs for 3 workers are 4, 3 and 3. The last batch of an epoch often looks
 # like this.
 #
-# **Exercise.** Write the loss of one worker, from two strips of n × N logits. The *mean* over the workers of what you
-# return, and of its gradients, must be the loss and the gradient of the whole batch: for the features of everyone, and
-# for the scale. The check tries 1 to 4 workers.
+# **Exercise.** Write the loss of one worker, from two strips of n × N logits. Averaged over the workers, what you
+# return must be the loss of the whole batch, and its gradients those of the whole batch: for the features of all
+# workers, and for the scale. The check tries 1 to 4 workers.
 
 
 # %%
 def sharded_loss(image, text, logit_scale, worker):
-    """(n, D), (n, D), both normalised, a tensor (), one of the workers -> the loss of this worker, a tensor ().
+    """image, text: (n, D), normalised; logit_scale: a tensor (); worker: as above -> the loss of this worker, ().
 
-    The pair of image i is text i. Other workers may hold fewer or more than n pairs. No worker computes N × N logits.
+    Image i belongs to text i. Other workers may hold fewer or more than n pairs. No worker computes N × N logits.
     """
     raise NotImplementedError
 
@@ -382,10 +383,9 @@ for shares in ([1.0], [0.5, 0.5], [0.7, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]):
 # %% [markdown]
 # ## Two real processes
 #
-# Now without simulation. Two Python processes start, each with half of the pairs (not quite: the shards differ), and
-# find each other through **gloo**, the part of `torch.distributed` that works without a GPU. Here is what each of them
-# runs. Your function goes there as source text; for that reason it may use `torch`, `F` and `math`, and no helper from
-# another cell.
+# Now without simulation. Two Python processes start, with 60 and 40 % of the pairs, and talk through **gloo**, the part
+# of `torch.distributed` that works without a GPU. Here is what each of them runs. Your function travels as source
+# text, so it may use `torch`, `F` and `math`, but no helper from another cell.
 
 # %%
 print(inspect.getsource(workers.work))
@@ -393,7 +393,7 @@ print(inspect.getsource(workers.GatherWithGrad))
 
 # %% [markdown]
 # The second part is the heart of the matter: **the backward pass of a gathering is a sum over the workers, of which
-# each keeps its own rows.** (Here an `all_reduce`, which is simple; `reduce_scatter` moves less.)
+# each worker keeps its own rows.** (We use `all_reduce`, which is simple; `reduce_scatter` would move less.)
 
 # %%
 sizes = [round(0.6 * TOTAL), TOTAL - round(0.6 * TOTAL)]
@@ -429,10 +429,10 @@ for name, got, expected in zip(("image", "text", "scale"), real_gradients, gradi
 # > *If you want to train the standard version of CLIP, please consider training conditions of sixteen A100 cards or
 # > more.*
 #
-# Is it so, and why sixteen? Memory, arithmetic, or the wires? You have no sixteen A100s to try, and neither had we. So
-# **everything from here on is predicted**. What can be counted, we count, on PyTorch's *meta* device, where tensors
-# have shapes but no numbers: the parameters, the operations for a pair, and the numbers that autograd keeps for
-# `backward()`.
+# Is that so? And what would sixteen cards be for: memory, arithmetic, or bandwidth? We had no sixteen A100s to try it
+# on. So **everything from here on is predicted**, not measured. What can be counted, we count, on PyTorch's *meta*
+# device, where tensors have shapes but no numbers: the parameters, the floating-point operations (FLOP) for a pair,
+# and the numbers that autograd keeps for `backward()`.
 
 
 # %%
@@ -529,21 +529,21 @@ for row in sheets[0]:
     print(f"{row:38}" + "".join(f"{cell:>12}" for cell in cells))
 
 # %% [markdown]
-# Read it from above:
+# Read it from the top:
 #
 # - *Memory.* What autograd keeps for 2,048 pairs does not fit at once, in either model. That is no reason for more
 #   cards: take the shard in chunks, with gradient caching (lesson 14), or keep less (gradient checkpointing). Both
 #   cost about one more forward pass, and the sheet charges it.
-# - *The loss.* Its arithmetic is small beside that of the towers. Its N × N matrix is not small, but strips are, and
+# - *The loss.* Its arithmetic is small beside that of the towers. The N × N matrix is not small, but strips are, and
 #   lesson 15 needs neither.
-# - *Wires.* Gathering the features is cheap, even with their gradients; the weights' gradients are more, and grow with
-#   the model, not with the batch.
-# - *Days* are arithmetic.
+# - *Wires.* Gathering the features is cheap, even with their gradients. The gradients of the weights are more, and grow
+#   with the model, not with the batch.
+# - *Days.* Nearly all of the time is arithmetic of the towers.
 #
 # ## Is the guess any good?
 #
-# The weakest line is the share of the peak. Trainings that others ran and published say what it was for them. (The
-# peak of a V100, 125 TFLOP/s in float16, is from its data sheet, too.)
+# The weakest line is the share of the peak. Published trainings tell what it was for others. (We take each for 12.8
+# billion pairs. The peak of a V100, 125 TFLOP/s in float16, is from its data sheet.)
 #
 # - open_clip on LAION-400M, 32 epochs
 #   ([its notes](https://github.com/mlfoundations/open_clip/blob/main/docs/PRETRAINED.md)): ViT-B/32 on 128 A100s in
@@ -579,9 +579,9 @@ for name, model in models.items():
     print(f"{name:28} {days[name, 'guess']:22.0f} {days[name, 'published']:19.0f}")
 
 # %% [markdown]
-# Published trainings reached a fraction of our guess: loading data, waiting for the slowest, restarting after a
-# crash all count as time. So the truth for sixteen cards is likely to lie between the two columns. Now let the number
-# of cards vary:
+# Published trainings reached less than our guess; in theirs, loading data and waiting for the slowest worker count as
+# time, too. We expect sixteen cards to lie between the two columns. (The bytes of a pair pass only a weak
+# test: 416 pairs fitted on a card of 40 GB, so a pair took at most what is printed.) Now let the number of cards vary:
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7.5, 4))
@@ -607,8 +607,7 @@ axes.set_yscale("log")
 axes.set_xticks(cards, [str(W) for W in cards])
 axes.minorticks_off()
 axes.set(xlabel="A100s", ylabel="days of training", title="12.8 billion pairs in batches of 32,768")
-axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
-None
+_ = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
 
 # %% [markdown]
 # Nothing begins at sixteen. Twice the cards take half of the days, and a little less at the two bends, where a shard
@@ -626,28 +625,27 @@ for name in models:
 # %% [markdown]
 # ## What the article says, what we found
 #
-# **The article**: 想训标准版CLIP,请考虑16卡A100以上的训练条件。 *If you want to train the standard version of CLIP,
-# please consider training conditions of sixteen A100 cards or more.*
+# **The article**: 想训标准版CLIP,请考虑16卡A100以上的训练条件。 (*If you want to train the standard version of
+# CLIP, please consider training conditions of sixteen A100 cards or more.*)
 #
 # **We found** (predicted, not run): this is sound advice about *time*. The cell above says how long sixteen cards take:
-# days for a ViT-B/32, months for a ViT-L/14. (The article does not say which model is the standard one.) It is no
-# threshold: half of the cards take twice the days. And it is not about *memory*: with strips, chunks and gradient
-# caching, a batch of 32,768 has its exact gradient on any number of cards, one included.
+# days for a ViT-B/32, months for a ViT-L/14. (The article does not say which model is the standard one.) Sixteen is not
+# a threshold: half of the cards take twice the days. And it is not about *memory*: with strips, chunks and gradient
+# caching, a batch of 32,768 gets its exact gradient on any number of cards, even on one.
 #
 # What the article says about the size of the batch is in lesson 09.
 #
 # ## The answer
 #
-# The workers must gather the *features* of everyone, which is little, and never the matrix. The gradient is that of the
-# whole batch if it flows back through the gathering, is added up at the owners, and if the losses are weighted so that
-# their mean is the loss of all N pairs.
+# The workers must gather the *features* of all pairs, which are few numbers, and never the matrix. The gradient is that
+# of the whole batch if it flows back through the gathering to the owners of the features, and if the workers' losses
+# are weighted so that their mean is the loss of all N pairs.
 #
 # ## What this lesson does not show
 #
 # - **No GPU ran.** Speed, overlap of computing and sending, and what a slow network does are predicted or left out.
 #   gloo on one machine says nothing about NCCL on sixteen.
-# - **Whether the biased gradients train worse.** "yes, no" has another direction; what that costs after 32 epochs, we
-#   did not measure.
+# - **Whether the wrong gradients train worse models.** We compared gradients, not trainings.
 # - **Rounding.** Everything is in float64. Features that travel in bfloat16 are rounded before they are compared.
 # - **Kept numbers** are counted for plain attention in one format. Fused attention keeps fewer; mixed precision keeps
 #   some in float32, so that a pair may need up to twice the bytes.
@@ -662,9 +660,9 @@ for name in models:
 #
 # ## Harder, without a solution
 #
-# 1. Two strips compute every similarity twice in the world. Gather the *texts* only, and compute one strip. What small
-#    vector must travel so that the softmax over the columns is exact, too? (minclip's loss does this:
-#    [kernels/README.md](../kernels/README.md), "Several processes".)
+# 1. With two strips, every similarity is computed twice, by different workers. Gather the *texts* only, and compute one
+#    strip. Which small vector must travel to make the softmax over the columns exact as well? (minclip's loss does
+#    this: [kernels/README.md](../kernels/README.md), "Several processes".)
 # 2. SigLIP's loss (lesson 11) is a sum over single logits. So the texts can travel in a ring, from neighbour to
 #    neighbour, and no worker ever holds all of them. Write it with simulated workers; how do the gradients come home?
 # 3. Two workers with two chunks each: combine this lesson with the gradient caching of lesson 14. How often must you

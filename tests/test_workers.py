@@ -35,6 +35,32 @@ def test_a_wrong_answer_gets_the_hint_that_fits(wrong, words, capsys):
     assert words in verdict
 
 
+def one_strip(image, text, logit_scale, worker):
+    """Gathers the texts, and for each column the log-sum-exp over the rows of a worker: the first harder exercise."""
+    texts = worker.all_gather_with_grad(text)
+    offset, N = sum(map(len, texts[: worker.rank])), sum(map(len, texts))
+    logits = logit_scale * image @ torch.cat(texts).T  # (n, N)
+    columns = torch.stack(worker.all_gather_with_grad(logits.logsumexp(dim=0))).logsumexp(dim=0)  # (N,)
+    own = slice(offset, offset + len(image))
+    losses = logits.logsumexp(dim=1) + columns[own] - 2 * logits[:, own].diagonal()  # (n,)
+    return worker.world_size * losses.sum() / (2 * N)
+
+
+def weighted_mean(image, text, logit_scale, worker):
+    images, texts = worker.all_gather_with_grad(image), worker.all_gather_with_grad(text)
+    sizes = [len(rows) for rows in images]
+    labels = torch.arange(sum(sizes)).split(sizes)[worker.rank]
+    strips = image @ torch.cat(texts).T, text @ torch.cat(images).T
+    halves = [F.cross_entropy(logit_scale * strip, labels) for strip in strips]
+    return sum(halves) / 2 * len(image) * worker.world_size / sum(sizes)
+
+
+@pytest.mark.parametrize("right", [one_strip, weighted_mean])
+def test_another_right_answer_is_accepted(right, capsys):
+    assert check.sharded_loss(right) is right
+    assert capsys.readouterr().out.startswith("✓")
+
+
 def test_simulated_workers_get_the_rows_of_all_in_the_order_of_their_ranks():
     def work(worker):
         first = worker.all_gather(torch.full((worker.rank + 1,), float(worker.rank)))
