@@ -17,6 +17,7 @@ from minclip.data.emoji import (
 )
 from minclip.data.folder import Found, describe_problems, find_pairs, load_folder, load_found
 from minclip.data.font import FontArtist
+from minclip.data.labelled import Labelled, load_emoji_groups, load_labelled
 from minclip.data.memory import Reading
 from minclip.data.pairs import Pairs, digests, hold_out
 from minclip.data.phrasing import phrasings
@@ -48,6 +49,7 @@ __all__ = [
     "Emoji",
     "FontArtist",
     "Found",
+    "Labelled",
     "Origin",
     "Pairs",
     "PictureFile",
@@ -67,9 +69,11 @@ __all__ = [
     "is_basic",
     "load_artist",
     "load_emoji",
+    "load_emoji_groups",
     "load_folder",
     "load_found",
     "load_image",
+    "load_labelled",
     "normalize",
     "phrasings",
     "picture_files",

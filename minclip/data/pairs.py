@@ -15,8 +15,9 @@ from minclip.prompts import PLAIN
 class Pairs:
     """N captions for P pictures: caption i describes picture `image_of_caption[i]`.
 
-    images (P, 3, R, R) uint8, on the CPU, in memory or streamed; origins (P); captions (N); image_of_caption (N,)
-    int64. `templates` are the ways to say a caption in training, which come with some layouts.
+    images (P, 3, R, R) uint8 in memory or streamed, or what a frozen image tower saw in them, (P, C), on the CPU;
+    origins (P); captions (N); image_of_caption (N,) int64. `templates` are the ways to say a caption in training, which
+    come with some layouts.
     """
 
     images: torch.Tensor | Streamed
