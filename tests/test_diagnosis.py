@@ -63,7 +63,7 @@ SITUATIONS: dict[str, tuple[Callable[[], list[Pair]], list[str], str, str]] = {
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_what_people_ask_about_is_recognised(tmp_path, monkeypatch, capsys, situation):
     pairs, options, kind, seen = SITUATIONS[situation]
-    monkeypatch.setattr(plots, "draw_run", lambda *_: None)
+    monkeypatch.setattr(plots, "draw_run", lambda *_: [])
     run = trained(tmp_path, pairs(), *options)
     capsys.readouterr()
     assert cli.main(["inspect", str(run)]) == 0

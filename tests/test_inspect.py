@@ -68,7 +68,7 @@ def test_everything_is_counted(folder, capsys):
 
 def test_the_floor_is_that_of_the_training(folder, tmp_path, monkeypatch, capsys):
     """The mean of the column `floor` in metrics.csv over the first epoch, to the last digit."""
-    monkeypatch.setattr(plots, "draw_run", lambda *_: None)
+    monkeypatch.setattr(plots, "draw_run", lambda *_: [])
     run = tmp_path / "run"
     options = ["--skip-bad", "--smoke", "--epochs", "1", "--batch-size", "32"]
     assert cli.main(["train", "--data", str(folder), "--out", str(run), *options]) == 0

@@ -175,7 +175,7 @@ def options(shards: Path, run: Path, *more: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr(plots, "draw_run", lambda *_: None)
+    monkeypatch.setattr(plots, "draw_run", lambda *_: [])
 
 
 def test_a_streamed_run_ends_with_the_bits_of_one_in_memory(shards, tmp_path, capsys):
