@@ -18,8 +18,9 @@ from itertools import count, islice
 import numpy as np
 import torch
 
+from minclip.augmentation import augment, draw_augmentation
 from minclip.data import Pairs, Streamed, digests
-from minclip.images import Preprocess, augment, draw_augmentation, to_device
+from minclip.images import Preprocess, to_device
 from minclip.loss import batch_floor
 
 ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minclip import images
+from minclip import augmentation, images
 from minclip.images import Preprocess
 
 SIZE = 24
 
 
 def augmented(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    changes = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
-    return images.augment(pixels, changes)
+    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
+    return augmentation.augment(pixels, changes)
 
 
 def picture(width: int = 30, height: int = 20) -> Image.Image:
@@ -197,10 +197,10 @@ def test_augmentation_is_reproducible_and_different_for_every_picture():
 
 def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
     pixels = torch.randint(0, 256, (13, 3, 31, 31), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    changes = images.draw_augmentation(13, torch.Generator().manual_seed(0))
-    whole = images.augment(pixels, changes)
+    changes = augmentation.draw_augmentation(13, torch.Generator().manual_seed(0))
+    whole = augmentation.augment(pixels, changes)
     for size in (1, 2, 5):
-        parts = [images.augment(*part) for part in zip(pixels.split(size), changes.split(size), strict=True)]
+        parts = [augmentation.augment(*part) for part in zip(pixels.split(size), changes.split(size), strict=True)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -211,14 +211,14 @@ MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
-    return images.augment(pixels, changes)
+    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
+    return augmentation.augment(pixels, changes)
 
 
 def test_augmentation_does_not_normalise():
     """Without any change the pixels come back as they were."""
     pixels = images.to_tensor(picture(), SIZE)[None]
-    torch.testing.assert_close(images.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(augmentation.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
 
 
 def test_augmentation_never_mirrors():

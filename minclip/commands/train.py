@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from minclip import __version__, data, distributed, finetune, plots
+from minclip.augmentation import AUGMENTATIONS
 from minclip.batches import Batches
 from minclip.commands.common import (
     add_artists,
@@ -30,7 +31,7 @@ from minclip.files import remove_halves
 from minclip.finetune import TOWERS
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
 from minclip.frozen import EFFICIENTNET, describe_extractor
-from minclip.images import AUGMENTATIONS, Preprocess
+from minclip.images import Preprocess
 from minclip.model import CLIP, NOT_FROZEN, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import train

@@ -1,6 +1,7 @@
 """Pictures with captions: `pairs` says what they are, `emoji` and `folder` where they come from, `streamed` how they
 are read when there are too many for the memory."""
 
+from minclip.augmentation import augment, draw_augmentation
 from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist
 from minclip.data.emoji import (
     LANGUAGES,
@@ -28,8 +29,6 @@ from minclip.images import (
     Origin,
     PictureFile,
     Preprocess,
-    augment,
-    draw_augmentation,
     load_image,
     normalize,
     picture_files,
