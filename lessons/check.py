@@ -38,7 +38,11 @@ def pick(full: Any, fast: Any) -> Any:
 
 
 class Wrong(Exception):
-    """What an attempt got wrong, in words for its author."""
+    """What an attempt got wrong, in words for its author; with a hint where one fits better than the exercise's own."""
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 Body = Callable[[Callable[..., Any], Callable[..., Any]], None]
@@ -55,12 +59,15 @@ def exercise(lesson: str, hint: str, cases: int = 50) -> Callable[[Body], Callab
 
         @wraps(body)
         def check(attempt: Callable[..., Any]) -> Callable[..., Any]:
-            problem = first_problem(body, attempt, cases)
-            if problem is None:
-                print(f"✓ {name}: solved")
-                return attempt
-            not_yet = f"… {name}: not yet; the lesson goes on with our solution"
-            print(f"✗ {name}: {problem}\n  Hint: {hint}" if problem else not_yet)
+            try:
+                wrong = first_wrong(body, attempt, cases)
+            except NotImplementedError:
+                print(f"… {name}: not yet; the lesson goes on with our solution")
+            else:
+                if wrong is None:
+                    print(f"✓ {name}: solved")
+                    return attempt
+                print(f"✗ {name}: {wrong}\n  Hint: {wrong.hint or hint}")
             return getattr(importlib.import_module(f"solutions.lesson_{lesson}"), name)
 
         return check
@@ -68,8 +75,8 @@ def exercise(lesson: str, hint: str, cases: int = 50) -> Callable[[Body], Callab
     return decorate
 
 
-def first_problem(body: Body, attempt: Callable[..., Any], cases: int) -> str | None:
-    """None if every case passes, "" for a stub, else the smallest failure in words."""
+def first_wrong(body: Body, attempt: Callable[..., Any], cases: int) -> Wrong | None:
+    """None if every case passes, else the smallest failure. Raises NotImplementedError for an untouched stub."""
 
     @settings(
         max_examples=cases,
@@ -86,12 +93,12 @@ def first_problem(body: Body, attempt: Callable[..., Any], cases: int) -> str | 
 
     try:
         run()
-    except NotImplementedError:
-        return ""
     except Wrong as wrong:
-        return str(wrong)
+        return wrong
+    except NotImplementedError:
+        raise
     except Exception as error:
-        return f"it raised {type(error).__name__}: {error}"
+        return Wrong(f"it raised {type(error).__name__}: {error}")
     return None
 
 
@@ -822,3 +829,8 @@ def _compare(name: str, got: Tensor, wanted: Tensor, case: dict[str, Any]) -> No
         index = tuple(wrong.nonzero()[0].tolist())
         values = f"{got[index].item():.5g}, expected {wanted[index].item():.5g}"
         raise Wrong(f"{name}{list(index)} is {values}{_given(case)}")
+
+
+# --- 14 A bigger batch than memory: the checks have a file of their own -----------------------------------------------
+
+from check_14 import accumulated_gradient, cached_gradient  # noqa: E402, F401 - it needs the names above

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 import minclip
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
-sys.path.insert(0, str(LESSONS))  # as in a notebook: `import check`, `from solutions.lesson_02 import …`
+sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `import check`, `from solutions.…`
 
 import build  # noqa: E402
 import check  # noqa: E402
+import lesson_14_mistakes  # noqa: E402
 
 from minclip.tokenizer import CHAR_TO_BYTE, learn_merges  # noqa: E402
 
@@ -303,6 +304,8 @@ MISTAKES = {
         ("mask=rows < last, other=0.0)  # (BLOCK,)", "other=0.0)  # (BLOCK,)"),
     ],
 }
+
+MISTAKES |= {name: [wrong for wrong, _ in mistakes] for name, mistakes in lesson_14_mistakes.MISTAKES.items()}
 
 
 def differences(rows, kind, small, large, sort=True):
