@@ -16,6 +16,7 @@ from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
 from minclip.images import to_device
+from minclip.metrics import History, Measured
 from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
 
@@ -121,6 +122,23 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
     expected = sorted(map(tuple, tokenizer(pairs.captions).tolist()))
     assert sorted(batches[:16]) == sorted(batches[16:]) == expected
     assert batches[:16] != batches[16:]
+
+
+def test_epochs_are_counted_in_pairs(pairs, tmp_path):
+    """Two epochs of 16 pairs in batches of 7 are 5 steps, in which the learning rate falls to its end."""
+    model, tokenizer = new_model(pairs)
+    rows = run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=7, warmup=0.2), tmp_path)
+    assert [row["epoch"] for row in rows] == [7 * step / 16 for step in range(1, 6)]
+    shares = [1, 1, *(0.5 * (1 + math.cos(math.pi * done / 4)) for done in (1, 2, 3))]
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3 * share for share in shares])
+    assert {row["untrained"] for row in rows} == {loss_floor(7)}
+
+
+def test_a_loss_that_is_not_finite_is_placed_in_the_epoch_in_which_its_batch_begins():
+    history = History(pairs=16, batch_size=7, untrained=2.0)
+    history.add(4, Measured(*torch.tensor([math.nan, 1.0, 1.0])), floor=0.0, lr=1e-3)
+    with pytest.raises(FloatingPointError, match=r"step 4, batch 1 of epoch 2: the loss is nan"):
+        history.read_back()
 
 
 def test_encoding_by_length_changes_nothing(pairs):
@@ -421,6 +439,7 @@ def test_the_compiled_towers_train_alike_and_are_compiled_a_handful_of_times(pai
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # Inductor itself calls it.
 def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
     torch._dynamo.reset()
     plain = TrainConfig(epochs=8, batch_size=8)
