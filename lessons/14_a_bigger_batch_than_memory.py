@@ -25,7 +25,7 @@
 # Put a number on it before you read on. A gradient is a long vector, and two of them can be compared as two features
 # are, by their cosine: 1 means the same direction, 0 that they have nothing in common. What will be the cosine
 # between the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a
-# model that has learned nothing yet, and once for one that has been trained.
+# model that has learned nothing yet, and once for one that has been trained: replace the two numbers by yours.
 
 # %%
 BET = {"untrained": 0.5, "trained": 0.9}
@@ -90,11 +90,11 @@ print(f"{sum(p.numel() for p in model.parameters()):,} parameters; a batch of {N
 # ## Where adding up is right
 #
 # Gradient accumulation is exact for most models, and it is good to see why before we see where it is not. We cut the
-# batch into **chunks** of equal size. The gradient of a mean is the mean of the gradients; so to see what accumulation
-# leads to, we can take the mean of the chunks' losses and go backwards once. (This saves no memory yet. That will be
-# exercise 1.)
+# batch into **chunks** of equal size. The gradient of a mean is the mean of the gradients; so to see what
+# accumulation leads to, we can take the mean of the chunks' losses and go backwards once. (This saves no memory yet.
+# That will be exercise 1.)
 #
-# We try two losses: the cross-entropy of a classifier that sorts pictures into ten classes (drawn by lot, since only
+# We try two losses: the cross-entropy of a classifier that sorts pictures into ten classes (random ones, since only
 # the gradient matters here), and CLIP's loss. The number is how far the chunks' gradient is from that of the batch in
 # one piece: the length of the difference, relative to the length of the latter.
 
@@ -213,15 +213,16 @@ loss, accumulated = gradients_by(accumulated_gradient, CHUNK)
 print(f"loss: accumulated {loss:.4f}, in groups {group_loss:.4f}, in one piece {whole_loss:.4f}")
 print(f"largest error, measured against the groups:    {largest_error(accumulated, grouped):.1e}")
 print(f"largest error, measured against one big batch: {largest_error(accumulated, whole):.1e}")
-loss, alone = gradients_by(accumulated_gradient, 1)
+loss, alone = gradients_by(accumulated_gradient, 1, model, images[:16], tokens[:16])
 largest_entry = max(g.abs().max() for g in alone.values())
-print(f"\nin chunks of 1: loss {loss:.4f}, largest entry of any gradient {largest_entry:.4f}")
+print(f"\n16 chunks of 1: loss {loss:.4f}, largest entry of any gradient {largest_entry:.4f}")
 
 # %% [markdown] id="not-wrong"
 # So accumulation computes the right gradient of the **grouped loss**: of a batch of 64, only with less noise, because
-# four of them are averaged. The losses differ, too: telling a picture apart from 63 texts is easier than from 255,
-# and a model that guesses pays ln 64 instead of ln 256 (lesson 03). The last line is the maintainer's best argument:
-# "batch size of 1 with 512 grad acc steps doesn't work at all, as you have zero negatives in each batch".
+# four of them are averaged. The losses also differ: telling a picture apart from 63 texts is easier than from 255. A
+# model that guesses pays ln 64 ≈ 4.16 instead of ln 256 ≈ 5.55 (lesson 03); this untrained one is a little worse. The
+# last line is the maintainer's best argument: "batch size of 1 with 512 grad acc steps doesn't work at all, as you
+# have zero negatives in each batch".
 #
 # ## What does a chunk need to know about the others?
 #
@@ -236,15 +237,16 @@ print(f"\nin chunks of 1: loss {loss:.4f}, largest entry of any gradient {larges
 # In words: each pair contributes a product of two factors. The left factor knows all other pairs, but it is small: it
 # has as many numbers as the features have. The right factor has the big graph, but it knows no other pair. Once the
 # left factors are there, the sum over pairs is as harmless as the classifier's. And no graph of the towers is needed
-# to compute the left factors. (PyTorch does the product for you: `f.backward(g)` goes backwards from features `f` whose
-# gradient `g` is known.)
+# to compute the left factors. (PyTorch does the product for you: `f.backward(g)` goes backwards from features `f`
+# whose gradient `g` is known.)
 #
 # This is **gradient caching**, published by [Gao et al. 2021](https://arxiv.org/abs/2101.06983) as GradCache; what is
 # cached are the left factors.
 #
 # Two details decide whether it is exact.
 #
-# - **The scale of the logits** is a parameter of the loss and not of the towers. It is not in the sum above.
+# - **The scale of the logits** is a parameter of the loss and not of the towers. It is not in the sum above. Where
+#   does its gradient come from, and how many times?
 # - **Random numbers.** A tower with dropout draws new ones every time that it is called. The left factors were
 #   computed for features that came out of *certain* random numbers, and they fit no others. (Somebody objected just
 #   that in [GC-DPR #12](https://github.com/luyug/GC-DPR/issues/12), and was shown the remedy.)
@@ -272,7 +274,7 @@ cached_gradient = check.cached_gradient(cached_gradient)
 # %% [markdown] id="how-exact"
 # How exact is it on the real towers? In float32 two ways of adding up the same numbers differ by rounding. To see
 # that nothing else differs, we also run both ways in float64, where rounding is hundreds of millions of times
-# smaller. A hundred does not divide the batch, so its last chunk is smaller.
+# smaller. Neither 100 nor 7 divides the batch, so the last chunk is smaller there.
 
 # %%
 double = copy.deepcopy(model).double()
@@ -280,7 +282,7 @@ setups = {"float32": (model, images, tokens), "float64": (double, images.double(
 print("             largest error of a parameter       error of logit_scale")
 for name, setup in setups.items():
     _, wanted = gradients_by(in_one_piece, None, *setup)
-    for chunk in check.pick((128, 100, 64, 1), (20, 8)):
+    for chunk in check.pick((128, 100, 64, 7), (20, 8)):
         _, got = gradients_by(cached_gradient, chunk, *setup)
         scale_error = abs(got["logit_scale"] / wanted["logit_scale"] - 1)
         print(f"{name}, chunk {chunk:3}:    {largest_error(got, wanted):.1e}                  {scale_error:.1e}")
@@ -289,10 +291,10 @@ for name, setup in setups.items():
 # ### A scale counted four times
 #
 # There is another way to the same gradients of the towers, and it is in wide use. open_clip's `--accum-freq` ([the
-# loop that we read](https://github.com/mlfoundations/open_clip/blob/035dfeb/src/open_clip_train/train.py)) also encodes
-# all chunks without a graph. Then, chunk by chunk, it encodes again with a graph, puts the new features among the
-# cached ones of the other chunks, computes the loss of the whole batch, and goes backwards. That loss is computed once
-# for each chunk. What does this mean for the scale?
+# loop that we read](https://github.com/mlfoundations/open_clip/blob/035dfeb/src/open_clip_train/train.py)) also
+# encodes all chunks without a graph. Then, chunk by chunk, it encodes again with a graph, puts the new features among
+# the cached ones of the other chunks, computes the loss of the whole batch, and goes backwards. That loss is computed
+# once for each chunk. What does this mean for the scale?
 
 
 # %%
@@ -357,10 +359,10 @@ class LiveBytes(TorchDispatchMode):
 
 
 # %% [markdown] id="measure"
-# Then the time: we count the seconds that the processor spent on this process, so that other programs matter less. The
-# variants take turns, and of three tries the middle one counts.
+# Then the time: we count the seconds that the processor spent on this process, so that other programs matter less.
+# The variants take turns, and of three tries the middle one counts.
 #
-# What do you expect of the time? Going backwards costs about twice as much as going forwards: for each product of the
+# What should the time be? Going backwards costs about twice as much as going forwards: for each product of the
 # forward pass there are two, one for the gradient of the input and one for that of the weights. A plain step
 # therefore costs 1 + 2 forward passes, and gradient caching 1 + 1 + 2, a third more.
 
@@ -436,7 +438,7 @@ print(f"\nwhat the cache holds, the features of both towers and their gradients:
 # %%
 STAGES = ("untrained", "a quarter", "trained")
 STEPS = check.pick(180, 4)
-SIZES = check.pick((8, 16, 32, 64, 128), (8, 16))  # of the chunks
+SIZES = check.pick((16, 32, 64, 128), (8, 16))  # of the chunks
 probes = torch.randperm(len(pairs), generator=generator)[: 4 * N].view(4, N)  # four batches
 
 
@@ -525,9 +527,9 @@ for stage, bet in BET.items():
 # Why? Look at *other batch* first. Early on, even 256 *other* pairs give much the same gradient. What the model has
 # to learn then is the same for all pairs, and any sample of the comparisons shows it. At the end two batches have
 # nothing in common. What is left to learn differs from pair to pair, and lies in a few negatives. The last column
-# says in how few: from a picture's softmax over its negatives one can compute how many of them there effectively are
-# (one over the sum of their squared shares; all 255 if the shares are equal). Those few are the **hard negatives**,
-# and when chunks are drawn by lot, three in four of them stand in another chunk.
+# says how few: from a picture's softmax over its negatives one can compute how many of them there effectively are
+# (one over the sum of their squared shares; that is 255 if the shares are equal). Those few are the **hard
+# negatives**, and when chunks are drawn at random, three in four of them are in another chunk.
 #
 # That is an explanation, and it can be tested. If the missing hard negatives are the cause, then the cosine must rise
 # when a picture finds them in its own chunk. So we sort each batch, such that similar pairs become neighbours (along
@@ -553,7 +555,7 @@ def share_in_own_chunk(rows):
     return (push * (chunk[:, None] == chunk)).sum().item() / push.sum().item()
 
 
-for name, order_of in (("drawn by lot", lambda rows: rows), ("sorted", sorted_by_likeness)):
+for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_likeness)):
     found = []
     for rows in map(order_of, probes):
         way = as_vector(accumulated_gradient, CHUNK, rows), as_vector(in_one_piece, None, rows)
@@ -581,8 +583,8 @@ for name, order_of in (("drawn by lot", lambda rows: rows), ("sorted", sorted_by
 #
 # Where is that last limit? In the cached gradient, the loss and the graph of a chunk are never in memory together. So
 # with many pairs the peak is that of the loss alone, which grows with N². We measure it on features that come from no
-# tower, test the prediction on a larger batch, and solve for the N that fills one GiB. For the batch in one piece, the
-# peaks above tell what one more pair takes at least.
+# tower, test the prediction on a larger batch, and solve for the N that fills one GiB. For the batch in one piece,
+# the peaks above tell what one more pair takes at least.
 
 # %%
 BUDGET = 1024  # MiB

@@ -131,7 +131,7 @@ def accumulated_gradient(attempt, draw):
             hint = "the last chunk has fewer pairs: each chunk's share of the mean is its number of pairs, over N"
             raise Wrong(f"that is the mean over the chunks, not over the pairs{case}", hint)
         if is_close(gradients, {name: alone[-1][name] * len(parts[-1][0]) / size for name in wanted}):
-            raise Wrong(f"only the last chunk is in the gradients{case}", "who sets the gradients to zero, and when?")
+            raise Wrong(f"only the last chunk is in the gradients{case}", "what sets the gradients to zero, and when?")
     compare(got, loss, gradients, wanted, -(-size // chunk), case)
 
 
@@ -244,7 +244,7 @@ def _compare_towers(got: float, loss: float, towers: Gradients, wanted: Gradient
         hint = "where is a mean taken for a sum, or a sum for a mean? The loss is a mean over all N pairs"
         raise Wrong(f"the gradients of the towers are {factor:.4g} times what they should be{case}", hint)
     if abs(got - loss) > LARGEST_ERROR * (1 + abs(loss)):
-        hint = "minclip.clip_loss wants the scale itself, model.logit_scale.exp(), and gives the mean over its pairs"
+        hint = "minclip.clip_loss has both directions, and wants the scale itself: model.logit_scale.exp()"
         raise Wrong(f"the loss is {loss:.6g}, it returned {got:.6g}, and its gradients are others{case}", hint)
     name = max(wanted, key=lambda name: error(towers[name], wanted[name]))
     hint = "does each chunk get the rows of its own pairs, and each tower its own gradient? Mind the smaller last chunk"
