@@ -367,7 +367,7 @@ class LiveBytes(TorchDispatchMode):
 # therefore costs 1 + 2 forward passes, and gradient caching 1 + 1 + 2, a third more.
 
 # %%
-CHUNKS = check.pick((8, 16, 32, 64, 128, 256), (8, 32))
+CHUNKS = check.pick((16, 32, 64, 128, 256), (8, 32))
 WAYS = {"accumulated": accumulated_gradient, "cached": cached_gradient}
 
 
