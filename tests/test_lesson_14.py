@@ -18,7 +18,7 @@ sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]
 
 import build  # noqa: E402
 import check  # noqa: E402
-from lesson_14_mistakes import MISTAKES, chunks_of  # noqa: E402
+from caching_mistakes import MISTAKES, chunks_of  # noqa: E402
 
 CASES = [(name, k) for name, mistakes in MISTAKES.items() for k in range(len(mistakes))]
 

@@ -18,8 +18,9 @@ LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `import check`, `from solutions.…`
 
 import build  # noqa: E402
+import caching_mistakes  # noqa: E402
 import check  # noqa: E402
-import lesson_14_mistakes  # noqa: E402
+import sharded_mistakes  # noqa: E402
 
 from minclip.tokenizer import CHAR_TO_BYTE, learn_merges  # noqa: E402
 
@@ -303,9 +304,11 @@ MISTAKES = {
         ("tl.where(inside, G * cosines, 0.0)", "tl.where(inside, G * scale * cosines, 0.0)"),
         ("mask=rows < last, other=0.0)  # (BLOCK,)", "other=0.0)  # (BLOCK,)"),
     ],
+    # --- 19
+    "sharded_loss": sharded_mistakes.functions(),
 }
 
-MISTAKES |= {name: [wrong for wrong, _ in mistakes] for name, mistakes in lesson_14_mistakes.MISTAKES.items()}
+MISTAKES |= {name: [wrong for wrong, _ in mistakes] for name, mistakes in caching_mistakes.MISTAKES.items()}
 
 
 def differences(rows, kind, small, large, sort=True):
