@@ -18,6 +18,7 @@ LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `import check`, `from solutions.…`
 
 import build  # noqa: E402
+import caching_mistakes  # noqa: E402
 import check  # noqa: E402
 import sharded_mistakes  # noqa: E402
 
@@ -306,6 +307,8 @@ MISTAKES = {
     # --- 19
     "sharded_loss": sharded_mistakes.functions(),
 }
+
+MISTAKES |= {name: [wrong for wrong, _ in mistakes] for name, mistakes in caching_mistakes.MISTAKES.items()}
 
 
 def differences(rows, kind, small, large, sort=True):
