@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from minclip.data import Pairs
-from minclip.data.cache import cached, checksum
+from minclip.data import Pairs, digests
+from minclip.data.cache import cached
 from minclip.formats import Saved
 from minclip.frozen import FrozenTower, load_extractor
+from minclip.images import in_groups
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
@@ -46,12 +47,12 @@ def as_seen(pairs: Pairs, model: CLIP) -> Pairs:
     assert isinstance(tower, FrozenTower)
 
     def look() -> torch.Tensor:
-        batches = pairs.images.split(SEEN_AT_A_TIME)
-        hidden = not sys.stderr.isatty()
-        bar = tqdm(batches, f"{tower.name} looks at the pictures (once)", leave=False, disable=hidden)
-        return torch.cat([tower.extract(model.preprocess.normalize(part.to(model.device))).cpu() for part in bar])
+        hidden, name = not sys.stderr.isatty(), f"{tower.name} looks at the pictures (once)"
+        pictures = tqdm(pairs.images, name, len(pairs.images), leave=False, disable=hidden)
+        batches = map(torch.stack, in_groups(pictures, SEEN_AT_A_TIME))
+        return torch.cat([tower.extract(model.preprocess.normalize(part.to(model.device))).cpu() for part in batches])
 
-    parts = load_extractor(tower.name).identity, model.preprocess, checksum(pairs.images)
+    parts = load_extractor(tower.name).identity, model.preprocess, list(digests(pairs.images))
     name = f"seen-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}"
     return replace(pairs, images=cached(name, (len(pairs.images), model.config.vision_width), look))
 

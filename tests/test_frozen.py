@@ -12,7 +12,7 @@ from PIL import Image
 
 from minclip import CLIP, PRESETS, cli, evaluate, finetune, formats, frozen
 from minclip.batches import Batches
-from minclip.data import Pairs, PictureFile, Preprocess
+from minclip.data import Pairs, PictureFile, Preprocess, Reading, Streamed, load_folder
 from minclip.frozen import EFFICIENTNET, FrozenTower, describe_extractor, load_extractor
 from minclip.model import CLIPConfig
 from minclip.train import TrainConfig
@@ -154,12 +154,21 @@ def test_pictures_are_looked_at_once(graph, monkeypatch):
     pairs = Pairs(images, [PictureFile(Path(str(i))) for i in range(5)], list("abcde"), torch.arange(5))
     seen = finetune.as_seen(pairs, model)
     monkeypatch.setattr(FrozenTower, "extract", lambda *_: pytest.fail("looked again"))
-    assert torch.equal(finetune.as_seen(pairs, model).images, seen.images)
+    assert torch.equal(finetune.as_seen(pairs, model).images[:], seen.images[:])
     with pytest.raises(pytest.fail.Exception, match="looked again"):
         finetune.as_seen(replace(pairs, images=images + 1), model)
     model.preprocess = Preprocess(16, std=(1, 1, 1))
     with pytest.raises(pytest.fail.Exception, match="looked again"):
         finetune.as_seen(pairs, model)
+
+
+def test_streamed_pictures_are_seen_like_those_in_memory(graph, pictures, tmp_path, monkeypatch):
+    model = CLIP(replace(SIZES, image_tower=str(graph), image_resolution=16, vision_width=3), Preprocess(16))
+    kept, _ = load_folder(pictures, model.preprocess)
+    streamed, _ = load_folder(pictures, model.preprocess, reading=Reading(memory=0, workers=0))
+    assert isinstance(streamed.images, Streamed)
+    monkeypatch.setattr(finetune, "cached", lambda name, shape, compute: compute())
+    assert torch.equal(finetune.as_seen(streamed, model).images[:], finetune.as_seen(kept, model).images[:])
 
 
 def test_a_tower_that_has_changed_or_gone_is_refused(tmp_path):
