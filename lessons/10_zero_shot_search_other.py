@@ -236,9 +236,10 @@ print(f"words of the last query that the training captions have: {met.intersecti
 
 # %% [markdown]
 # A caption that it knows, "red heart", comes first, and other hearts follow. "woman with red hair" is *not* a caption
-# (CLDR says "woman red hair"), and yet a woman with red hair comes first. Those behind her have other hair: the search
-# does not know where the right answers end. And the last query has no word that the training captions have, yet it
-# gets its pictures, with cosines above nearly all of the wrong pairs. A search, too, always answers.
+# (CLDR says "woman red hair"), and yet a woman with red hair comes first. But women with other hair stand between her
+# and the next such woman: the search does not know which answers are right. And the last query has no word that the
+# training captions have, yet it gets its pictures, with cosines above nearly all of the wrong pairs. A search, too,
+# always answers.
 #
 # ## Recall@k
 #
@@ -299,10 +300,10 @@ print("minclip.evaluate says the same:", all(abs(theirs[k] - recall_at(cosine, o
 # ## What "other" does
 #
 # A popular introduction to CLIP takes any class set, such as {cat, dog, horse, other}, and lets CLIP give the scores.
-# What is "other" in it? For the model it is a word like any other, and its feature lies somewhere, and it takes its share
-# of the softmax from everybody. Look at shares and cosines of four pictures, without and with it; the broccoli is by an
-# artist (Noto) of whom the model has seen nothing. The cosines of the three animals are the same in both rows; their
-# shares are not.
+# What is "other" in it? For the model it is a word like any other: its feature lies somewhere, and it takes its share
+# of the softmax from all the others. Look at shares and cosines of four pictures, without and with it; the broccoli is
+# by an artist (Noto) of whom the model has seen nothing. The cosines of the three animals are the same in both rows;
+# their shares are not.
 
 # %%
 ANIMALS = ["cat", "dog", "horse"]
@@ -340,9 +341,9 @@ for labels in (ANIMALS, [*ANIMALS, "other"]):
 # %% [markdown]
 # Without "other" the softmax makes an animal out of a fire engine whose cosines are all near zero: a share says who is
 # ahead, not by what right. With "other" each of the three that are no animal goes wherever its cosine happens to be the
-# largest. All are low, so it hangs on a few hundredths whether that is "other": the last line says who goes there, and
-# it should have been all three. The broccoli has more in common with an animal's *name* than with the word "other", and
-# the answer looks certain.
+# largest. Where all of them are low, a few hundredths decide. The last line says who goes to "other", and it should
+# have been all three. The broccoli has more in common with an animal's *name* than with the word "other", and the
+# answer looks certain.
 #
 # ## Knowing that it is none of these
 #
