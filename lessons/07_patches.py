@@ -198,6 +198,8 @@ train, held_out = load_emoji(preprocess, artists=[OPENMOJI])
 held_out = without_twins(held_out, train)
 pixels, texts = held_out.images[:: check.pick(1, 4)], held_out.captions[:: check.pick(1, 4)]
 unseen = preprocess.normalize(pixels)  # (N, 3, R, R)
+
+# %%
 text_features = F.normalize(model.encode_text(tokenizer(texts)), dim=1)  # (N, E)
 
 

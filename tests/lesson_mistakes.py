@@ -320,9 +320,13 @@ MISTAKES = {
         lambda parts: torch.cat(list(parts), dim=1).logsumexp(dim=1),  # keeps everything
         lambda parts: torch.stack([part.logsumexp(dim=1) for part in parts]).sum(dim=0),
         lambda parts: torch.stack([part.amax(dim=1) for part in parts]).amax(dim=0),
-        lambda parts: sum(part.double().exp().sum(dim=1) for part in parts).log().float(),  # a larger format
-        lambda parts: 150 + sum((part - 150).exp().sum(dim=1) for part in parts).log(),  # a fixed maximum
-        lambda parts: 900 + sum((part.double() - 900).exp().sum(dim=1) for part in parts).log().float(),
+        lambda parts: (
+            torch.stack([part.double().exp().sum(dim=1) for part in parts]).sum(dim=0).log().float()
+        ),  # a larger format
+        lambda parts: (
+            150 + torch.stack([(part - 150).exp().sum(dim=1) for part in parts]).sum(dim=0).log()
+        ),  # a fixed maximum
+        lambda parts: 900 + torch.stack([(part.double() - 900).exp().sum(1) for part in parts]).sum(0).log().float(),
         ("total * (largest - new).exp() + ", "total + "),  # the sum so far not corrected
         ("(largest - new).exp()", "(new - largest).exp()"),
         ("torch.maximum(largest, part.amax(dim=1))", "part.amax(dim=1)"),  # the largest of this part

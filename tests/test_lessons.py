@@ -1,13 +1,20 @@
 """Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
 
+import functools
 import importlib
 import importlib.util
+import inspect
+import math
 import os
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+import torch.nn.functional as F
+
+import minclip
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `import check`, `from solutions.…`
@@ -24,6 +31,11 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def solution(source: Path, name: str):
     return getattr(importlib.import_module(f"solutions.lesson_{source.name[:2]}"), name)
+
+
+def text_of(wrong) -> str:
+    """Where a wrong answer differs from ours, before and after, or all of it."""
+    return " -> ".join(wrong) if isinstance(wrong, tuple) else inspect.getsource(wrong)
 
 
 def skip_kernels_that_cannot_be_interpreted(stub: str) -> None:
@@ -44,10 +56,101 @@ def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys, tmp_
     assert capsys.readouterr().out.startswith(SOLVED)
 
 
+# What a check says about a wrong answer must fit that mistake: a part of the answer -> a part of the hint.
+HINTS = {
+    ("pool_at_end", "tokens.argmax"): "compare with end_id first",
+    ("causal_weights", "-30.0"): "only -torch.inf keeps none",
+    ("online_logsumexp", "double().exp()"): "no format holds exp(900)",
+    ("online_logsumexp", "part - 150"): "the row's largest so far",
+    ("chunked_loss", "*strips, logits"): "what keeps it?",
+    ("product_kernel", "tl.dot(a, b, tile)"): 'input_precision="ieee"',
+    ("coefficients_kernel", "num_programs(0)"): "a place in it for each block of *columns*",
+    ("grouped_loss", "detach"): "no .detach()",
+    ("step_log_scale", "math.inf"): "clamp last",
+    ("glue", "i += 1"): "what ends each loop?",
+}
+
+
+@pytest.mark.parametrize(("name", "part"), HINTS)
+def test_the_hint_fits_the_mistake(name, part, capsys, tmp_path):
+    source = next(source for source, exercise in EXERCISES if exercise == name)
+    skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
+    (k,) = (k for k, wrong in enumerate(MISTAKES[name]) if part in text_of(wrong))
+    getattr(check, name)(mistake(source.name[:2], name, k, tmp_path))
+    assert HINTS[name, part] in capsys.readouterr().out
+
+
+# Right answers, other than ours: each must be accepted.
+RIGHT = {
+    "step_log_scale": lambda t, slope, rate: min(math.log(100), t - rate * slope * math.exp(t)),
+    "n_pair_loss": lambda z: torch.stack([-torch.log_softmax(row, dim=0)[i] for i, row in enumerate(z)]).mean(),
+    "causal_weights": lambda s: s.masked_fill(torch.ones_like(s).triu(1).bool(), torch.finfo(s.dtype).min).softmax(-1),
+    "pool_at_end": lambda x, tokens, end: torch.stack([x[i, row.tolist().index(end)] for i, row in enumerate(tokens)]),
+    "online_logsumexp": lambda parts: functools.reduce(torch.logaddexp, (part.logsumexp(dim=1) for part in parts)),
+    "grouped_loss": lambda x, y, scale, group: torch.vmap(minclip.clip_loss, in_dims=(0, 0, None))(
+        x.unflatten(0, (-1, group)), y.unflatten(0, (-1, group)), scale
+    ).mean(),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_another_right_answer_is_accepted(name, capsys):
+    assert getattr(check, name)(RIGHT[name]) is RIGHT[name]
+    assert capsys.readouterr().out.startswith(SOLVED)
+
+
+def helper():
+    raise NotImplementedError
+
+
+# What is no answer at all, to any exercise -> a part of the verdict.
+ODD = {
+    "nothing": (lambda *case: None, "returned"),
+    "no function": (None, "raised TypeError"),
+    "another's stub": (lambda *case: helper(), "raised NotImplementedError"),
+    "PyTorch cannot": (lambda *case: torch.ones(2, dtype=torch.int64).softmax(dim=0), "raised"),
+    "too few parameters": (lambda: None, "raised TypeError"),
+    "the end": (lambda *case: sys.exit(), "raised SystemExit"),
+    "a word": (lambda *case: "word", "returned"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
+def test_anything_is_refused_and_the_lesson_goes_on(source, name, odd, capsys):
+    skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
+    attempt, _ = ODD[odd]
+    assert getattr(check, name)(attempt) is solution(source, name)
+    assert capsys.readouterr().out.startswith(WRONG)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_wrong_with_it_is_said(odd, capsys):
+    attempt, said = ODD[odd]
+    check.n_pair_loss(attempt)
+    assert said in capsys.readouterr().out
+
+
+def test_what_was_given_must_not_be_changed(capsys):
+    check.prompt_ensemble(
+        lambda prompts: F.normalize(prompts.div_(prompts.norm(dim=-1, keepdim=True)).mean(dim=1), dim=-1)
+    )
+    assert "changed a tensor" in capsys.readouterr().out
+
+
+def test_an_exception_is_shown_with_the_line_of_the_reader(capsys):
+    def n_pair_loss(z):
+        return z.no_such_thing
+
+    check.n_pair_loss(n_pair_loss)
+    assert "in your line `return z.no_such_thing`" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in Triton's interpreter
 @pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
 def test_mistakes_are_refused_with_a_counter_example(source, name, capsys, tmp_path):
     skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
+    assert len(MISTAKES[name]) >= 6
     for k in range(len(MISTAKES[name])):
         assert getattr(check, name)(mistake(source.name[:2], name, k, tmp_path)) is solution(source, name)
         assert capsys.readouterr().out.startswith(WRONG), f"wrong answer {k}"
@@ -99,6 +202,28 @@ def test_a_lesson_goes_on_where_there_is_no_triton(source, solved, tmp_path, mon
     assert run(source, solved, fast=True) <= {SOLVED if solved else NOT_YET}
 
 
+def rounds():
+    """(lesson, k): the k-th wrong answer to each of its exercises; a few for the ordinary run, all others slow."""
+    for source in SOURCES:
+        answers = [len(MISTAKES[name]) for lesson, name in EXERCISES if lesson == source]
+        for k in range(max(answers)):
+            sample = k == 0 and source.name[:2] in ("01", "06", "12")
+            yield pytest.param(source, k, marks=[] if sample else pytest.mark.slow, id=f"{source.stem}-{k}")
+
+
+@pytest.mark.parametrize(("source", "k"), list(rounds()))
+def test_run_all_ends_whatever_the_reader_wrote(source, k, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    answers = {}
+    for name, cell in build.stubs(build.read(source)).items():
+        kernel = "# needs Triton\n" if cell.source.startswith("# needs Triton") else ""
+        which = f'"{source.name[:2]}", "{name}", {k % len(MISTAKES[name])}, Path(r"{tmp_path}")'
+        answers[name] = (
+            f"{kernel}from pathlib import Path\nfrom lesson_mistakes import mistake\n{name} = mistake({which})"
+        )
+    assert run(source, answers, fast=True) == {WRONG}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("solved", [False, True], ids=["as shipped", "solved"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -106,12 +231,15 @@ def test_a_lesson_runs_in_full_within_its_time(source, solved):
     assert run(source, solved, fast=False) == {SOLVED if solved else NOT_YET}
 
 
-def run(source: Path, solved: bool, fast: bool) -> set[str]:
-    """Runs a lesson; returns the first letters of its verdict lines."""
+def run(source: Path, answers: bool | dict[str, str], fast: bool) -> set[str]:
+    """Runs a lesson with its stubs, its solutions, or other cells; returns the first letters of its verdict lines."""
     notebook = build.read(source)
-    cells = build.stubs(notebook).values()
-    expected = sum(HAS_TRITON or not cell.source.startswith("# needs Triton") for cell in cells)
-    if solved:
+    stubs = build.stubs(notebook)
+    expected = sum(HAS_TRITON or not cell.source.startswith("# needs Triton") for cell in stubs.values())
+    if isinstance(answers, dict):
+        for name, cell in stubs.items():
+            cell.source = answers[name]
+    elif answers:
         build.solve(notebook, source.name[:2])
     seconds = build.run(notebook, fast)
     assert fast or seconds <= build.BUDGET[source.name[:2]]
