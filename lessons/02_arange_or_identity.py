@@ -132,7 +132,7 @@ print(f"the identity matrix in float32: {4 * batch**2 / 2**30:.1f} GiB")
 print(f"the labels in int64:            {8 * batch / 2**10:.0f} KiB")
 
 # %% [markdown]
-# (The logits are as large as that identity, and they remain. Lesson 12 gets rid of them, too.)
+# (The logits are as large as that identity, and they remain. Lesson 15 gets rid of them, too.)
 #
 # ## Pictures choose texts, texts choose pictures
 #
@@ -201,7 +201,7 @@ print("sum over everything:", f"{gradient.sum():.1e}")
 #
 # ## What this lesson does not show
 #
-# Which of the forms is fastest (lesson 12 measures memory, lesson 14 counts operations), and what happens when two
+# Which of the forms is fastest (lesson 15 measures memory, lesson 17 counts operations), and what happens when two
 # texts of a batch are the same: then the identity matrix is *wrong*, it says that an equal text is a negative (lesson
 # 03).
 #

@@ -476,7 +476,7 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 # @TAKE@
 # - Tune the learning rate for each size on a validation set; repeat with other seeds; look whether the curves have
 #   stopped rising before you compare where they end.
-# - To have a big batch in a small memory is a question of its own: lesson 12 computes the loss without its matrix.
+# - To have a big batch in a small memory is a question of its own: lesson 15 computes the loss without its matrix.
 #
 # Stuck? `from solutions.lesson_09 import grouped_loss`, or read
 # [solutions/lesson_09.py](solutions/lesson_09.py).

@@ -632,7 +632,7 @@ def recall_at(attempt, draw):
 
 
 @exercise(
-    "12", "of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?", 25
+    "15", "of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?", 25
 )
 def online_logsumexp(attempt, draw):
     rows = draw(st.integers(1, 3))
@@ -654,7 +654,7 @@ def online_logsumexp(attempt, draw):
 
 
 @exercise(
-    "12",
+    "15",
     "the rows of a strip are finished with it; of each column, keep the log-sum-exp of what came so far.",
     cases=30,
 )
@@ -824,7 +824,7 @@ def numbers(draw: Callable[..., Any], rows: int, width: int) -> Tensor:
     return fenced(torch.randint(1, 5, (rows, width), generator=generator).float())
 
 
-@exercise("13", "the load ends at N and at D, the store at N; what can stand elsewhere and add nothing?", cases=20)
+@exercise("16", "the load ends at N and at D, the store at N; what can stand elsewhere and add nothing?", cases=20)
 def squared_lengths_kernel(attempt, draw):
     rows, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     x, out = numbers(draw, rows, width), fenced(torch.full((rows,), torch.nan))
@@ -833,7 +833,7 @@ def squared_lengths_kernel(attempt, draw):
 
 
 @exercise(
-    "13", "the rows of x end at N, the rows of y at M, the features of both at D; the store has N and M.", cases=15
+    "16", "the rows of x end at N, the rows of y at M, the features of both at D; the store has N and M.", cases=15
 )
 def product_kernel(attempt, draw):
     rows, columns, width = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
@@ -850,7 +850,7 @@ def product_kernel(attempt, draw):
 # --- 14 The fused loss ------------------------------------------------------------------------------------------------
 
 
-@exercise("14", "log(1 + exp(t)) has a name of its own: look among the activations in torch.nn.functional.")
+@exercise("17", "log(1 + exp(t)) has a name of its own: look among the activations in torch.nn.functional.")
 def loss_from_others(attempt, draw):
     ahead = draw(st.lists(st.integers(-100, 70), min_size=1, max_size=3))
     others = torch.tensor([float(draw(st.integers(-100, 100))) for _ in ahead])
@@ -880,7 +880,7 @@ def unwritten(*shape: int) -> Tensor:
     return fenced(torch.full(shape, torch.nan))
 
 
-@exercise("14", "which elements must not count? And what is the largest of a row where none is left?", 12)
+@exercise("17", "which elements must not count? And what is the largest of a row where none is left?", 12)
 def sums_kernel(attempt, draw):
     x, y, scale = unit_features(draw)
     N, D = x.shape
@@ -896,7 +896,7 @@ def sums_kernel(attempt, draw):
         _compare(name, got, wanted, {"N": N, "D": D, "BLOCK": 4, "scale": scale})
 
 
-@exercise("14", "the first row of a launch is number `first`; beyond last and N nothing counts, in the moment too.", 2)
+@exercise("17", "the first row of a launch is number `first`; beyond last and N nothing counts, in the moment too.", 2)
 def coefficients_kernel(attempt, draw):
     for N, first, last in ((1, 0, 1), (3, 0, 3), (5, 0, 5), (5, 3, 4), (9, 4, 9), (9, 1, 8), (13, 2, 7)):
         _check_coefficients(attempt, *unit_features(draw, N), first, last)

@@ -1,23 +1,28 @@
 """Which pairs stand in a batch, and what the model gets to see of them.
 
 Order and augmentation are functions of (seed, epoch, step, index), not of a generator's history: there is nothing to
-save, nothing to replay, and a part of a batch is the same whether or not the rest of it is made. The idea is
-`jax.random.fold_in`'s; here the numbers are hashed into the seed of a fresh generator.
+save, and a part of a batch is the same whether or not the rest of it is made. The idea is `jax.random.fold_in`'s; here
+the numbers are hashed into the seed of a fresh generator.
+
+All batches have one size: what is left of an epoch begins a batch that the next epoch fills. A smaller last batch would
+have fewer negatives, so another loss to start from and another floor, and several processes might not be able to share
+it.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from minclip.data import Pairs
-from minclip.images import Preprocess, augment, draw_augmentation
+from minclip.images import Preprocess, augment, draw_augmentation, to_device
 from minclip.loss import batch_floor
 
 ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
+KEEP = 4  # orders of epochs that are remembered: of this one, and of the next ones for what reads ahead
 
 
 def counter_generator(*counters: int) -> torch.Generator:
@@ -26,18 +31,56 @@ def counter_generator(*counters: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-@lru_cache(maxsize=1)
-def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order (n,) int64 in which an epoch goes through n pairs."""
-    return torch.randperm(n, generator=counter_generator(seed, ORDER, epoch))
+class Order:
+    """All pairs, shuffled anew in every epoch, as one sequence that is cut into batches.
+
+    No pair stands twice in a batch: those that one epoch leaves at the beginning of a batch have to wait in the next
+    epoch until this batch is full. So an epoch depends on the one before, and to look at a late one first takes as many
+    shuffles as there are epochs up to it.
+    """
+
+    def __init__(self, pairs: int, batch_size: int, seed: int) -> None:
+        self.pairs, self.batch_size, self.seed = pairs, batch_size, seed
+        self._forget()
+
+    def batch(self, step: int) -> torch.Tensor:
+        """The pairs (B,) int64 of a step, which counts from 0."""
+        epoch, place = divmod(step * self.batch_size, self.pairs)
+        rows = self.epoch(epoch)[place : place + self.batch_size]
+        missing = self.batch_size - len(rows)
+        return torch.cat([rows, self.epoch(epoch + 1)[:missing]]) if missing else rows
+
+    def epoch(self, epoch: int) -> torch.Tensor:
+        """The order (n,) int64 in which an epoch goes through the pairs."""
+        if epoch not in self._orders and epoch < max(self._orders):
+            self._forget()
+        for number in range(max(self._orders) + 1, epoch + 1):
+            self._orders[number] = self._after(self._orders[number - 1], number)
+            self._orders.pop(number - KEEP, None)
+        return self._orders[epoch]
+
+    def _forget(self) -> None:
+        self._orders = {-1: torch.empty(0, dtype=torch.int64)}  # of each epoch, the newest KEEP of them
+
+    def _after(self, before: torch.Tensor, epoch: int) -> torch.Tensor:
+        """The order of an epoch, given that of the epoch before it."""
+        begun = epoch * self.pairs % self.batch_size  # the number of pairs that already stand in its first batch
+        shuffled = torch.randperm(self.pairs, generator=counter_generator(self.seed, ORDER, epoch))
+        first = self._without(before[self.pairs - begun :], shuffled)[: self.batch_size - begun]
+        return torch.cat([first, self._without(first, shuffled)])
+
+    def _without(self, left_out: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        stays = torch.ones(self.pairs, dtype=torch.bool)
+        stays[left_out] = False
+        return order[stays[order]]
 
 
 class Batches:
     """The batches of a training: step -> rows -> pictures and tokens.
 
-    Steps count from 0 and go on from epoch to epoch; an epoch leaves out the pairs that do not fill a batch. `tokens`
-    (N, T) int64 are those of all captions, or (V, N, T) those of V ways to say each; half of the time the first is
-    read. Raises ValueError if the captions do not fill one batch.
+    Steps count from 0 and go on from epoch to epoch. `tokens` (N, T) int64 are those of all captions, or (V, N, T)
+    those of V ways to say each; half of the time the first is read. Raises ValueError if the captions do not fill one
+    batch.
     """
 
     def __init__(
@@ -57,17 +100,20 @@ class Batches:
         self.pairs, self.preprocess = pairs, preprocess
         self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
+        self.order = Order(len(pairs), batch_size, seed)
         self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
 
-    def __len__(self) -> int:
-        """The number of steps in an epoch."""
-        return len(self.pairs) // self.batch_size
+    def steps(self, epochs: int) -> int:
+        """The number of steps in which every caption is read `epochs` times; the last one may begin a further epoch."""
+        return math.ceil(epochs * len(self.pairs) / self.batch_size)
 
     def rows(self, step: int) -> torch.Tensor:
         """The captions (B,) of a step, as indices into the pairs."""
-        epoch, place = divmod(step, len(self))
-        order = epoch_order(len(self.pairs), self.seed, epoch)
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.order.batch(step)
+
+    def pictures(self, step: int) -> torch.Tensor:
+        """The pictures (B,) of a step, as indices into those of the pairs."""
+        return self.pairs.image_of_caption[self.rows(step)]
 
     def phrasings(self, step: int) -> torch.Tensor:
         """Which of the V ways to say its caption each row (B,) of a step reads."""
@@ -85,15 +131,12 @@ class Batches:
         `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
         Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
         """
-        rows = self.rows(step)[part]
         # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
         generator = counter_generator(self.seed, AUGMENTATION, step)
         changes = draw_augmentation(self.batch_size, generator, self.augmentation)[part]
-        pixels = self.pairs.images[self.pairs.image_of_caption[rows]]
-        if torch.device(device).type == "cuda":
-            pixels = pixels.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
-        pixels = pixels.to(device, non_blocking=True)
-        return self.preprocess.normalize(augment(pixels, changes)), self.tokens[self.phrasings(step)[part], rows]
+        pixels = to_device(self.pairs.images[self.pictures(step)[part]], device)
+        tokens = self.tokens[self.phrasings(step)[part], self.rows(step)[part]]
+        return self.preprocess.normalize(augment(pixels, changes)), tokens
 
     def parts(self, step: int, device: torch.device | str, shard: slice, size: int | None) -> "MicroBatches":
         """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
@@ -110,8 +153,7 @@ class Batches:
 
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""
-        rows = self.rows(step)
-        return batch_floor(self.caption_ids[rows], self.pairs.image_of_caption[rows], loss)
+        return batch_floor(self.caption_ids[self.rows(step)], self.pictures(step), loss)
 
 
 @dataclass(frozen=True)

@@ -177,11 +177,18 @@ def picture_files(folder: str | Path) -> Sequence[Path]:
 # --- from pixels to what the model reads ------------------------------------------------------------------------------
 
 
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device, without waiting for what a GPU has yet to do."""
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
+    return tensor.to(device, non_blocking=True)
+
+
 def normalize(
     images: torch.Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
 ) -> torch.Tensor:
     """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 with the given mean and standard deviation."""
-    center, spread = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
+    center, spread = (to_device(torch.tensor(values), images.device)[:, None, None] for values in (mean, std))
     return (images.float() / 255 - center) / spread
 
 
@@ -292,7 +299,7 @@ def augment(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
 
     Works on the pictures' device. Returns float32 in [0, 255], not normalised.
     """
-    move, colour, blur = changes.to(images.device).split([6, 12, 1], dim=1)
+    move, colour, blur = to_device(changes, images.device).split([6, 12, 1], dim=1)
     grid = F.affine_grid(move.view(-1, 2, 3), list(images.shape), align_corners=False)  # (B, R, R, 2)
     # Clamping to the centre of the outermost pixel makes what lies beyond the edge repeat it.
     edge = 1 - 1 / images.shape[-1]

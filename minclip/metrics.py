@@ -25,17 +25,18 @@ class Measured(NamedTuple):
 class History:
     """The rows of metrics.csv. `add` is called after each step and reads nothing back; `read_back` does."""
 
-    def __init__(self, steps_per_epoch: int, untrained: float) -> None:
+    def __init__(self, pairs: int, batch_size: int, untrained: float) -> None:
         self.rows: list[Row] = []
         self.scores: list[tuple[float, float]] = []  # top-1 and top-5 on held-out pictures, one for each report
         self.log: TensorBoard | None = None  # gets every row as well
         self._pending: list[tuple[Row, Measured]] = []
-        self._steps_per_epoch, self._untrained = steps_per_epoch, untrained
+        self._pairs, self._batch_size, self._untrained = pairs, batch_size, untrained
         self._start = time.perf_counter()
 
     def add(self, step: int, measured: Measured, floor: float, lr: float) -> None:
         """Remember a step; `step` counts from 1."""
-        row = {"step": step, "epoch": step / self._steps_per_epoch, "loss": math.nan, "untrained": self._untrained}
+        epoch = step * self._batch_size / self._pairs
+        row = {"step": step, "epoch": epoch, "loss": math.nan, "untrained": self._untrained}
         row |= {"floor": floor, "lr": lr, "logit_scale": math.nan, "seconds": time.perf_counter() - self._start}
         self._pending.append((row, measured))
 
@@ -49,7 +50,8 @@ class History:
         values = torch.stack([torch.stack(measured) for _, measured in self._pending]).tolist()
         for (row, _), (loss, norm, scale) in zip(self._pending, values, strict=True):
             if not math.isfinite(loss + norm):
-                epoch, batch = divmod(int(row["step"]) - 1, self._steps_per_epoch)
+                epoch, place = divmod((int(row["step"]) - 1) * self._batch_size, self._pairs)
+                batch = place // self._batch_size
                 raise FloatingPointError(
                     f"step {row['step']}, batch {batch + 1} of epoch {epoch + 1}: the loss is {loss} and the norm of "
                     f"its gradient {norm}; try a lower learning rate. The last checkpoint is kept"

@@ -23,94 +23,22 @@ from minclip.checkpoints import load_checkpoint, save_checkpoint
 from minclip.data import Pairs
 from minclip.distributed import ONE_PROCESS, World
 from minclip.evaluate import recall_of_pairs
-from minclip.finetune import TOWERS, learning_rates, lock
+from minclip.finetune import learning_rates, lock
 from minclip.formats.run import BEST, save_weights
-from minclip.images import AUGMENTATIONS
+from minclip.images import to_device
 from minclip.interruption import Interruption
 from minclip.loss import clip_loss, cost_of_equals, siglip_loss
 from minclip.metrics import History, Measured, Row, TensorBoard
 from minclip.model import CLIP
 from minclip.teacher import resemblance_loss, teacher_features
 from minclip.tokenizer import Tokenizer
+from minclip.train_config import FREE, TrainConfig
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
 REPORTS = 10  # evaluations during a training, evenly spread
 READ_BACK_EVERY = 10  # steps between two looks at the device's numbers; each look waits for it
 SAVE_EVERY = 600.0  # seconds between two checkpoints, besides those of the reports
-FREE = (
-    "early_stopping",
-    "log",
-    "micro_batch",
-    "grad_checkpoint",
-    "compile",
-)  # settings that may change when a run goes on
 LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
-LOGS = ("tensorboard",)
-LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. Raises ValueError, with the name and the value, for a setting that would waste the run.
-
-    `loss` "siglip" needs a model with a logit_bias; `backend` "naive" is the readable formula with its B×B matrix.
-    `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
-    memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
-    gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
-    `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
-    features learns at `layer_decay` times the rate of the one above it. `augmentation` is one of
-    `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures (`teacher.py`). `warmup` is a
-    share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the held-out
-    pictures after which the training ends.
-    """
-
-    epochs: int = 40
-    batch_size: int = 128
-    micro_batch: int | None = None
-    lr: float = 1e-3
-    seed: int = 0
-    loss: str = "clip"
-    backend: str = "fused"
-    precision: str = "fp32"
-    compile: bool = False
-    grad_checkpoint: bool = False
-    weight_decay: float = 0.1
-    warmup: float = 0.1
-    max_grad_norm: float = 1.0
-    lock: str | None = None
-    unlock_last: int = 0
-    layer_decay: float = 1.0
-    augmentation: str = "gentle"
-    distill: float = 0.0
-    early_stopping: int | None = None
-    log: str | None = None
-
-    def __post_init__(self) -> None:
-        rules = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 2, "at least 2: one pair has no negatives, and its loss is always 0"),
-            "micro_batch": (self.micro_batch is None or self.micro_batch >= 1, "at least 1"),
-            "lr": (math.isfinite(self.lr) and self.lr > 0, "a positive number"),
-            "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 − 1"),
-            "loss": (self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
-            "backend": (self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}"),
-            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "lock": (self.lock is None or self.lock in TOWERS, f"one of {', '.join(TOWERS)}"),
-            "unlock_last": (self.unlock_last >= 0, "at least 0"),
-            "layer_decay": (0 < self.layer_decay <= 1, "more than 0, at most 1"),
-            "warmup": (0 <= self.warmup <= 1, "from 0 to 1"),
-            "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
-            "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
-            "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
-            "distill": (self.distill >= 0, "at least 0"),
-            "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
-        }
-        for name, (is_kept, rule) in rules.items():
-            if not is_kept:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
-        if self.unlock_last and not self.lock:
-            raise ValueError(f"unlock_last is {self.unlock_last}; it needs lock, the tower whose last blocks these are")
 
 
 @dataclass
@@ -183,9 +111,9 @@ def encode_by_length(
     lengths = tokens.argmax(dim=1) + 1
     order = lengths.argsort()
     longest = [math.ceil(int(lengths[rows].max()) / multiple) * multiple for rows in order.chunk(groups)]
-    parts = [tokens[rows, :length].to(device) for rows, length in zip(order.chunk(groups), longest, strict=True)]
-    features = torch.cat([encode_text(part) for part in parts])  # in the order of length
-    return features[order.argsort().to(device)]
+    parts = (tokens[rows, :length] for rows, length in zip(order.chunk(groups), longest, strict=True))
+    features = torch.cat([encode_text(to_device(part, device)) for part in parts])  # in the order of length
+    return features[to_device(order.argsort(), device)]
 
 
 def contrastive_loss(
@@ -218,8 +146,8 @@ def update(
 ) -> Measured:
     """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
 
-    `pictures` (B,) are the numbers of the pictures in `state.seen`, where there is a teacher. Several processes call
-    this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
+    `pictures` (B,), on the device, are the numbers of the pictures in `state.seen`, where there is a teacher. Several
+    processes call this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model, world = state.model, state.world
@@ -264,7 +192,7 @@ def train(
     and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
     """
     _check(config, batches, held_out, world)
-    steps, settings = config.epochs * len(batches), _settings(config, batches)
+    steps, settings = batches.steps(config.epochs), _settings(config, batches)
     state, history = _start(model, batches, config, world)
     if resume:
         state.step = load_checkpoint(run, model, state.optimizer, history, settings)
@@ -315,7 +243,8 @@ def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> 
     lock(model, config.lock, config.unlock_last)
     seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
     state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), world=world, seen=seen)
-    return state, History(len(batches), cost_of_equals(torch.tensor(batches.batch_size), config.loss).item())
+    untrained = cost_of_equals(torch.tensor(batches.batch_size), config.loss).item()
+    return state, History(len(batches.pairs), batches.batch_size, untrained)
 
 
 def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
@@ -335,9 +264,9 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     floor = batches.floor(state.step, config.loss)
-    world, pictures = state.world, batches.pairs.image_of_caption[batches.rows(state.step)]
-    shards = world.shards(batches.batch_size)
-    parts = batches.parts(state.step, state.model.device, shards[world.rank], config.micro_batch)
+    device, shards = state.model.device, state.world.shards(batches.batch_size)
+    parts = batches.parts(state.step, device, shards[state.world.rank], config.micro_batch)
+    pictures = None if state.seen is None else to_device(batches.pictures(state.step), device)
     measured = update(state, parts, config, pictures, [shard.stop - shard.start for shard in shards])
     history.add(state.step, measured, floor, lr)
 

@@ -314,7 +314,7 @@ MISTAKES = {
         lambda s, right, k: right.gather(1, s.topk(k).indices).all(dim=1).double().mean().item(),
         lambda s, right, k: right[:, :k].any(dim=1).double().mean().item(),
     ],
-    # --- 12
+    # --- 15
     "online_logsumexp": [
         lambda parts: torch.stack([part.exp().sum(dim=1) for part in parts]).sum(dim=0).log(),  # overflows
         lambda parts: torch.cat(list(parts), dim=1).logsumexp(dim=1),  # keeps everything
@@ -365,7 +365,7 @@ MISTAKES = {
         ("- 2 * pairs", "- pairs"),
         (".mean() / 2", ".mean()"),
     ],
-    # --- 13
+    # --- 16
     "squared_lengths_kernel": [
         ("mask=inside", "mask=(rows < N)[:, None]"),  # the next row's columns
         ("mask=inside", "mask=(columns < D)[None, :]"),  # rows behind the matrix
@@ -385,7 +385,7 @@ MISTAKES = {
         ('tile = tl.dot(a, b, tile, input_precision="ieee")', "tile = tl.dot(a, b, tile)"),  # TF32
         ('tile = tl.dot(a, b, tile, input_precision="ieee")', "tile += tl.dot(a, b)"),
     ],
-    # --- 14
+    # --- 17
     "loss_from_others": [
         lambda others, pairs: torch.logaddexp(others, pairs) - pairs,  # small losses are lost
         lambda others, pairs: (1 + (others - pairs).exp()).log(),  # these, and large ones overflow

@@ -17,7 +17,7 @@ FLOORS = [
         *("data", "formats", "batches", "prompts", "metrics", "teacher"),
         *("interruption", "distributed", "gradient_cache"),
     ],
-    ["evaluate", "finetune", "naming", "queries", "checkpoints", "train", "plots"],
+    ["evaluate", "finetune", "naming", "queries", "checkpoints", "train_config", "train", "plots"],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

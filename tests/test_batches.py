@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minclip.batches import Batches, counter_generator
+from minclip.batches import Batches, Order, counter_generator
 from minclip.data import Emoji, Pairs
+from minclip.distributed import World
 from minclip.images import Preprocess, augment, draw_augmentation
 
 N, R = 23, 12
@@ -23,11 +26,50 @@ def batches(pairs: Pairs, batch_size: int = 5, seed: int = 0) -> Batches:
     return Batches(pairs, tokens, Preprocess(R), batch_size=batch_size, seed=seed)
 
 
-def test_an_epoch_has_every_caption_at_most_once_and_another_order_than_the_next(pairs):
+@st.composite
+def sizes(draw) -> tuple[int, int]:
+    """A number of pairs, and a batch size that they fill."""
+    pairs = draw(st.integers(1, 70))
+    return pairs, draw(st.integers(1, pairs))
+
+
+@given(sizes(), st.integers(1, 5), st.integers(1, 12), st.integers(0, 3))
+def test_every_pair_is_seen_once_an_epoch_by_one_of_the_processes(sizes, processes, epochs, seed):
+    """And no batch, of which all have one size, has a pair twice."""
+    pairs, batch_size = sizes
+    order, seen = Order(pairs, batch_size, seed), []
+    shards = World(0, processes).shards(batch_size)
+    for step in range(math.ceil(epochs * pairs / batch_size)):
+        batch = order.batch(step).tolist()
+        assert len(set(batch)) == batch_size
+        seen += [pair for shard in shards for pair in batch[shard]]
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * pairs : (epoch + 1) * pairs]) == list(range(pairs))
+    assert len(seen) < epochs * pairs + batch_size
+
+
+@given(sizes(), st.lists(st.integers(0, 60), min_size=1, max_size=5))
+def test_a_batch_does_not_depend_on_what_was_asked_before(sizes, steps):
+    order = Order(*sizes, seed=0)
+    for step in steps:
+        assert torch.equal(order.batch(step), Order(*sizes, seed=0).batch(step))
+
+
+@pytest.mark.parametrize("batch_size", [4, 7, 9, 12])
+def test_every_order_is_as_likely(batch_size):
+    """Of twelve pairs: each stands as often in each place of the third epoch, and as often before each other one."""
+    orders = torch.stack([Order(12, batch_size, seed).epoch(2) for seed in range(3000)])  # (3000, 12)
+    places = torch.stack([column.bincount(minlength=12) for column in orders.T]) / 3000
+    torch.testing.assert_close(places, torch.full((12, 12), 1 / 12), rtol=0, atol=0.025)  # 5 standard deviations
+    place_of = orders.argsort(dim=1)
+    is_before = (place_of[:, :, None] < place_of[:, None, :]).float().mean(dim=0) + torch.eye(12) / 2
+    torch.testing.assert_close(is_before, torch.full((12, 12), 0.5), rtol=0, atol=0.046)
+
+
+def test_epochs_have_different_orders_and_a_training_ends_with_the_last_of_them(pairs):
     made = batches(pairs)
-    assert len(made) == 4
-    epochs = [torch.cat([made.rows(4 * epoch + place) for place in range(4)]).tolist() for epoch in range(3)]
-    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert [made.steps(epochs) for epochs in (1, 2, 5)] == [5, 10, 23]
+    epochs = torch.cat([made.rows(step) for step in range(15)])[: 3 * N].view(3, N).tolist()
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -42,7 +84,7 @@ def test_pictures_and_tokens_belong_together(pairs):
 
 
 @given(st.integers(0, 40), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 23))
-def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_made_before(pairs, step, before, batch_size):
+def test_pictures_and_tokens_depend_on_seed_and_step_and_not_on_what_was_made_before(pairs, step, before, batch_size):
     expected = batches(pairs, batch_size).make(step, "cpu")
     made = batches(pairs, batch_size)
     for other in before:

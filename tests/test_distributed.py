@@ -7,21 +7,19 @@ import copy
 import functools
 import math
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from minclip_kernels.testing import in_processes
-from safetensors.torch import load_file
+from minclip_kernels.testing import in_processes, load_mutant
 
-from minclip import CLIP, PRESETS, train
+from minclip import CLIP, PRESETS, distributed, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
 from minclip.distributed import ONE_PROCESS, World
@@ -30,6 +28,7 @@ from minclip.train import State, TrainConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=300, vision_width=16)
+PAIRS = 31  # of the trainings by the loop
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 Weights = dict[str, torch.Tensor]
 
@@ -70,25 +69,38 @@ def weights_after_20_steps(world: World, loss: str, dtype: torch.dtype, size: in
     return model.state_dict()
 
 
-def curve_and_captions(world: World, folder: str) -> tuple[list[float], list[int]]:
-    """The losses of a whole training by the loop, and the captions that this process has seen, in two epochs."""
-    images = torch.randint(0, 256, (30, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pairs = Pairs(images, [Emoji(f"{i:04X}") for i in range(30)], [str(i) for i in range(30)], torch.arange(30))
-    tokens = torch.stack([torch.arange(30) + 1, torch.full((30,), 299)], dim=1)
+def train_by_the_loop(
+    world: World, run: Path, stop_after: int = 0, resume: bool = False
+) -> tuple[list[float], Weights, list[list[int]]]:
+    """Two epochs by `train.train`: the losses, the weights, and the captions that this process has seen in each step.
+
+    With `stop_after`, SIGTERM comes in this step, and there are no losses.
+    """
+    images = torch.randint(0, 256, (PAIRS, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    names = [f"{i:04X}" for i in range(PAIRS)]
+    pairs = Pairs(images, [Emoji(name) for name in names], names, torch.arange(PAIRS))
+    tokens = torch.stack([torch.arange(PAIRS) + 1, torch.full((PAIRS,), 299)], dim=1)
     torch.manual_seed(0)
     model = CLIP(CONFIG)
-    seen, update = [], train.update
+    seen, update, losses = [], train.update, []
 
     def spy(state, parts, *rest):
-        seen.extend(row - 1 for _, part in parts for row in part[:, 0].tolist())
+        seen.append([row - 1 for _, part in parts for row in part[:, 0].tolist()])
+        if len(seen) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
         return update(state, parts, *rest)
 
     train.update = spy
     batches = Batches(pairs, tokens, Preprocess(24), batch_size=10, seed=0)
     config = TrainConfig(epochs=2, batch_size=10, micro_batch=3)
-    rows = train.train(model, None, batches, None, config, Path(folder), world=world)  # type: ignore[arg-type]
+    run.mkdir(exist_ok=True)
+    try:
+        rows = train.train(model, None, batches, None, config, run, resume, world)  # type: ignore[arg-type]
+        losses = [row["loss"] for row in rows]
+    except KeyboardInterrupt:
+        assert stop_after
     train.update = update
-    return [row["loss"] for row in rows], seen
+    return losses, model.state_dict(), seen
 
 
 # In float64 every split of a shard of 32, with two processes, and one split with others; in float32 one split.
@@ -99,6 +111,19 @@ GRADIENTS = {
     for size, splits in SPLITS.items()
 }
 TRAININGS = [("clip", torch.float64, 2), ("clip", torch.float32, 2), ("siglip", torch.float64, None)]
+# Deliberate errors: the old text of a source, and what it becomes.
+WORLD_MUTANTS = {"gradients added up": ("flat.div_(self.size)", "flat")}
+UPDATE_MUTANTS = {
+    "the scale's gradient is not averaged": ("if parameter.grad is not None)]", "if parameter.grad.ndim)]"),
+    "only the scale's gradient is averaged": ("if parameter.grad is not None)]", "if not parameter.grad.ndim)]"),
+    "the loss is not averaged": ("world.average([loss, *(", "world.average([*("),
+    "each process has a loss of its own": ("if world.group else {}", "if False else {}"),
+    "clipped before the average": (
+        "world.average(",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    world.average(",
+    ),
+}
+MUTANTS = [*WORLD_MUTANTS, *UPDATE_MUTANTS]
 
 
 # --- in the processes -------------------------------------------------------------------------------------------------
@@ -108,7 +133,8 @@ def compute(rank: int, count: int, folder: str) -> dict:
     world = World(rank, count, dist.group.WORLD)
     results: dict = {("gradients", *case): gradients(world, *case) for case in GRADIENTS[count]}
     results |= {("training", *case): weights_after_20_steps(world, *case) for case in TRAININGS}
-    results["loop"] = curve_and_captions(world, folder)
+    results["loop"] = train_by_the_loop(world, Path(folder) / f"loop-{count}")
+    train_by_the_loop(world, Path(folder) / f"stopped-{count}", stop_after=4)
     results["flags"] = world.any(False, rank == count - 1, True)
     results["shared"] = world.share(lambda: f"from {rank}")
     tensors = [torch.full((2,), float(rank)), torch.tensor(1.0 - rank)]
@@ -120,22 +146,55 @@ def compute(rank: int, count: int, folder: str) -> dict:
     return results
 
 
+def go_on(rank: int, count: int, folder: str) -> list[tuple]:
+    """Finish the trainings that as many processes, and one less (or four, for one), have left after four steps."""
+    results = []
+    for before in (count, count - 1 or 4):
+        run = Path(folder) / f"{before}-{count}"
+        if rank == 0:
+            shutil.copytree(Path(folder) / f"stopped-{before}", run)
+        dist.barrier()
+        results.append(train_by_the_loop(World(rank, count, dist.group.WORLD), run, resume=True))
+    return results
+
+
+def compute_mutated(rank: int, count: int, name: str, folder: str) -> dict:
+    """A gradient and a training with a deliberate error."""
+    world = World(rank, count, dist.group.WORLD)
+    if name in WORLD_MUTANTS:
+        mutant = load_mutant(distributed, WORLD_MUTANTS[name], Path(folder))
+        world = mutant.World(rank, count, dist.group.WORLD)
+    else:
+        train.update = load_mutant(train, UPDATE_MUTANTS[name], Path(folder)).update
+    results: dict = {("gradients", *case): gradients(world, *case) for case in GRADIENTS[count][-1:]}
+    return results | {("training", *case): weights_after_20_steps(world, *case) for case in TRAININGS[:1]}
+
+
 def main(target: str) -> None:
     torch.set_num_threads(1)
     folder = str(Path(target).parent)
-    torch.save([in_processes(n, functools.partial(compute, count=n, folder=folder)) for n in (1, 2, 3, 4)], target)
+    work = [[functools.partial(do, count=n, folder=folder) for n in (1, 2, 3, 4)] for do in (compute, go_on)]
+    computed, gone_on = ([in_processes(n, do) for n, do in enumerate(each, 1)] for each in work)
+    mutated = {name: functools.partial(compute_mutated, count=2, name=name, folder=folder) for name in MUTANTS}
+    mutants = {name: in_processes(2, do) for name, do in mutated.items()}
+    torch.save({"computed": computed, "gone on": gone_on, "mutants": mutants}, target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory) -> list[list[dict]]:
-    """What each process computed, for 1, 2, 3 and 4 of them."""
+def results(tmp_path_factory) -> dict:
+    """What each process returned, of 1, 2, 3 and 4: of `compute` and of `go_on`; and with each of the mutants."""
     target = str(tmp_path_factory.mktemp("computed") / "computed.pt")
     result = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return torch.load(target)
+
+
+@pytest.fixture(scope="module")
+def computed(results) -> list[list[dict]]:
+    return results["computed"]
 
 
 WORLD = pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -152,33 +211,61 @@ def plain_gradients(loss: str) -> Weights:
     return gradients(ONE_PROCESS, loss, torch.float64, None)
 
 
-@WORLD
-def test_gradients_are_those_of_one_process(computed, size):
-    for result in computed[size - 1]:
-        for case in GRADIENTS[size]:
-            assert_close(result[("gradients", *case)], plain_gradients(case[0]), TOLERANCE[case[1]])
-
-
 @functools.lru_cache
 def plain_training(loss: str, dtype: torch.dtype) -> Weights:
     return weights_after_20_steps(ONE_PROCESS, loss, dtype, None)
 
 
+def assert_that_of_one_process(results: list[dict], what: str, case: tuple) -> None:
+    """Compare gradients, or weights after 20 steps, in every process."""
+    for result in results:
+        if what == "gradients":
+            assert_close(result[(what, *case)], plain_gradients(case[0]), TOLERANCE[case[1]])
+        else:
+            torch.testing.assert_close(
+                result[(what, *case)], plain_training(*case[:2]), rtol=0, atol=TOLERANCE[case[1]]
+            )
+
+
+@WORLD
+def test_gradients_are_those_of_one_process(computed, size):
+    for case in GRADIENTS[size]:
+        assert_that_of_one_process(computed[size - 1], "gradients", case)
+
+
 @WORLD
 @pytest.mark.parametrize("case", TRAININGS, ids=str)
 def test_weights_after_20_steps_are_those_of_one_process(computed, size, case):
+    assert_that_of_one_process(computed[size - 1], "training", case)
     for result in computed[size - 1]:
-        weights = result[("training", *case)]
-        torch.testing.assert_close(weights, plain_training(*case[:2]), rtol=0, atol=TOLERANCE[case[1]])
-        torch.testing.assert_close(weights, computed[size - 1][0][("training", *case)], rtol=0, atol=0)
+        torch.testing.assert_close(
+            result[("training", *case)], computed[size - 1][0][("training", *case)], rtol=0, atol=0
+        )
+
+
+def assert_all_of_one_process(results: list[dict]) -> None:
+    for what, *case in results[0]:
+        assert_that_of_one_process(results, what, tuple(case))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(results, name):
+    with pytest.raises(AssertionError):
+        assert_all_of_one_process(results["mutants"][name])
+
+
+def in_order(seen: list[list[list[int]]]) -> list[int]:
+    """The captions in the order of the batches, given those that each process has seen in each step."""
+    return [caption for shards in zip(*seen, strict=True) for shard in shards for caption in shard]
 
 
 @WORLD
 def test_every_picture_is_seen_once_an_epoch_in_all(computed, size):
-    captions = [result["loop"][1] for result in computed[size - 1]]
+    """In seven batches of ten; the fourth one spans both epochs, and the last one has eight pairs of a third."""
+    seen = in_order([result["loop"][2] for result in computed[size - 1]])
+    assert len(seen) == 70
     for epoch in range(2):
-        seen = [caption for own in captions for caption in own[epoch * len(own) // 2 :][: len(own) // 2]]
-        assert sorted(seen) == list(range(30))
+        assert sorted(seen[epoch * PAIRS : (epoch + 1) * PAIRS]) == list(range(PAIRS))
 
 
 @WORLD
@@ -186,6 +273,25 @@ def test_the_loop_gives_the_curve_of_one_process(computed, size):
     wanted = computed[0][0]["loop"][0]
     for result in computed[size - 1]:
         assert result["loop"][0] == pytest.approx(wanted, rel=1e-4)
+
+
+@WORLD
+def test_a_run_goes_on_in_as_many_processes_with_the_same_bits(results, size):
+    (curve, weights, _), _ = results["gone on"][size - 1][0]
+    wanted_curve, wanted, _ = results["computed"][size - 1][0]["loop"]
+    assert curve == wanted_curve
+    torch.testing.assert_close(weights, wanted, rtol=0, atol=0)
+
+
+@WORLD
+def test_a_run_goes_on_in_another_number_of_processes_up_to_rounding(results, size):
+    """And the rest of the pairs is seen, each by one of the processes."""
+    others = results["computed"][(size - 1 or 4) - 1][0]["loop"]
+    for _, (curve, weights, _) in results["gone on"][size - 1]:
+        assert curve == pytest.approx(others[0], rel=1e-5)
+        torch.testing.assert_close(weights, others[1], rtol=0, atol=TOLERANCE[torch.float32])
+    seen = in_order([ours[1][2] for ours in results["gone on"][size - 1]])
+    assert seen == in_order([results["computed"][0][0]["loop"][2][4:]])
 
 
 @WORLD
@@ -205,97 +311,6 @@ def test_shards_are_the_batch_in_parts_of_nearly_one_size(batch_size, size):
     sizes = [rows.stop - rows.start for rows in shards]
     assert len(sizes) == size
     assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
-
-
-# --- by torchrun ------------------------------------------------------------------------------------------------------
-
-
-def start(pictures: Path, *options: str) -> subprocess.Popen:
-    """Start a training in two processes; a test ends it with `finish`."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "minclip",
-        "train",
-        *options,
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen, seconds: float | None = None) -> str:
-    """What the processes print on standard error until they end; fails if that takes more seconds."""
-    try:
-        return process.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        for number in [*processes_of(process), process.pid]:
-            os.kill(number, signal.SIGKILL)
-        process.communicate()
-        raise
-
-
-def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
-    while not list(run.glob("checkpoints/step-*")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-
-
-def processes_of(process: subprocess.Popen) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
-    return [int(number) for number in found.stdout.split()]
-
-
-def long_run(pictures: Path, run: Path, *options: str) -> list[str]:
-    return ["--smoke", "--epochs", "1000", "--data", str(pictures), "--out", str(run), *options]
-
-
-def test_a_process_that_dies_ends_the_others_with_a_message(pictures, tmp_path):
-    run = tmp_path / "run"
-    process = start(pictures, *long_run(pictures, run))
-    wait_for_checkpoint(run, process)
-    os.kill(processes_of(process)[-1], signal.SIGKILL)
-    error = finish(process, 60)
-    assert process.returncode != 0
-    assert "has lost another one, which must have ended; this one ends too" in error
-
-
-def test_torchrun_stopped_by_a_signal_saves_and_says_how_to_go_on(pictures, tmp_path):
-    run = tmp_path / "run"
-    process = start(pictures, *long_run(pictures, run, "--micro-batch", "5"))
-    wait_for_checkpoint(run, process)
-    process.send_signal(signal.SIGTERM)
-    error = finish(process, 60)
-    step = int(max((run / "checkpoints").glob("step-*")).name[5:13])
-    assert f"stopped after step {step} of 1000, and saved; to go on: torchrun --nproc-per-node 2 -m minclip" in error
-    assert step % 100 != 0, "the checkpoint is that of a report"
-
-
-def kill_two_processes_and_resume(pictures: Path, folder: Path, kills: int) -> None:
-    """Kill a run at any moment after its first checkpoint, and after the first one since it was resumed, and so on."""
-    options = ["--smoke", "--epochs", "100", "--data", str(pictures), "--out"]
-    assert "Error" not in finish(start(pictures, *options, str(folder / "untouched")))
-    run, draw = folder / "run", random.Random(0)
-    for kill in range(kills):
-        before = {path.name for path in run.glob("checkpoints/*")}
-        process = start(pictures, *(["--resume", str(run)] if kill else [*options, str(run)]))
-        while before == {path.name for path in run.glob("checkpoints/*")} and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.5))
-        for number in [*processes_of(process), process.pid]:
-            os.kill(number, signal.SIGKILL)
-        process.communicate()
-    assert "Error" not in finish(start(pictures, "--resume", str(run)))
-    for name in ("model.safetensors", "best.safetensors"):
-        ours, wanted = (load_file(place / name) for place in (run, folder / "untouched"))
-        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
-
-
-@pytest.mark.slow
-def test_two_processes_killed_and_resumed_end_with_the_same_bits(pictures, tmp_path):
-    kill_two_processes_and_resume(pictures, tmp_path, kills=20)
 
 
 if __name__ == "__main__":

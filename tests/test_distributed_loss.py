@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,18 @@ import minclip_kernels
 import pytest
 import torch
 import torch.distributed as dist
-from minclip_kernels import ClipLoss, SigLipLoss, distributed, fused_clip_loss, fused_siglip_loss, reference
+from minclip_kernels import (
+    ClipLoss,
+    SigLipLoss,
+    clip_loss,
+    distributed,
+    fused_clip_loss,
+    fused_siglip_loss,
+    reference,
+    siglip_loss,
+)
 from minclip_kernels.custom_op import HAS_TRITON
-from minclip_kernels.testing import count_products, in_processes, make_features
+from minclip_kernels.testing import count_products, in_processes, load_mutant, make_features
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 N, WIDTH, SCALE, BIAS = 24, 20, 10.0, -2.0
@@ -35,6 +45,46 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 DTYPES = {torch.float64: 1e-9, torch.float32: 1e-5}
 CASES = list(product(LOSSES, DTYPES))
+MUTATED_SPLIT = SPLITS[3][1]
+# Deliberate errors: the old text of a source, and what it becomes. First in `Shards`:
+SHARDS = {
+    "pairs without the rank's offset": (
+        "self.offset, self.total = sum(self.sizes[:rank]), ",
+        "self.offset, self.total = 0, ",
+    ),
+    "rows of the padding": ("part[:size]", "part[len(part) - size :]"),
+    "column sums of one process": (
+        "functools.reduce(torch.logaddexp2, parts.unbind())",
+        "parts[dist.get_rank(self.group)]",
+    ),
+    "column sums without the first process": ("parts.unbind())", "parts[1:].unbind())"),
+    "the largest of the column sums": ("torch.logaddexp2", "torch.maximum"),
+    "cosines of other pairs": (
+        "self._without_padding(cosines.reshape(-1))",
+        "self._without_padding(cosines.reshape(-1)).roll(1)",
+    ),
+    "texts gathered without gradient": (
+        "_reduce_scatter(own, parts, group=self.group)",
+        "own.copy_(parts.split(self.largest)[dist.get_rank(self.group)])",
+    ),
+    "gradients of texts averaged": ("return own[: self.count]", "return own[: self.count] / self.world"),
+}
+CLIP = {
+    "loss weighted by the own pairs": ("loss * (shards.count * shards.world / shards.total)", "loss"),
+    "gradient weighted by the own pairs": ("shards.world / (2 * shards.total)", "1 / (2 * shards.count)"),
+    "gradient for a sum over the processes": ("shards.world / (2 * shards.total)", "1 / (2 * shards.total)"),
+    "column sums not combined": ("sums._replace(columns=columns)", "sums"),
+    "positives of columns among the own pairs": ("equals = equals._replace(column_shares=shares)", "pass"),
+}
+SIGLIP = {
+    "weighted by the own pairs": ("shards.world / shards.total", "1 / len(image)"),
+    "pairs without the rank's offset, sigmoid": ("Problem(image, texts, shards.offset,", "Problem(image, texts, 0,"),
+    "texts gathered without gradient, sigmoid": (
+        "shards.add_and_scatter(gradients.text) if needs[1] else gradients.text",
+        "gradients.text[shards.offset :][: shards.count].clone()",
+    ),
+}
+MUTANTS = [*SHARDS, *CLIP, *SIGLIP]
 
 
 def features(dtype: torch.dtype, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,6 +173,19 @@ def count(rank: int, world: int) -> dict[str, tuple[int, int]]:
     return counts
 
 
+def compute_mutated(rank: int, name: str, folder: Path) -> dict[str, list[torch.Tensor]]:
+    """All losses of a rank's shard, in float64, with a deliberate error."""
+    if name in SHARDS:
+        clip_loss.Shards = siglip_loss.Shards = load_mutant(distributed, SHARDS[name], folder).Shards
+    elif name in CLIP:
+        minclip_kernels.fused_clip_loss = load_mutant(clip_loss, CLIP[name], folder).fused_clip_loss
+    else:
+        minclip_kernels.fused_siglip_loss = load_mutant(siglip_loss, SIGLIP[name], folder).fused_siglip_loss
+    rows = slice(sum(MUTATED_SPLIT[:rank]), sum(MUTATED_SPLIT[: rank + 1]))
+    options = {"group": dist.group.WORLD, "shard_sizes": MUTATED_SPLIT}
+    return {loss: loss_and_gradients(minclip_kernels, loss, torch.float64, rows, **options) for loss in LOSSES}
+
+
 def main(target: str) -> None:
     torch.set_num_threads(1)
     computed = {
@@ -131,7 +194,9 @@ def main(target: str) -> None:
         for i, sizes in enumerate(splits)
     }
     counts = [in_processes(world, functools.partial(count, world=world)) for world in WORLDS]
-    torch.save({"computed": computed, "counts": counts}, target)
+    mutated = {name: functools.partial(compute_mutated, name=name, folder=Path(target).parent) for name in MUTANTS}
+    mutants = {name: in_processes(len(MUTATED_SPLIT), work) for name, work in mutated.items()}
+    torch.save({"computed": computed, "counts": counts, "mutants": mutants}, target)
 
 
 # --- in the tests -----------------------------------------------------------------------------------------------------
@@ -184,6 +249,22 @@ def assert_whole(shards: list[list[torch.Tensor]], wanted: list[torch.Tensor], t
 def test_the_mean_over_the_processes_is_the_loss_of_the_whole_batch(computed, split, name, dtype):
     wanted = loss_and_gradients(reference, name, torch.float64)
     assert_whole([result[name, dtype] for result in computed[split]], wanted, DTYPES[dtype])
+
+
+def assert_all_whole(shards: list[dict[str, list[torch.Tensor]]]) -> None:
+    for name in LOSSES:
+        wanted = loss_and_gradients(reference, name, torch.float64)
+        assert_whole([results[name] for results in shards], wanted, DTYPES[torch.float64])
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(results, name):
+    with pytest.raises(AssertionError):
+        assert_all_whole(results["mutants"][name])
+
+
+def test_without_a_mutant_nothing_is_killed(computed):
+    assert_all_whole([{name: result[name, torch.float64] for name in LOSSES} for result in computed[3, 1]])
 
 
 @pytest.mark.usefixtures("interpreter")

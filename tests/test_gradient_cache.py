@@ -1,12 +1,20 @@
+import functools
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from minclip import CLIP, PRESETS, gradient_cache, train
+from minclip.batches import Batches
+from minclip.data import Pairs
+from minclip.images import Preprocess
 from minclip.loss import clip_loss, siglip_loss
 from minclip.train import State, TrainConfig
 
@@ -123,3 +131,29 @@ def test_a_batch_is_never_made_as_a_whole():
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.0))
     train.update(state, Parts(range(4)), TrainConfig())
     assert made == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def peak_of_live_bytes(work: Callable[[], object]) -> int:
+    """The most bytes of tensors that exist at once, beyond those from before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    results: Any = profiled.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def test_memory_grows_with_the_features_only():
+    """The live bytes of 256 pairs in parts of 32, beside a plain step of 32 and the features."""
+    model, _, _ = model_and_batch("clip", torch.float32)
+    images = torch.randint(0, 256, (256, 3, 24, 24), dtype=torch.uint8)
+    pairs, tokens = Pairs(images, [], [""] * 256, torch.arange(256)), torch.randint(1, 299, (256, 11))
+    peaks = {}
+    for size in (32, 256):
+        config = TrainConfig(batch_size=size, micro_batch=32)
+        batches = Batches(pairs, F.pad(tokens, (0, 1), value=299), Preprocess(24), batch_size=size, seed=0)
+        state = State(model, train.make_optimizer(model, config))
+        train.update(state, batches.parts(0, "cpu", slice(0, 4), None), config)  # makes the optimizer's state
+        model.zero_grad()
+        work = functools.partial(train.update, state, batches.parts(0, "cpu", slice(0, size), 32), config)
+        peaks[size] = peak_of_live_bytes(work)
+    assert peaks[256] < 1.3 * peaks[32] + 2 * 256 * CONFIG.embed_dim * 4

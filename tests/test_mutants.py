@@ -1,14 +1,11 @@
 """Deliberate errors in the sources, one at a time: the comparison with the reference must notice each."""
 
 import functools
-import importlib.util
-import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, siglip_loss, tiles_torch
-from minclip_kernels.testing import assert_equals_reference, expected, make_features
+from minclip_kernels.testing import assert_equals_reference, expected, load_mutant, make_features
 
 # The old text of a source, and what it becomes.
 TORCH = {
@@ -164,7 +161,6 @@ SIGLIP_LOSS = {
     "bias in other units": ("logit_bias / LN_2", "logit_bias"),
     "scale in other units": ("logit_scale / LN_2", "logit_scale"),
 }
-NUMBERS = itertools.count()
 
 
 KERNELS = {
@@ -342,22 +338,6 @@ def battery_of_triton_tiles():
     (gradient,) = torch.autograd.grad(loss, image)
     wanted = expected(image.detach(), text, 10.0).wanted.image
     assert (gradient - wanted).norm() < 2e-3 * wanted.norm()
-
-
-def load_mutant(module, change, folder):
-    """Return a changed copy of a module, under a name of its own; so are the operators that it registers."""
-    text = Path(module.__file__).read_text()
-    old, new = change
-    assert old in text, "the mutant changes nothing"
-    name = f"mutant_{next(NUMBERS)}"
-    path = folder / f"{name}.py"
-    path.write_text(text.replace(old, new).replace('@differentiable("', f'@differentiable("{name}_'))
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    copy = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(copy)
-    return copy
 
 
 @pytest.fixture

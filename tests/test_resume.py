@@ -1,9 +1,14 @@
 """`minclip train` killed at any moment, also while it writes a file, and resumed: it ends with the same bits.
 
-    python tests/test_resume.py PICTURES RUN 14 23 0.8
+    python tests/test_resume.py PICTURES RUN 12 14 23 0.8
 
-trains on the folder PICTURES in the folder RUN and kills the training three times: in front of its 14th event (a step,
-a renaming, the middle of a file), in front of the 23rd after it was resumed, and after 0.8 seconds; then lets it end.
+trains on the folder PICTURES in the folder RUN for 12 epochs and kills the training three times: in front of its 14th
+event (a step, a renaming, the middle of a file), in front of the 23rd after it was resumed, and after 0.8 seconds; then
+lets it end.
+
+    torchrun --nproc-per-node 2 tests/test_resume.py 1 14 train …
+
+is `minclip train …` in two processes, of which process 1 kills itself in front of its 14th event.
 """
 
 import os
@@ -23,21 +28,20 @@ from safetensors.torch import load_file
 from minclip import cli, plots, train
 from minclip.checkpoints import checkpoints
 
-EVENTS = 220  # of an untouched run
 NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-def options(pictures: Path, run: Path) -> list[str]:
-    return ["--smoke", "--epochs", "12", "--data", str(pictures), "--out", str(run)]
+def options(pictures: Path, run: Path, epochs: int = 12) -> list[str]:
+    return ["--smoke", "--epochs", str(epochs), "--data", str(pictures), "--out", str(run)]
 
 
-def next_arguments(pictures: Path, run: Path) -> list[str]:
+def next_arguments(pictures: Path, run: Path, epochs: int) -> list[str]:
     """How a person goes on: with --resume, or from the start if the run was killed before it had begun."""
     if (run / "config.json").exists():
         return ["train", "--resume", str(run)]
     for file in run.glob("*"):
         file.unlink()
-    return ["train", *options(pictures, run)]
+    return ["train", *options(pictures, run, epochs)]
 
 
 def kill_at_event(number: int) -> None:
@@ -62,16 +66,15 @@ def kill_at_event(number: int) -> None:
     os.replace, os.fsync, train.update = counted(os.replace), counted(os.fsync), counted(train.update)
 
 
-def kill_and_resume(pictures: Path, run: Path, moments: list[str]) -> int:
+def kill_and_resume(pictures: Path, run: Path, epochs: int, moments: list[str]) -> int:
     """Kill a run at each of the moments, and let it end; returns how often it was killed."""
     kills = 0
     for moment in [*moments, ""]:
         child = os.fork()
         if child == 0:
-            plots.draw_run = lambda *_: None
             if moment.isdigit():
                 kill_at_event(int(moment))
-            os._exit(cli.main(next_arguments(pictures, run)))
+            os._exit(cli.main(next_arguments(pictures, run, epochs)))
         if "." in moment:
             time.sleep(float(moment))
             os.kill(child, signal.SIGKILL)
@@ -82,9 +85,9 @@ def kill_and_resume(pictures: Path, run: Path, moments: list[str]) -> int:
     return kills
 
 
-def killed(pictures: Path, run: Path, *moments: str) -> int:
+def killed(pictures: Path, run: Path, epochs: int, *moments: str) -> int:
     """Call `kill_and_resume` in a new process, since the tests' own has threads and cannot be forked."""
-    command = [sys.executable, __file__, str(pictures), str(run), *moments]
+    command = [sys.executable, __file__, str(pictures), str(run), str(epochs), *moments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
@@ -120,22 +123,42 @@ def one_thread_and_no_figures():
 
 @NEEDS_FORK
 def test_killed_and_resumed_it_ends_with_the_same_bits(pictures, untouched, tmp_path):
-    assert killed(pictures, tmp_path / "run", "14", "23", "31") == 3
+    assert killed(pictures, tmp_path / "run", 12, "14", "23", "31") == 3
     assert_same_end(tmp_path / "run", untouched)
 
 
 @NEEDS_FORK
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_twenty_times_it_ends_with_the_same_bits(pictures, untouched, tmp_path, seed):
-    """Ten times in front of an event, ten times at any moment."""
-    draw = random.Random(seed)
-    moments = [str(draw.randint(1, EVENTS // 8)) for _ in range(10)] + [
-        f"{draw.uniform(0.1, 2):.3f}" for _ in range(10)
-    ]
+def test_killed_twenty_times_it_ends_with_the_same_bits(pictures, tmp_path, seed):
+    """Ten times in front of an event, ten times at any moment of its first second."""
+    draw, epochs = random.Random(seed), 400  # 675 steps
+    moments = [str(draw.randint(1, 100)) for _ in range(10)] + [f"{draw.uniform(0.1, 1):.3f}" for _ in range(10)]
     draw.shuffle(moments)
-    assert killed(pictures, tmp_path / "run", *moments) >= 10
-    assert_same_end(tmp_path / "run", untouched)
+    assert killed(pictures, tmp_path / "run", epochs, *moments) == 20
+    assert killed(pictures, tmp_path / "untouched", epochs) == 0
+    assert_same_end(tmp_path / "run", tmp_path / "untouched")
+
+
+def in_two_processes(pictures: Path, run: Path, ranks: str = "", event: int = 0) -> subprocess.CompletedProcess:
+    """Go on with a run by torchrun until the processes with these ranks kill themselves, or to its end."""
+    torchrun = [sys.executable, *["-m", "torch.distributed.run", "--nproc-per-node", "2"]]
+    command = [*torchrun, __file__, ranks, str(event), *next_arguments(pictures, run, epochs=200)]  # 338 steps
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_twenty_times_end_with_the_same_bits(pictures, tmp_path):
+    """One of them, or both, in front of an event."""
+    draw, run, untouched = random.Random(0), tmp_path / "run", tmp_path / "untouched"
+    for _ in range(20):
+        ended = in_two_processes(pictures, run, draw.choice(["0", "1", "01"]), draw.randint(1, 60))
+        assert "Signal 9 (SIGKILL)" in ended.stderr, ended.stderr
+    for path in (run, untouched):
+        ended = in_two_processes(pictures, path)
+        assert ended.returncode == 0, ended.stderr
+    assert_same_end(run, untouched)
 
 
 # --- the options ------------------------------------------------------------------------------------------------------
@@ -147,7 +170,7 @@ def test_an_interrupted_run_says_how_to_go_on(pictures, untouched, tmp_path, mon
         patch.setattr(train, "update", lambda *arguments: os.kill(os.getpid(), 15) or step(*arguments))
         assert cli.main(["train", *options(pictures, run)]) == 130
     error = capsys.readouterr().err
-    assert f"stopped after step 1 of 12, and saved; to go on: minclip train --resume {run}" in error
+    assert f"stopped after step 1 of 21, and saved; to go on: minclip train --resume {run}" in error
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "--resume"]) == 0  # the newest
     assert_same_end(run, untouched)
@@ -204,5 +227,17 @@ def test_the_best_weights_are_a_model(untouched, capsys):
     assert "recall@1" in capsys.readouterr().out
 
 
+def main(arguments: list[str]) -> int:
+    plots.draw_run = lambda *_: None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ranks, event, *arguments = arguments
+        if os.environ["RANK"] in ranks:
+            kill_at_event(int(event))
+        return cli.main(arguments)
+    pictures, run, epochs, *moments = arguments
+    print(kill_and_resume(Path(pictures), Path(run), int(epochs), moments))
+    return 0
+
+
 if __name__ == "__main__":
-    print(kill_and_resume(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(main(sys.argv[1:]))

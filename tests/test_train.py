@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from minclip import CLIP, PRESETS, Tokenizer, clip_loss, loss_floor, train
 from minclip.batches import Batches
 from minclip.data import Emoji, Pairs
+from minclip.images import to_device
+from minclip.metrics import History, Measured
 from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
 
@@ -120,6 +122,23 @@ def test_every_caption_is_used_once_an_epoch(pairs, tmp_path, monkeypatch):
     expected = sorted(map(tuple, tokenizer(pairs.captions).tolist()))
     assert sorted(batches[:16]) == sorted(batches[16:]) == expected
     assert batches[:16] != batches[16:]
+
+
+def test_epochs_are_counted_in_pairs(pairs, tmp_path):
+    """Two epochs of 16 pairs in batches of 7 are 5 steps, in which the learning rate falls to its end."""
+    model, tokenizer = new_model(pairs)
+    rows = run_training(model, tokenizer, pairs, None, TrainConfig(epochs=2, batch_size=7, warmup=0.2), tmp_path)
+    assert [row["epoch"] for row in rows] == [7 * step / 16 for step in range(1, 6)]
+    shares = [1, 1, *(0.5 * (1 + math.cos(math.pi * done / 4)) for done in (1, 2, 3))]
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3 * share for share in shares])
+    assert {row["untrained"] for row in rows} == {loss_floor(7)}
+
+
+def test_a_loss_that_is_not_finite_is_placed_in_the_epoch_in_which_its_batch_begins():
+    history = History(pairs=16, batch_size=7, untrained=2.0)
+    history.add(4, Measured(*torch.tensor([math.nan, 1.0, 1.0])), floor=0.0, lr=1e-3)
+    with pytest.raises(FloatingPointError, match=r"step 4, batch 1 of epoch 2: the loss is nan"):
+        history.read_back()
 
 
 def test_encoding_by_length_changes_nothing(pairs):
@@ -233,7 +252,7 @@ READS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "is_n
 
 
 class DeviceReads(TorchFunctionMode):
-    """Counts how often Python looks at a number that would be on the device, where it would wait for it.
+    """Counts how often Python looks at a number that would be on the device, or copies to it, and would wait for it.
 
     On a GPU these are the parameters, whatever is moved by `to`, and all that is computed from them; here everything
     is on the CPU, so tensors are marked.
@@ -247,18 +266,24 @@ class DeviceReads(TorchFunctionMode):
         inputs = tree_leaves((args, kwargs))
         on_device = any(isinstance(x, torch.nn.Parameter) or getattr(x, "on_device", False) for x in inputs)
         name = getattr(function, "__name__", "")
-        if on_device and (name in READS or self._chooses_rows(name, args)):
+        if on_device and (name in READS or self._reads_index(name, args)):
+            self.count += 1
+        moves = name in ("to", "tensor") and "cpu" in map(str, (*args[1:], *(kwargs or {}).values()))
+        if moves and not on_device and not (kwargs or {}).get("non_blocking"):
             self.count += 1
         output = function(*args, **(kwargs or {}))
-        if on_device or name == "to":
+        if on_device or moves:
             for tensor in tree_leaves(output):
                 if isinstance(tensor, torch.Tensor):
                     setattr(tensor, "on_device", True)  # noqa: B010
         return output
 
     @staticmethod
-    def _chooses_rows(name: str, args) -> bool:
-        return name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+    def _reads_index(name: str, args) -> bool:
+        """Whether rows are chosen by booleans, which are counted first, or by indices that are not on the device."""
+        if name != "__getitem__" or not isinstance(args[1], torch.Tensor):
+            return False
+        return args[1].dtype == torch.bool or not getattr(args[1], "on_device", False)
 
 
 @pytest.fixture
@@ -280,13 +305,19 @@ def test_reads_are_noticed():
         (weight > 0).any().item()
         bool(weight.exp().max() > 2)
         _ = weight[weight > 1]
-        torch.ones(3).to("cpu").exp().tolist()
-        torch.ones(3).sum().item()
-    assert reads.count == 5
+        torch.ones(3).to("cpu", non_blocking=True).exp().tolist()
+        weight[torch.arange(2)].sum()
+        torch.ones(3).to(weight.device)
+        torch.tensor([1.0], device="cpu")
+        torch.ones(3).to(torch.float64).sum().item()
+        weight[torch.arange(2).to("cpu", non_blocking=True)].sum()
+    assert reads.count == 8
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"micro_batch": 3}, {"grad_checkpoint": True, "loss": "siglip"}, {"distill": 0.5}]
+)
 def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, options):
     model, tokenizer = siglip_model(pairs) if options.get("loss") == "siglip" else new_model(pairs)
     counts, reads = {}, DeviceReads()
@@ -300,6 +331,7 @@ def test_the_device_is_read_once_in_ten_steps(pairs, tmp_path, monkeypatch, opti
         counts["end"] = reads.count
         return report(*arguments)
 
+    monkeypatch.setattr(train, "teacher_features", lambda images, device: to_device(torch.randn(16, 5), device))
     monkeypatch.setattr(train, "REPORTS", 1)
     monkeypatch.setattr(train, "_next_step", step)
     monkeypatch.setattr(train, "_report", end)
@@ -407,6 +439,7 @@ def test_the_compiled_towers_train_alike_and_are_compiled_a_handful_of_times(pai
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # Inductor itself calls it.
 def test_the_towers_compiled_by_inductor_train_alike(pairs, tmp_path):
     torch._dynamo.reset()
     plain = TrainConfig(epochs=8, batch_size=8)

@@ -1,3 +1,4 @@
+# pyright: strict
 """The losses as modules with open_clip's signatures: a user of open_clip changes one import.
 
 In a program that averages gradients over its processes, as DistributedDataParallel does, the
@@ -7,6 +8,7 @@ local_loss, gather_with_grad and cache_labels are accepted and have no effect. I
 that a process returns is its share, as with local_loss=True; the mean over them is the loss.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -16,24 +18,13 @@ from minclip_kernels.clip_loss import fused_clip_loss
 from minclip_kernels.siglip_loss import fused_siglip_loss
 
 
-class ClipLoss(nn.Module):
-    """open_clip's ClipLoss by `fused_clip_loss`.
+class _Loss(nn.Module):
+    """The call that both losses share; the features have length one already."""
 
-    Its features have length one already. A logit_bias is accepted: softmax does not see it.
-    """
+    function: Callable[..., Tensor]
 
-    def __init__(
-        self,
-        local_loss: bool = False,
-        gather_with_grad: bool = False,
-        cache_labels: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        use_horovod: bool = False,
-    ) -> None:
+    def __init__(self, world_size: int) -> None:
         super().__init__()
-        if use_horovod:
-            raise ValueError("use_horovod is True, expected False: this uses torch.distributed")
         self.world_size = world_size
 
     def forward(
@@ -44,18 +35,44 @@ class ClipLoss(nn.Module):
         logit_bias: Tensor | float | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        loss = fused_clip_loss(
-            image_features, text_features, _scalar(logit_scale), normalize=False,
-            group=_group(self.world_size),
+        loss = self.function(
+            image_features, text_features, _scalar(logit_scale), _scalar(logit_bias),
+            normalize=False, group=_group(self.world_size),
         )  # fmt: skip
         return {"contrastive_loss": loss} if output_dict else loss
 
 
-class SigLipLoss(nn.Module):
-    """open_clip's SigLipLoss by `fused_siglip_loss`; its features have length one already.
+def _without_bias(image: Tensor, text: Tensor, scale: Any, _: Any, **options: Any) -> Tensor:
+    """Return CLIP's loss: softmax does not see a bias."""
+    return fused_clip_loss(image, text, scale, **options)
+
+
+class ClipLoss(_Loss):
+    """open_clip's ClipLoss by `fused_clip_loss`. A logit_bias is accepted and has no effect."""
+
+    function = staticmethod(_without_bias)
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+    ) -> None:
+        super().__init__(world_size)
+        if use_horovod:
+            raise ValueError("use_horovod is True, expected False: this uses torch.distributed")
+
+
+class SigLipLoss(_Loss):
+    """open_clip's SigLipLoss by `fused_siglip_loss`.
 
     dist_impl, which chooses how open_clip's processes exchange texts, has no effect.
     """
+
+    function = staticmethod(fused_siglip_loss)
 
     def __init__(
         self,
@@ -64,22 +81,7 @@ class SigLipLoss(nn.Module):
         world_size: int = 1,
         dist_impl: str | None = None,
     ) -> None:
-        super().__init__()
-        self.world_size = world_size
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor | float,
-        logit_bias: Tensor | float,
-        output_dict: bool = False,
-    ) -> Tensor | dict[str, Tensor]:
-        loss = fused_siglip_loss(
-            image_features, text_features, _scalar(logit_scale), _scalar(logit_bias),
-            normalize=False, group=_group(self.world_size),
-        )  # fmt: skip
-        return {"contrastive_loss": loss} if output_dict else loss
+        super().__init__(world_size)
 
 
 def _group(world_size: int) -> Any:
@@ -95,6 +97,6 @@ def _group(world_size: int) -> Any:
     return dist.group.WORLD
 
 
-def _scalar(value: Tensor | float) -> Tensor | float:
+def _scalar(value: Tensor | float | None) -> Tensor | float | None:
     """open_clip can store its scale and bias as tensors of shape (1,)."""
     return value.reshape(()) if isinstance(value, Tensor) else value

@@ -1,3 +1,4 @@
+# pyright: strict
 """The sigmoid loss of SigLIP on the same tiles, in one pass with three products.
 
 Its coefficients need no sum over the others, so loss and gradients come from the same tile.

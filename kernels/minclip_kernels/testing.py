@@ -6,10 +6,13 @@ For the tests of this package, its benchmark, and anyone's kernel:
     assert_equals_reference(my_loss, image_features, text_features, 20.0)
 """
 
+import importlib.util
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +33,7 @@ KINDS = {
     "tiny_loss": "aligned, with a loss of about a millionth at scale 100 in a wide space",
     "zero_row": "one image of zeros",
 }
+MUTANTS = itertools.count()
 MEANINGFUL = ("offset", "normalize", "ids", "positives")  # Options that change what is computed.
 
 
@@ -271,3 +275,24 @@ def _fork(rank: int, count: int, work: Callable[[int], Any], folder: Path) -> in
         torch.save(work(rank), folder / f"{rank}.pt")
         os._exit(0)
     return child
+
+
+def load_mutant(module: ModuleType, change: tuple[str, str], folder: Path) -> ModuleType:
+    """Return a copy of a module in which one text of its source has become another.
+
+    The copy is written to the folder. It has a name of its own, and so have the operators that it
+    registers.
+    """
+    assert module.__file__ is not None
+    text, (old, new) = Path(module.__file__).read_text(encoding="utf-8"), change
+    assert old in text, f"{old!r} is not in {module.__name__}: the mutant changes nothing"
+    name = f"mutant_{os.getpid()}_{next(MUTANTS)}"
+    path = folder / f"{name}.py"
+    text = text.replace(old, new).replace('@differentiable("', f'@differentiable("{name}_')
+    path.write_text(text, encoding="utf-8")
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None
+    assert specification.loader is not None
+    copy = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(copy)
+    return copy

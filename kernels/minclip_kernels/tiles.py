@@ -1,3 +1,4 @@
+# pyright: strict
 """What a loss asks of a back-end, and what both back-ends agree on.
 
 A back-end sees the matrix of cosines only in tiles. `TorchTiles` and `TritonTiles` each hold their

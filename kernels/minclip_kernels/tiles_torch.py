@@ -1,3 +1,4 @@
+# pyright: strict
 """The tiles in plain PyTorch: on any device, also in float64.
 
 The features are normalised once, in float32 at least. A tile is one product of a block of rows with
@@ -216,7 +217,7 @@ class TorchTiles:
         but for features shorter than 1e-12, whose divisor is constant instead.
         Returns Σ ⟨gradient, unit feature⟩ (), which is Σ G cos.
         """
-        moments = []
+        moments: list[Tensor] = []
         for rows in tower.step(self.size[0]):
             block, (unit, inverse_norms) = part(gradient, rows), tower.block(rows)
             along = block.mul(unit).sum(dim=1, keepdim=True)  # (R, 1)

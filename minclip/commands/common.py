@@ -120,7 +120,7 @@ def choose_device(name: str) -> str:
 
 
 def chosen_run(arguments: argparse.Namespace) -> Path:
-    """The run folder or file that --run names, or the shipped model of --language, or the newest run, or the shipped one.
+    """The model that --run or --language names, or the newest run, or the model that ships with minclip.
 
     Prints on standard error which one it is.
     """

@@ -29,7 +29,8 @@ from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_set
 from minclip.images import AUGMENTATIONS, Preprocess
 from minclip.model import CLIP, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
-from minclip.train import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig, train
+from minclip.train import train
+from minclip.train_config import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig
 
 SMOKE_PICTURES = 256
 PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 13 · A first Triton kernel
+# # 16 · A first Triton kernel
 #
 # **The question.** A GPU runs thousands of copies of the same small program at once. What is such a *program*, what
 # is a *tile*, and why does everything that touches memory carry a *mask*?
@@ -296,7 +296,7 @@ print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 
 # %% [markdown]
 # Larger tiles mean fewer reads: that is what tiles are for. And the tile of the result is in nobody's memory until it
-# is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 14.
+# is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
 #
 # ## The interpreter is not a GPU
 #
@@ -349,4 +349,4 @@ print(f"-> {same}")
 # - Sizes are ragged, tiles are not. Every load and store has a mask, with one condition for each dimension.
 # - A kernel that passes on a full tile has proved nothing: test sizes that are no multiples, with NaN around them.
 #
-# Stuck? `from solutions.lesson_13 import product_kernel`, or read [solutions/lesson_13.py](solutions/lesson_13.py).
+# Stuck? `from solutions.lesson_16 import product_kernel`, or read [solutions/lesson_16.py](solutions/lesson_16.py).

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 12 · Never build the matrix
+# # 15 · Never build the matrix
 #
 # **The question.** A batch of N pairs has N² similarities. The loss is one number, and all that it asks of the matrix
 # is a few sums of exponentials. Can a sum of exponentials be *streamed*: read piece by piece, each piece forgotten
@@ -210,7 +210,7 @@ import json, os, re, sys
 import torch
 import minclip
 from minclip_kernels import fused_clip_loss
-from solutions.lesson_12 import chunked_loss
+from solutions.lesson_15 import chunked_loss
 
 def loss_only(image, text, scale):
     with torch.no_grad():
@@ -309,11 +309,11 @@ for name, way in (
 # *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them
 # and of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip,
 # which all together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed,
-# too.** The fused loss does that: it makes nearly every tile a second time, instead of keeping it. How, is lesson 14.
+# too.** The fused loss does that: it makes nearly every tile a second time, instead of keeping it. How, is lesson 17.
 #
 # ## What this lesson does not show
 #
-# Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 14 counts it.
+# Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 17 counts it.
 # Memory on a GPU: the curves should have the same slopes there, but what lies below them (caches of the allocator,
 # the working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory
 # than the loss, until the batch is very large; lesson 11 deals with theirs.
@@ -326,4 +326,4 @@ for name, way in (
 # - Autograd keeps what it will need. A loss without the matrix needs a gradient without the matrix.
 # - `VmHWM`, in a process of its own that gives freed memory back, is a peak that you can trust.
 #
-# Stuck? `from solutions.lesson_12 import chunked_loss`, or read [solutions/lesson_12.py](solutions/lesson_12.py).
+# Stuck? `from solutions.lesson_15 import chunked_loss`, or read [solutions/lesson_15.py](solutions/lesson_15.py).

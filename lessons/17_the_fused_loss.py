@@ -1,11 +1,11 @@
 # %% [markdown]
-# # 14 · The fused loss
+# # 17 · The fused loss
 #
 # **The question.** The loss needs sums over the rows *and* the columns of the N×N matrix, its gradient needs every
 # element of it. How do both directions come out of one product, and how do the gradients come back without the
 # matrix?
 #
-# **You need** lesson 12 (sums of exponentials in parts), lesson 13 (programs, tiles, masks) and the gradient from
+# **You need** lesson 15 (sums of exponentials in parts), lesson 16 (programs, tiles, masks) and the gradient from
 # lesson 02: softmax of the rows + softmax of the columns − 2I, over 2N.
 #
 # **Afterwards you can** write CLIP's loss as two kernels of your own that pass the tests of this project, keep the
@@ -41,7 +41,7 @@ check.skip_cells_without_triton()
 # needs Triton
 import triton
 import triton.language as tl
-from solutions.lesson_13 import product_tile  # noqa: F401, the heart of product_kernel, from lesson 13
+from solutions.lesson_16 import product_tile  # noqa: F401, the heart of product_kernel, from lesson 16
 
 BACKEND = "triton"
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # the interpreter's, when an exponential is 0 or infinite
@@ -51,7 +51,7 @@ warnings.filterwarnings("ignore", category=RuntimeWarning)  # the interpreter's,
 #
 # Take a tile of the logits, some pictures with some texts. What does the loss want from it? For each of its rows, a
 # log-sum-exp; for each of its columns, another one. These few numbers are all, and the tile can be forgotten. Below
-# is a matrix in four tiles; what is kept of each tile is put together as in lesson 12. Tile (i, j) writes the parts
+# is a matrix in four tiles; what is kept of each tile is put together as in lesson 15. Tile (i, j) writes the parts
 # of its rows to line j of `row_parts`, those of its columns to line i of `column_parts`.
 
 # %%
@@ -129,7 +129,7 @@ print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 # by $\ln 2$ once, and then use `tl.exp2` and `tl.log2` everywhere. All the log-sum-exps are then "in units of $\ln
 # 2$".
 #
-# **Exercise 2.** Write the first kernel. The product is done, it is the loop of lesson 13 as a function, and one
+# **Exercise 2.** Write the first kernel. The product is done, it is the loop of lesson 16 as a function, and one
 # `@triton.jit` function may call another: `product_tile(x, y, rows, columns, N, N, D, BLOCK_D)` gives the tile
 # `x[rows] @ y[columns].T`. The two N say where the rows of x and those of y end; beyond them the tile is zero. Yours
 # is the epilogue: scale, mask, and one log-sum-exp for each row and each column of the tile. Program (i, j) has rows
@@ -483,4 +483,4 @@ axes.invert_yaxis()
 #   the gradient of the scale is one more sum.
 # - 8 N²D operations and O(N) memory, between 6 with the matrix and 12 as it is often written.
 #
-# Stuck? `from solutions.lesson_14 import sums_kernel`, or read [solutions/lesson_14.py](solutions/lesson_14.py).
+# Stuck? `from solutions.lesson_17 import sums_kernel`, or read [solutions/lesson_17.py](solutions/lesson_17.py).
