@@ -131,12 +131,12 @@ class Batches:
         `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
         Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
         """
-        # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
-        generator = counter_generator(self.seed, AUGMENTATION, step)
-        changes = draw_augmentation(self.batch_size, generator, self.augmentation)[part]
-        pixels = to_device(self.pairs.images[self.pictures(step)[part]], device)
-        tokens = self.tokens[self.phrasings(step)[part], self.rows(step)[part]]
-        return self.preprocess.normalize(augment(pixels, changes)), tokens
+        images = to_device(self.pairs.images[self.pictures(step)[part]], device)
+        if self.augmentation != "none":
+            # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
+            generator = counter_generator(self.seed, AUGMENTATION, step)
+            images = augment(images, draw_augmentation(self.batch_size, generator, self.augmentation)[part])
+        return self.preprocess.normalize(images), self.tokens[self.phrasings(step)[part], self.rows(step)[part]]
 
     def parts(self, step: int, device: torch.device | str, shard: slice, size: int | None) -> "MicroBatches":
         """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""

@@ -4,15 +4,24 @@ Sources: Zhai et al. 2022 (LiT, arXiv:2111.07991), which locks the image tower; 
 arXiv:2003.10555), appendix, for a learning rate that decays from the last layer to the first.
 """
 
+import hashlib
 import re
+import sys
+from dataclasses import replace
 
+import torch
 from torch import nn
+from tqdm import tqdm
 
+from minclip.data import Pairs
+from minclip.data.cache import cached, checksum
 from minclip.formats import Saved
+from minclip.frozen import FrozenTower, load_extractor
 from minclip.model import CLIP
 from minclip.tokenizer import Tokenizer
 
 TOWERS = ("image", "text")
+SEEN_AT_A_TIME = 128
 AFTER_THE_BLOCKS = ("ln_post", "proj", "ln_final", "text_projection", "logit_scale", "logit_bias")
 
 
@@ -26,6 +35,25 @@ def start_from(saved: Saved, model: CLIP, tokenizer: Tokenizer) -> None:
     if tokenizer.merges != saved.tokenizer.merges:
         del kept["token_embedding.weight"]
     model.load_state_dict(own | kept)
+
+
+def as_seen(pairs: Pairs, model: CLIP) -> Pairs:
+    """The pairs with what the frozen image tower of `model` sees, (P, C) float32, in place of the pictures.
+
+    It sees each picture once, as it is, and the user's cache folder keeps that for the next training.
+    """
+    tower = model.visual
+    assert isinstance(tower, FrozenTower)
+
+    def look() -> torch.Tensor:
+        batches = pairs.images.split(SEEN_AT_A_TIME)
+        hidden = not sys.stderr.isatty()
+        bar = tqdm(batches, f"{tower.name} looks at the pictures (once)", leave=False, disable=hidden)
+        return torch.cat([tower.extract(model.preprocess.normalize(part.to(model.device))).cpu() for part in bar])
+
+    parts = load_extractor(tower.name).identity, model.preprocess, checksum(pairs.images)
+    name = f"seen-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}"
+    return replace(pairs, images=cached(name, (len(pairs.images), model.config.vision_width), look))
 
 
 def depth(name: str, model: CLIP) -> int:

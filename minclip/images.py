@@ -214,8 +214,11 @@ class Preprocess:
         return to_tensor(trim(picture) if self.trim else picture, self.resolution)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 for the model."""
-        return normalize(images, self.mean, self.std)
+        """Pictures (B, 3, R, R), uint8 or float in [0, 255], as float32 for the model.
+
+        What a frozen image tower saw in them, (B, C), stays as it is.
+        """
+        return images if images.ndim == 2 else normalize(images, self.mean, self.std)
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------
@@ -237,6 +240,7 @@ class Augmentation:
 # They were chosen by training on one of two artists and testing on the other: "strong" names most of these, "moderate"
 # nearly as many, at a smaller cost in unseen compositions.
 AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "none": None,  # for features that were computed once
     "crop": None,  # of photographs, whose objects may be anywhere; see `draw_crop`
     "gentle": Augmentation(brightness=12, contrast=0.1),
     "moderate": Augmentation(brightness=20, contrast=0.2, mixing=0.12, blur=0.33),
@@ -271,6 +275,7 @@ def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentl
     """
     amount = AUGMENTATIONS[strength]
     if amount is None:
+        assert strength == "crop"  # "none" needs no draw
         return draw_crop(n, generator)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:

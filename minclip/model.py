@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minclip.frozen import FrozenTower
 from minclip.images import Preprocess
 from minclip.text import TextTransformer
 from minclip.vision import VisionTransformer
@@ -19,11 +20,16 @@ from minclip.vision import VisionTransformer
 MAX_LOGIT_SCALE = math.log(100)
 
 
+NOT_FROZEN = ("vision_layers", "vision_heads", "vision_patch_size")  # sizes that a frozen image tower does not have
+
+
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
     """Sizes of both towers, under OpenAI's names. Raises ValueError for a size that is not a positive whole number.
 
     `quick_gelu` selects OpenAI's activation instead of plain GELU, `logit_bias` adds the bias of SigLIP's loss.
+    `image_tower` names an extractor of `frozen.py`; `vision_width` is then the number of its features, and the other
+    sizes of the image tower are 0.
     """
 
     embed_dim: int
@@ -39,10 +45,15 @@ class CLIPConfig:
     transformer_layers: int
     quick_gelu: bool = True
     logit_bias: bool = False
+    image_tower: str | None = None
 
     def __post_init__(self) -> None:
+        absent = NOT_FROZEN if self.image_tower else ()
         for name, value in asdict(self).items():
-            if name not in ("quick_gelu", "logit_bias") and (type(value) is not int or value < 1):
+            if name in absent:
+                if value != 0:
+                    raise ValueError(f"{name} is {value!r}; it must be 0 beside the image tower {self.image_tower}")
+            elif name not in ("quick_gelu", "logit_bias", "image_tower") and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
 
 
@@ -104,15 +115,18 @@ class CLIP(TextTransformer):
         )
         self.config = config
         self.preprocess = preprocess or Preprocess(config.image_resolution)
-        self.visual = VisionTransformer(
-            config.image_resolution,
-            config.vision_patch_size,
-            config.vision_width,
-            config.vision_layers,
-            config.vision_heads,
-            config.embed_dim,
-            config.quick_gelu,
-        )
+        if config.image_tower:
+            self.visual = FrozenTower(config.image_tower, config.vision_width, config.embed_dim)
+        else:
+            self.visual = VisionTransformer(
+                config.image_resolution,
+                config.vision_patch_size,
+                config.vision_width,
+                config.vision_layers,
+                config.vision_heads,
+                config.embed_dim,
+                config.quick_gelu,
+            )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if config.logit_bias else 1 / 0.07)))
         if config.logit_bias:
             # Almost all pairs are negatives, so the model starts by predicting "no match" (SigLIP, arXiv:2303.15343,
@@ -124,12 +138,17 @@ class CLIP(TextTransformer):
         return self.logit_scale.device
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, R, R), normalised by `preprocess`, to features (B, E), not normalised."""
+        """Pictures (B, 3, R, R), normalised by `preprocess`, to features (B, E), not normalised.
+
+        A frozen image tower also takes its extractor's features (B, C) of the pictures.
+        """
         return self.visual(image)
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
         """Let both towers compute the insides of their blocks again for the gradient, instead of keeping them."""
-        self.transformer.grad_checkpointing = self.visual.transformer.grad_checkpointing = enabled
+        self.transformer.grad_checkpointing = enabled
+        if isinstance(self.visual, VisionTransformer):
+            self.visual.transformer.grad_checkpointing = enabled
 
     def forward(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (B, 3, R, R) and token ids (N, T) to logits_per_image (B, N) and logits_per_text (N, B)."""

@@ -16,9 +16,10 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minclip import evaluate
+from minclip import evaluate, probe
 from minclip.data import Pairs
 from minclip.files import replacing
+from minclip.frozen import FrozenTower
 from minclip.images import Origin
 from minclip.metrics import Row
 from minclip.model import CLIP
@@ -82,13 +83,17 @@ def similarity_sample(model: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> torch.
     return texts @ evaluate.image_features(model, sample.images).T
 
 
-def draw_run(model: CLIP, tokenizer: Tokenizer, shown: Pairs, before: torch.Tensor, rows: list[Row], run: Path) -> None:
-    """Draw all figures of a run; `before` is the `similarity_sample` of `shown` before training, `rows` the metrics."""
+def draw_run(
+    model: CLIP, tokenizer: Tokenizer, shown: Pairs, before: torch.Tensor, rows: list[Row], run: Path
+) -> list[str]:
+    """Draw all figures of a run, and return the names of their files.
+
+    `before` is the `similarity_sample` of `shown` before training, `rows` the metrics.
+    """
     plot_loss(rows, run / "loss.png")
     after = similarity_sample(model, tokenizer, shown)
     sample = _sample(shown, SHOWN_PAIRS)
     plot_similarity(before, after, sample.origins, sample.captions, run / "similarity.png")
-    plot_positions(model.visual.positional_embedding.detach().cpu(), run / "positions.png")
     asked = _sample(shown, SHOWN_QUERIES)
     queries = evaluate.text_features(model, tokenizer, asked.captions)
     found = evaluate.nearest(evaluate.image_features(model, shown.images), shown.origins, queries, SHOWN_PICTURES)
@@ -96,6 +101,11 @@ def draw_run(model: CLIP, tokenizer: Tokenizer, shown: Pairs, before: torch.Tens
     for caption, picture in zip(shown.captions, shown.image_of_caption.tolist(), strict=True):
         right.get(caption, set()).add(shown.origins[picture])
     plot_retrieval(asked.captions, found, [right[caption] for caption in asked.captions], run / "retrieval.png")
+    figures = ["loss.png", "similarity.png", "retrieval.png"]
+    if isinstance(model.visual, FrozenTower):
+        return figures
+    plot_positions(model.visual.positional_embedding.detach().cpu(), run / "positions.png")
+    return [*figures, "positions.png"]
 
 
 @matplotlib.rc_context(STYLE)
@@ -208,3 +218,31 @@ def plot_classes(
             bars.text(p + 0.02, row, f"{p:.1%}  (cos {c:.2f})", va="center", fontsize=8)
     figure.axes[-1].set_xlabel("probability among these labels")
     _save(figure, path, origins)
+
+
+@matplotlib.rc_context(STYLE)
+def plot_probe(rows: Sequence[probe.Row], zero_shot: float, chance: float, path: str | Path) -> None:
+    """Draw the accuracy of a linear probe and of nearest neighbours against the pictures that they learned from.
+
+    Bars reach from the lowest to the highest draw.
+    """
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    pictures = [row.pictures for row in rows]
+    for name, marker, methods in (
+        ("linear probe", "o-", [row.linear for row in rows]),
+        ("nearest neighbours", "s--", [row.neighbours for row in rows]),
+    ):
+        mean = [100 * method.mean for method in methods]
+        low = [m - 100 * min(method.accuracy) for m, method in zip(mean, methods, strict=True)]
+        high = [100 * max(method.accuracy) - m for m, method in zip(mean, methods, strict=True)]
+        axes.errorbar(pictures, mean, [low, high], fmt=marker, markersize=4, capsize=3, label=name)
+    axes.axhline(100 * zero_shot, color="0.3", linestyle="-.", label=f"zero-shot: {100 * zero_shot:.1f} %")
+    axes.axhline(100 * chance, color="0.3", linestyle=":", label=f"chance: {100 * chance:.1f} %")
+    axes.set_xscale("log", base=2)
+    labels = [f"{row.pictures}\n({row.shots or 'all'})" for row in rows]
+    axes.set_xticks(pictures, labels)
+    axes.set(xlabel="labelled pictures (at most so many per class)", ylabel="accuracy, mean over classes (%)")
+    axes.set(ylim=(0, 100), title="Frozen features")
+    axes.legend(loc="upper left", fontsize=8)
+    _save(figure, path)

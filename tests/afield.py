@@ -75,7 +75,7 @@ def score(saved: Saved, model: CLIP, trained: data.Pairs, rows: Labelled) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Score a model on pictures from further afield.")
     parser.add_argument("--run", default=formats.packaged("en"), help="a model (default: the one that ships)")
     parser.add_argument(
         "--root", type=Path, default=Path("/"), help="folder the packages are installed under (default: /)"

@@ -5,6 +5,7 @@ import importlib.util
 import math
 from pathlib import Path
 
+import sharded_mistakes
 import torch
 import torch.nn.functional as F
 
@@ -418,6 +419,8 @@ MISTAKES = {
         ("i * tl.num_programs(1) + j", "i * tl.num_programs(0) + j"),
         ("mask=rows < last, other=0.0)  # (BLOCK,)", "other=0.0)  # (BLOCK,)"),
     ],
+    # --- 19
+    "sharded_loss": sharded_mistakes.functions(),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minclip import CLIP, PRESETS, Tokenizer, cli, finetune, formats, images
+from minclip import CLIP, PRESETS, Tokenizer, cli, data, finetune, formats, images
 from minclip.formats.saved import Saved
 from minclip.images import Preprocess
 from minclip.train import State, TrainConfig, make_optimizer, train_step
@@ -164,6 +164,52 @@ def test_a_vocabulary_of_ones_own(folder, tmp_path, capsys):
     assert cli.main(["train", "--tokenizer", "keep", "--out", str(tmp_path / "other")]) == 1
     assert "--tokenizer keep needs --init" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+# --- another artist ---------------------------------------------------------------------------------------------------
+
+NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+
+
+def write_noto(folder: Path) -> tuple[Path, Path]:
+    """Two folders with tables: 200 of Noto's basic emoji, and all others that are not drawn like one before them."""
+    noto, drawn = data.FontArtist(NOTO), set()
+    captions = {codes: name for codes, name in data.emoji_captions(artist=noto).items() if data.is_basic(codes)}
+    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0)).tolist()
+    codes = [list(captions)[i] for i in order]
+    for name, part in (("few", codes[:200]), ("others", codes[200:])):
+        (folder / name).mkdir()
+        rows = ["image,caption"]
+        for code in part:
+            picture = noto.draw(code, 96)
+            if picture.tobytes() not in drawn:
+                drawn.add(picture.tobytes())
+                picture.save(folder / name / f"{code}.png")
+                rows.append(f'{code}.png,"{captions[code]}"')
+        (folder / name / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder / "few", folder / "others"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NOTO.exists(), reason="no Noto Color Emoji here")
+def test_a_few_pictures_of_another_artist_help_a_trained_model_and_teach_a_new_one_nothing(tmp_path, capsys):
+    """The rows "image locked" and "from nothing" of the README's table."""
+    few, others = write_noto(tmp_path)
+    shipped = str(formats.packaged("en"))
+
+    def top5(run: str) -> float:
+        capsys.readouterr()
+        assert cli.main(["eval", "--run", run, "--data", str(others), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["image_to_text"]["5"]
+
+    def trained(name: str, *options: str) -> float:
+        common = ["--data", str(few), "--batch-size", "64", "--epochs", "40", "--augmentation", "moderate"]
+        assert cli.main(["train", *common, *options, "--out", str(tmp_path / name)]) == 0
+        return top5(str(tmp_path / name))
+
+    before = top5(shipped)
+    assert trained("locked", "--init", shipped, "--lr", "1e-4", "--lock", "image") > before + 0.01
+    assert trained("new", "--model", "emoji-wide") < 0.05
 
 
 # --- photographs ------------------------------------------------------------------------------------------------------

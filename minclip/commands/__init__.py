@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": ("minclip.commands.eval", "score a model on pictures that it has never seen"),
     "classify": ("minclip.commands.classify", "find the label that fits a picture best"),
     "search": ("minclip.commands.search", "find the pictures that fit a text best"),
+    "probe": ("minclip.commands.probe", "measure what a model's features know of classes"),
     "export": ("minclip.commands.export", "put a model into one small file"),
     "bench": (
         "minclip.commands.bench",

@@ -45,4 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     WRITERS[arguments.to](saved, destination)
     files = [destination] if destination.is_file() else list(destination.iterdir())
     print(f"{path} -> {destination}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    if saved.config.image_tower:
+        print(f"{destination} is read beside its image tower, which it does not hold: {saved.config.image_tower}")
     return 0

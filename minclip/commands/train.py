@@ -26,8 +26,9 @@ from minclip.distributed import World
 from minclip.files import remove_halves
 from minclip.finetune import TOWERS
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
+from minclip.frozen import EFFICIENTNET, describe_extractor
 from minclip.images import AUGMENTATIONS, Preprocess
-from minclip.model import CLIP, PRESETS, CLIPConfig
+from minclip.model import CLIP, NOT_FROZEN, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import train
 from minclip.train_config import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig
@@ -37,6 +38,7 @@ PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
 EMOJI = TrainConfig(epochs=28, augmentation="moderate")
 OWN = TrainConfig(augmentation="crop")
+OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that need one which learns or sees pictures anew
 TOKENIZERS = ("keep", "train")
 SOURCE = ("data", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")  # what config.json says besides
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
@@ -46,6 +48,7 @@ DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their n
   minclip train --language zh             Chinese captions (the languages: {" ".join(data.LANGUAGES)})
   minclip train --data my_pictures        a folder with one .csv or .tsv file that has the columns image and caption
   minclip train --init RUN --lock image   from a trained model, one tower of which stays as it is
+  minclip train --image-tower efficientnet-lite0    a text tower beside a pretrained image tower that stays as it is
   minclip train --smoke                   seconds, only to see that everything works
   minclip train --resume                  the newest run, from its last checkpoint on
   minclip train --config RUN/config.json  a run like another one
@@ -111,6 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--augmentation", choices=AUGMENTATIONS, help=augmentation)
     distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
+    tower = f"pretrained image tower that stays as it is: {EFFICIENTNET} (needs minclip[lit]), or an ONNX file"
+    add("--image-tower", metavar="NAME_OR_PATH", help=tower)
     add_finetuning(parser)
     add_device(parser)
 
@@ -155,6 +160,8 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
     if init:
         finetune.start_from(init, model, tokenizer)
     model = model.to(device)
+    if sizes.image_tower:
+        pairs, held_out = finetune.as_seen(pairs, model), held_out and finetune.as_seen(held_out, model)
     with named_as_options(TrainConfig):
         sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
         batches = Batches(pairs, tokens, plan.preprocess, **sampling)
@@ -175,8 +182,8 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
         raise KeyboardInterrupt(f"{stopped}; to go on: {distributed.command_to_resume(plan.folder)}") from stopped
     if not world.is_main:
         return 0
-    plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
-    print(f"{plan.folder}: model.safetensors, metrics.csv, loss.png, similarity.png, retrieval.png, positions.png")
+    figures = plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
+    print(f"{plan.folder}: model.safetensors, metrics.csv, {', '.join(figures)}")
     if held_out is not None:
         print_unseen(rows[-1]["unseen_top1"], rows[-1]["unseen_top5"])
     return 0
@@ -196,6 +203,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
 
     Raises ValueError, in terms of the options, for a bad one, and OSError if the folder cannot take a run.
     """
+    check_image_tower(arguments)
     if arguments.config:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
@@ -206,7 +214,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
         source = chosen_source(arguments) | chosen_start(arguments)
         base = SMOKE if arguments.smoke else OWN if source["data"] else EMOJI
     folder = Path(arguments.out or default_folder(source))
-    config = configure(arguments, base)
+    config = configure(arguments, replace(base, augmentation="none") if sizes.image_tower else base)
     check_folder(folder)
     return Plan(sizes, preprocess, config, source, folder)
 
@@ -217,7 +225,25 @@ def chosen_sizes(arguments: argparse.Namespace) -> tuple[CLIPConfig, Preprocess]
         saved = read_any(arguments.init, arguments)
         return saved.config, saved.preprocess
     sizes = PRESETS["smoke" if arguments.smoke else arguments.model or "emoji"]
-    return sizes, Preprocess(sizes.image_resolution, trim=True)
+    if not arguments.image_tower:
+        return sizes, Preprocess(sizes.image_resolution, trim=True)
+    name = arguments.image_tower
+    name = name if name == EFFICIENTNET else str(Path(name).absolute())
+    width, preprocess = describe_extractor(name)
+    tower = {"image_tower": name, "image_resolution": preprocess.resolution, "vision_width": width}
+    return replace(sizes, **tower, **dict.fromkeys(NOT_FROZEN, 0)), preprocess
+
+
+def check_image_tower(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for an option that does not go with a frozen image tower, which sees each picture once."""
+    if not arguments.image_tower:
+        return
+    for name in ("init", "config"):
+        if getattr(arguments, name):
+            raise ValueError(f"--{name} and --image-tower exclude each other: both bring an image tower")
+    for name in OF_THE_IMAGE_TOWER:
+        if getattr(arguments, name):
+            raise ValueError(f"--{name} is {getattr(arguments, name)}; with --image-tower it must be left out")
 
 
 def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -233,7 +259,7 @@ def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out", "tokenizer"):
+    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out", "tokenizer", "image_tower"):
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")

@@ -16,6 +16,7 @@ from minclip.data.emoji import (
 )
 from minclip.data.folder import describe_problems, load_folder
 from minclip.data.font import FontArtist
+from minclip.data.labelled import Labelled, load_emoji_groups, load_labelled
 from minclip.data.pairs import Pairs, hold_out
 from minclip.data.phrasing import phrasings
 from minclip.images import (
@@ -44,6 +45,7 @@ __all__ = [
     "Artist",
     "Emoji",
     "FontArtist",
+    "Labelled",
     "Origin",
     "Pairs",
     "PictureFile",
@@ -59,8 +61,10 @@ __all__ = [
     "is_basic",
     "load_artist",
     "load_emoji",
+    "load_emoji_groups",
     "load_folder",
     "load_image",
+    "load_labelled",
     "normalize",
     "phrasings",
     "picture_files",

@@ -7,16 +7,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
-import platformdirs
-import safetensors
 import torch
-from safetensors.torch import save
 from tqdm import tqdm
 
 from minclip.data.artists import Artist
-from minclip.files import replacing
+from minclip.data.cache import cached
 from minclip.images import Preprocess
 
 FEW = 200  # so many drawings are made sooner than other processes are started
@@ -24,15 +20,16 @@ FEW = 200  # so many drawings are made sooner than other processes are started
 
 def drawings(artist: Artist, codes: Sequence[str], preprocess: Preprocess) -> torch.Tensor:
     """An artist's drawings (P, 3, R, R) uint8, prepared for a model and read from the cache if it has exactly these."""
-    path = _cache_file(artist, codes, preprocess)
-    images = _read_cache(path, (len(codes), 3, preprocess.resolution, preprocess.resolution))
-    if images is None:
-        name = f"drawing {artist.name}'s emoji (once)"
-        drawn = _draw_all(artist, codes, preprocess)
+
+    def draw_all() -> torch.Tensor:
+        drawn, name = _draw_all(artist, codes, preprocess), f"drawing {artist.name}'s emoji (once)"
         bar = tqdm(drawn, name, len(codes), unit=" emoji", leave=False, disable=not sys.stderr.isatty())
-        images = torch.stack(list(bar))
-        _write_cache(path, images)
-    return images
+        return torch.stack(list(bar))
+
+    wanted = hashlib.sha256("\n".join(codes).encode()).hexdigest()[:12]
+    size = f"{preprocess.resolution}px{'-trimmed' if preprocess.trim else ''}"
+    shape = (len(codes), 3, preprocess.resolution, preprocess.resolution)
+    return cached(f"{artist.name}-{size}-{artist.version}-{wanted}", shape, draw_all)
 
 
 def draw(artist: Artist, preprocess: Preprocess, codes: str) -> torch.Tensor:
@@ -60,37 +57,3 @@ def _draw_all(artist: Artist, codes: Sequence[str], preprocess: Preprocess) -> I
 def _draw_array(draw_one, codes):
     # As a numpy array it is pickled; a tensor would take up a file descriptor of shared memory.
     return draw_one(codes).numpy()
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
-def _cache_file(artist: Artist, codes: Sequence[str], preprocess: Preprocess) -> Path:
-    wanted = hashlib.sha256("\n".join(codes).encode()).hexdigest()[:12]
-    shape = f"{preprocess.resolution}px{'-trimmed' if preprocess.trim else ''}"
-    folder = Path(platformdirs.user_cache_dir("minclip"))
-    return folder / f"{artist.name}-{shape}-{artist.version}-{wanted}.safetensors"
-
-
-def _checksum(images: torch.Tensor) -> str:
-    return hashlib.sha256(images.numpy().data).hexdigest()
-
-
-def _read_cache(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """The cached drawings, or None if there is no such file or it is damaged; they are then drawn again."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            images, checksum = file.get_tensor("images"), file.metadata()["sha256"]
-    except Exception:
-        # Whatever is wrong with the file, it is only a cache.
-        return None
-    return images if images.shape == shape and _checksum(images) == checksum else None
-
-
-def _write_cache(path: Path, images: torch.Tensor) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(save({"images": images}, metadata={"sha256": _checksum(images)}))
-    except OSError as error:
-        warnings.warn(f"the emoji will be drawn again next time: {path} cannot be written ({error})", stacklevel=2)

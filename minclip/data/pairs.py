@@ -14,7 +14,8 @@ from minclip.images import Origin
 class Pairs:
     """N captions for P pictures: caption i describes picture `image_of_caption[i]`.
 
-    images (P, 3, R, R) uint8, on the CPU; origins (P); captions (N); image_of_caption (N,) int64.
+    images (P, 3, R, R) uint8, or what a frozen image tower saw in them, (P, C), on the CPU; origins (P); captions (N);
+    image_of_caption (N,) int64.
     """
 
     images: torch.Tensor

@@ -177,9 +177,10 @@ def _read_preprocessor(folder: Path, resolution: int) -> Preprocess:
 def write_hugging_face(saved: Saved, path: str | Path) -> None:
     """Write a new folder for `CLIPModel.from_pretrained`, `CLIPTokenizer` and `CLIPImageProcessor`, in float32.
 
-    CLIPImageProcessor does not trim pictures. Raises FileExistsError if `path` exists, ValueError for a model with a
-    logit bias, which CLIPModel does not have.
+    CLIPImageProcessor does not trim pictures. Raises FileExistsError if `path` exists, ValueError for what CLIPModel
+    does not have: a logit bias, and an image tower that is not ours.
     """
+    saved.check_image_tower("the format of Hugging Face")
     if saved.config.logit_bias:
         raise ValueError("a model trained with --loss siglip has a bias, and Hugging Face's CLIPModel has none")
     with new_folder(path) as folder:

@@ -40,8 +40,10 @@ def write_onnx(saved: Saved, path: str | Path) -> None:
     """Write a new folder with image.onnx and text.onnx, and the configuration and merges of a run folder.
 
     Features are float32 and not normalised; texts are padded with zeros to the context length. Raises FileExistsError
-    if `path` exists, ModuleNotFoundError without the packages of the extra `onnx`.
+    if `path` exists, ValueError if the image tower is not ours, ModuleNotFoundError without the packages of the extra
+    `onnx`.
     """
+    saved.check_image_tower("the format ONNX")
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"ONNX needs the packages {', '.join(missing)}: pip install 'minclip[onnx]'")

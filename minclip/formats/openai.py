@@ -105,7 +105,7 @@ def _read_state(file: Path) -> tuple[State, bool]:
 def _guess(state: State, quick_gelu: bool | None, file: Path) -> CLIPConfig:
     """The configuration by the shapes of the weights."""
     try:
-        sizes = _sizes(state)
+        sizes: dict[str, Any] = _sizes(state)
     except (LookupError, ValueError) as error:
         raise ValueError(f"{file} has no weights of a CLIP with a ViT: {error!r}") from error
     if quick_gelu is None or sizes["vision_width"] > MAX_WIDTH:
@@ -114,7 +114,9 @@ def _guess(state: State, quick_gelu: bool | None, file: Path) -> CLIPConfig:
             f"{file} does not say {missing}: put the {CONFIG} of its model beside it"
             + (", or name it: quick_gelu=True or False (--quick-gelu yes or no)" if quick_gelu is None else "")
         )
-    heads = {f"{tower}_heads": max(1, sizes[f"{tower}_width"] // HEAD_WIDTH) for tower in ("vision", "transformer")}
+    heads: dict[str, Any] = {
+        f"{tower}_heads": max(1, sizes[f"{tower}_width"] // HEAD_WIDTH) for tower in ("vision", "transformer")
+    }
     return CLIPConfig(**sizes, **heads, quick_gelu=quick_gelu, logit_bias="logit_bias" in state)
 
 
@@ -184,8 +186,9 @@ def write_openai(saved: Saved, path: str | Path) -> None:
     """Write a new folder that OpenCLIP reads as `local-dir:PATH`, in float32.
 
     With QuickGELU, openai/CLIP's `clip.load` and OpenCLIP's `load_openai_model` read its `.bin`, too. Neither trims
-    pictures. Raises FileExistsError if `path` exists.
+    pictures. Raises FileExistsError if `path` exists, ValueError if the image tower is not ours.
     """
+    saved.check_image_tower("the format of OpenAI")
     with new_folder(path) as folder:
         saved.tokenizer.save(folder / MERGES)
         write_json(folder / CONFIG, _describe(saved))

@@ -46,6 +46,11 @@ class Saved:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise ValueError(f"the weights do not fit the configuration: {reason}") from error
 
+    def check_image_tower(self, format: str) -> None:
+        """Raise ValueError, for a format with the weights of both towers, if the image tower is not ours."""
+        if self.config.image_tower:
+            raise ValueError(f"{format} has no place for the image tower {self.config.image_tower}: use --to minclip")
+
     def build(self, device: str = "cpu") -> CLIP:
         """The model in float32 and evaluation mode. Raises ValueError if the weights do not fit the configuration."""
         self.check()
