@@ -73,7 +73,7 @@ HINTS = {
 
 @pytest.mark.parametrize(("name", "part"), HINTS)
 def test_the_hint_fits_the_mistake(name, part, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "CPU_SECONDS", 5)  # one of them never ends
+    monkeypatch.setattr(check, "CPU_SECONDS", 3)  # one of them never ends
     source = next(source for source, exercise in EXERCISES if exercise == name)
     skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
     (k,) = (k for k, wrong in enumerate(MISTAKES[name]) if part in text_of(wrong))
@@ -150,7 +150,7 @@ def test_an_exception_is_shown_with_the_line_of_the_reader(capsys):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in Triton's interpreter
 @pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
 def test_mistakes_are_refused_with_a_counter_example(source, name, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "CPU_SECONDS", 5)  # one of them never ends
+    monkeypatch.setattr(check, "CPU_SECONDS", 3)  # one of them never ends
     skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
     assert len(MISTAKES[name]) >= 6
     for k in range(len(MISTAKES[name])):
