@@ -316,7 +316,7 @@ for name, way in (
 # Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 17 counts it.
 # Memory on a GPU: the curves should have the same slopes there, but what lies below them (caches of the allocator,
 # the working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory
-# than the loss, until the batch is very large; lesson 11 deals with theirs.
+# than the loss, until the batch is very large; lesson 14 deals with theirs.
 #
 # ## What you take away
 #

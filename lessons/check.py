@@ -1047,3 +1047,8 @@ def _check_gradients(mean: Tensor, features: Tensor, scale: Tensor, case: str) -
         problem = f"the gradient of the scale is {got_scale:.5g}, expected {wanted_scale:.5g}, as the batch's"
         hint = "each worker's copy of logit_scale gets a gradient, and they are averaged as all others: is it cut off?"
         raise Wrong(f"{problem}{case}", hint)
+
+
+# --- 14 A bigger batch than memory: the checks have a file of their own -----------------------------------------------
+
+from check_14 import accumulated_gradient, cached_gradient  # noqa: E402, F401 - it needs the names above

@@ -11,14 +11,16 @@ it.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 import torch
 
-from minclip.data import Pairs
-from minclip.images import Preprocess, augment, draw_augmentation, to_device
+from minclip.augmentation import augment, draw_augmentation
+from minclip.data import Pairs, Streamed, digests
+from minclip.images import Preprocess, to_device
 from minclip.loss import batch_floor
 
 ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
@@ -102,6 +104,11 @@ class Batches:
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.order = Order(len(pairs), batch_size, seed)
         self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+        self.digests = digests(pairs.images)
+        index = {digest: i for i, digest in enumerate(dict.fromkeys(self.digests))}
+        picture_ids = torch.tensor([index[digest] for digest in self.digests])
+        self.picture_ids = picture_ids[pairs.image_of_caption]  # (N,): pictures with equal pixels have equal ids
+        self._ahead: Iterator[tuple[int, torch.Tensor]] = iter(())  # pictures of streamed pairs, with their numbers
 
     def steps(self, epochs: int) -> int:
         """The number of steps in which every caption is read `epochs` times; the last one may begin a further epoch."""
@@ -124,14 +131,19 @@ class Batches:
         return torch.where(drawn < others, drawn + 1, 0)
 
     def make(
-        self, step: int, device: torch.device | str, part: slice = slice(None)
+        self,
+        step: int,
+        device: torch.device | str,
+        part: slice = slice(None),
+        pixels: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The pictures of a step, augmented and normalised, (B, 3, R, R) on the device, and its tokens (B, T).
 
         `part` makes only these rows of the batch, with the same bits: a batch can be made one micro-batch at a time.
-        Tokens stay on the CPU, where their lengths can be looked at without waiting for the device.
+        Tokens stay on the CPU, where their lengths can be looked at without waiting for the device. `pixels`
+        (b, 3, R, R) uint8 are the pictures of the part, if they have been read already.
         """
-        images = to_device(self.pairs.images[self.pictures(step)[part]], device)
+        images = to_device(self.pairs.images[self.pictures(step)[part]] if pixels is None else pixels, device)
         if self.augmentation != "none":
             # The changes are drawn for the whole batch, so that a row gets the same ones in any part.
             generator = counter_generator(self.seed, AUGMENTATION, step)
@@ -142,18 +154,43 @@ class Batches:
         """The rows `shard` of the batch of a step, `size` at a time or at once; made when they are asked for."""
         starts = range(shard.start, shard.stop, size or shard.stop - shard.start)
         slices = [slice(start, min(start + starts.step, shard.stop)) for start in starts]
-        return MicroBatches(self, step, device, slices)
+        return MicroBatches(self, step, device, slices, self._read_shard(step, shard))
+
+    def _read_shard(self, step: int, shard: slice) -> torch.Tensor | None:
+        """The streamed pictures (b, 3, R, R) uint8 of the rows `shard` of a step; None if all are in memory.
+
+        The next steps are expected to follow, and are read ahead. Where something else follows, reading starts anew.
+        """
+        images, wanted = self.pairs.images, self.pictures(step)[shard].tolist()
+        if not isinstance(images, Streamed):
+            return None
+        read = list(islice(self._ahead, len(wanted)))
+        if [picture for picture, _ in read] != wanted:
+            self._ahead = self._read_ahead(images, step, shard)
+            read = list(islice(self._ahead, len(wanted)))
+        return torch.stack([pixels for _, pixels in read])
+
+    def _read_ahead(self, images: Streamed, step: int, shard: slice) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the pictures of the rows `shard` of a step and of all later ones."""
+
+        def order() -> Iterator[int]:
+            for later in count(step):
+                yield from self.pictures(later)[shard].tolist()
+
+        return zip(order(), images.read_ahead(order()), strict=False)
 
     def fingerprint(self) -> str:
         """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
         digest = hashlib.sha256()
-        for tensor in (self.pairs.images, self.tokens, self.pairs.image_of_caption):
+        digest.update(repr(tuple(self.pairs.images.shape)).encode() + b"".join(self.digests))
+        for tensor in (self.tokens, self.pairs.image_of_caption):
             digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def floor(self, step: int, loss: str) -> float:
         """The loss of a perfect model on the batch of a step; see `batch_floor`."""
-        return batch_floor(self.caption_ids[self.rows(step)], self.pictures(step), loss)
+        rows = self.rows(step)
+        return batch_floor(self.caption_ids[rows], self.picture_ids[rows], loss)
 
 
 @dataclass(frozen=True)
@@ -161,15 +198,19 @@ class MicroBatches(Sequence):
     """Parts of the batch of a step: pictures (b, 3, R, R) and tokens (b, T), as `Batches.make` makes them.
 
     A part is made anew, with the same bits, whenever it is asked for, so that no more than one needs to be in memory.
+    Only streamed `pixels` are held for all parts, as uint8, because reading them is what takes time.
     """
 
     batches: Batches
     step: int
     device: torch.device | str
     slices: list[slice]
+    pixels: torch.Tensor | None
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        return self.batches.make(self.step, self.device, self.slices[i])
+        part, first = self.slices[i], self.slices[0].start
+        pixels = None if self.pixels is None else self.pixels[part.start - first : part.stop - first]
+        return self.batches.make(self.step, self.device, part, pixels)

@@ -1,4 +1,4 @@
-"""The command line: minclip train | eval | classify | search | probe | export | bench.
+"""The command line: minclip train | eval | classify | search | duplicates | inspect | probe | export | bench.
 
 Exit codes: 0 done; 1 some input was wrong, as a message on standard error says; 2 the command was not understood; 130
 interrupted.

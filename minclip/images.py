@@ -1,4 +1,4 @@
-"""Pictures: any file to upright RGB, RGB to uint8 pixels, pixels to what the model reads; and their augmentation.
+"""Pictures: any file to upright RGB, RGB to uint8 pixels, and pixels to what the model reads.
 
 `Preprocess` belongs to a model. Training, evaluation and the command line all prepare their pictures with it.
 """
@@ -6,14 +6,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Mean and standard deviation of OpenAI's preprocessing, for red, green and blue in [0, 1].
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,6 +21,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 100  # the ends of longer pictures are cut off first, so that a line of pixels does not become gigabytes
 TOLERANCE = 16  # of 255: a plain ground may differ from itself by so much, as it does in a JPEG
 READ_AHEAD = 256  # pictures that the reading threads may decode before they are asked for
+REFUSED = ("EPS",)  # Pillow hands these to another program, Ghostscript, whatever the file is called
 
 T = TypeVar("T")
 
@@ -41,6 +42,18 @@ class Origin(Protocol):
         ...
 
 
+class Source(Origin, Protocol):
+    """A picture of the user's, which is decoded whenever it is needed."""
+
+    def load(self) -> Image.Image:
+        """The whole picture as upright RGB. Raises OSError or ValueError that names it."""
+        ...
+
+    def identity(self) -> tuple[str | int, ...]:
+        """Name, size and time of change: equal for a picture that has not changed. Raises OSError if it is missing."""
+        ...
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """A picture in a file of the user's."""
@@ -52,9 +65,16 @@ class PictureFile:
         return str(self.path)
 
     def open(self, size: int) -> Image.Image:
-        image = load_image(self.path)
+        image = self.load()
         image.thumbnail((size, size))
         return image
+
+    def load(self) -> Image.Image:
+        return load_image(self.path)
+
+    def identity(self) -> tuple[str | int, ...]:
+        status = self.path.stat()
+        return str(self.path.absolute()), status.st_size, status.st_mtime_ns
 
 
 # --- from a file to pixels --------------------------------------------------------------------------------------------
@@ -69,13 +89,43 @@ def load_image(path: str | Path) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such picture")
     try:
-        if not path.stat().st_size:
+        file = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+    with file:
+        return decode(file, path)
+
+
+def decode(file: IO[bytes], name: object) -> Image.Image:
+    """Decode an open file as `load_image` does. Raises ValueError that begins with `name`.
+
+    The format is read off the content. No other program is started for it, and Pillow refuses a picture of more than
+    179 million pixels before it takes memory for them.
+    """
+    try:
+        if not file.read(1):
             raise ValueError("the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        file.seek(0)
+        with Image.open(file, formats=_formats()) as image:
             return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: cannot be read as a picture: cannot identify its format") from error
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, struct.error and others on damaged files.
-        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+        raise ValueError(f"{name}: cannot be read as a picture: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow decodes by itself."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in REFUSED)
+
+
+@lru_cache(maxsize=1)
+def picture_endings() -> frozenset[str]:
+    """The endings of files in these formats, such as ".png"."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in _formats())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -141,22 +191,23 @@ def crop_center(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, upper, left + width, upper + height))
 
 
-def read_pictures(paths: Iterable[str | Path], preprocess: "Preprocess") -> Iterator[torch.Tensor | Exception]:
-    """Yield the pixels (3, R, R) uint8 of each file, or the error that names what is wrong with it.
+def read_picture(source: Source, preprocess: "Preprocess") -> torch.Tensor | Exception:
+    """The pixels (3, R, R) uint8 of a picture, or the error that names what is wrong with it."""
+    try:
+        return preprocess.pixels(source.load())
+    except (OSError, ValueError) as error:
+        return error
+
+
+def read_pictures(sources: Iterable[Source], preprocess: "Preprocess") -> Iterator[torch.Tensor | Exception]:
+    """Yield what `read_picture` returns for each picture, in order.
 
     Several threads decode, since Pillow does so outside Python's global lock. A few hundred pictures are in memory at a
     time, however many there are.
     """
-
-    def read(path: str | Path) -> torch.Tensor | Exception:
-        try:
-            return preprocess.pixels(load_image(path))
-        except (OSError, ValueError) as error:
-            return error
-
     with ThreadPoolExecutor() as pool:
-        for some in in_groups(paths, READ_AHEAD):
-            yield from pool.map(read, some)
+        for some in in_groups(sources, READ_AHEAD):
+            yield from pool.map(read_picture, some, repeat(preprocess))
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -167,11 +218,10 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def picture_files(folder: str | Path) -> Sequence[Path]:
-    """All files under `folder` that have an ending known to Pillow, sorted. Raises NotADirectoryError."""
+    """All files under `folder` that have the ending of a picture, sorted. Raises NotADirectoryError."""
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder")
-    known = Image.registered_extensions()
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known and p.is_file())
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in picture_endings() and p.is_file())
 
 
 # --- from pixels to what the model reads ------------------------------------------------------------------------------
@@ -219,104 +269,3 @@ class Preprocess:
         What a frozen image tower saw in them, (B, C), stays as it is.
         """
         return images if images.ndim == 2 else normalize(images, self.mean, self.std)
-
-
-# --- augmentation -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How much pictures are changed: brightness in [0, 255], contrast and the mixing of colours as deviations from 1,
-    and the shares of grey and of blurred or sharpened pictures."""
-
-    brightness: float
-    contrast: float
-    mixing: float = 0.0
-    grey: float = 0.0
-    blur: float = 0.0
-
-
-# With "gentle", a colour stays what it is called. The others are for models that shall know other artists' drawings.
-# They were chosen by training on one of two artists and testing on the other: "strong" names most of these, "moderate"
-# nearly as many, at a smaller cost in unseen compositions.
-AUGMENTATIONS: dict[str, Augmentation | None] = {
-    "none": None,  # for features that were computed once
-    "crop": None,  # of photographs, whose objects may be anywhere; see `draw_crop`
-    "gentle": Augmentation(brightness=12, contrast=0.1),
-    "moderate": Augmentation(brightness=20, contrast=0.2, mixing=0.12, blur=0.33),
-    "strong": Augmentation(brightness=20, contrast=0.2, mixing=0.25, grey=0.2, blur=0.66),
-}
-
-
-def draw_crop(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw how to change n photographs, (n, 19) as `draw_augmentation`: a random crop, resized, and nothing else.
-
-    The crop has 0.9 to 1 of the area, as in OpenCLIP's training, and any ratio of its sides with which it fits.
-    """
-
-    def uniform(low: float, high: float) -> torch.Tensor:
-        return torch.empty(n).uniform_(low, high, generator=generator)
-
-    area = uniform(0.9, 1)
-    width = area ** uniform(0, 1)
-    height = area / width
-    shift_x, shift_y = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    zero = torch.zeros(n)
-    move = torch.stack([width, zero, shift_x, zero, height, shift_y], dim=1)
-    same_colour = torch.eye(3, 4).flatten().expand(n, 12)
-    return torch.cat([move, same_colour, zero[:, None]], dim=1)
-
-
-def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentle") -> torch.Tensor:
-    """Draw how to change n pictures: (n, 19), a movement (2×3), a change of colours (3×4), and blur or sharpness.
-
-    No mirror images: "facing right" is a caption. Small movements: drawings are trimmed, and learning where else they
-    might be costs accuracy on unseen ones.
-    """
-    amount = AUGMENTATIONS[strength]
-    if amount is None:
-        assert strength == "crop"  # "none" needs no draw
-        return draw_crop(n, generator)
-
-    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
-        return torch.empty(n, *shape).uniform_(low, high, generator=generator)
-
-    angle, zoom = uniform(-0.1, 0.1), uniform(0.92, 1.08)
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    shift_x, shift_y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
-    move = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1)
-
-    mixing = amount.mixing * torch.randn(n, 3, 3, generator=generator)
-    mixing = torch.eye(3) + mixing - mixing.mean(dim=2, keepdim=True)  # Rows sum to 1, so grey stays grey.
-    is_grey = uniform(0, 1, 1, 1) < amount.grey
-    mixing = torch.where(is_grey, torch.full((3, 3), 1 / 3), mixing)
-    contrast = uniform(1 - amount.contrast, 1 + amount.contrast, 1, 1)
-    brightness = uniform(-amount.brightness, amount.brightness, 1, 1)
-    colour = torch.cat([contrast * mixing, brightness.expand(n, 3, 1)], dim=2)
-
-    which = uniform(0, 1)
-    blur = (which < amount.blur / 2).float() - (which > 1 - amount.blur / 2).float()  # 1, 0 or -1
-    return torch.cat([move, colour.flatten(1), blur[:, None]], dim=1)
-
-
-def augment(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
-    """Move, recolour, and blur or sharpen pictures (B, 3, R, R) uint8 by `draw_augmentation`'s (B, 19).
-
-    Works on the pictures' device. Returns float32 in [0, 255], not normalised.
-    """
-    move, colour, blur = to_device(changes, images.device).split([6, 12, 1], dim=1)
-    grid = F.affine_grid(move.view(-1, 2, 3), list(images.shape), align_corners=False)  # (B, R, R, 2)
-    # Clamping to the centre of the outermost pixel makes what lies beyond the edge repeat it.
-    edge = 1 - 1 / images.shape[-1]
-    moved = F.grid_sample(images.float(), grid.clamp(-edge, edge), align_corners=False)  # (B, 3, R, R)
-    matrix, offset = colour.view(-1, 3, 4).split([3, 1], dim=2)
-    coloured = (matrix @ moved.flatten(2) + offset).view_as(moved)
-    difference = _blur(coloured) - coloured
-    return (coloured + blur[:, :, None, None] * difference).clamp(0, 255)
-
-
-def _blur(images: torch.Tensor) -> torch.Tensor:
-    """Average each pixel of (B, 3, R, R) with its neighbours, with weights 1, 2, 1 in each direction."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    across = (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / 4
-    return (across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]) / 4

@@ -98,9 +98,27 @@ def cost_of_equals(count: torch.Tensor, loss: str = "clip") -> torch.Tensor:
 def batch_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "clip") -> float:
     """The loss of a perfect model on one batch, given the ids (B) of its captions and of its pictures.
 
-    A caption, or a picture, that occurs k times cannot be told apart from itself, and costs something every time.
+    What a model sees of a pair is its caption c and its picture p. Among the m_p rows of p and the m_c columns of c are
+    m_p m_c equal logits, of which n_pc, the number of such pairs, are right. So each pair has k = m_p m_c / n_pc equal
+    answers, of which one is right. For "clip" the mean of ln k is ln B minus the mutual information of captions and
+    pictures, below which no logits get (van den Oord et al. 2018, arXiv:1807.03748, appendix A.1) and which those
+    reach that are −ln k.
     """
-    return max(_mean_cost(captions, loss), _mean_cost(pictures, loss))
+    pairs = torch.stack([captions, pictures], dim=1).unique(dim=0, return_inverse=True)[1]
+    return cost_of_equals(_count(captions) * _count(pictures) / _count(pairs).double(), loss).mean().item()
+
+
+def best_top1(captions: torch.Tensor, pictures: torch.Tensor) -> float:
+    """How often at best the nearest caption of a batch is the picture's own one, given the ids (B) of both.
+
+    Of m equal captions the right one is found in one of m cases, and a picture that occurs with several captions has
+    only one nearest.
+    """
+    _, owner = pictures.unique(return_inverse=True)
+    pair = torch.stack([captions, owner], dim=1).unique(dim=0, return_inverse=True)[1]
+    found = _count(pair) / _count(captions).double()  # expected hits if a pair's caption is answered to its picture
+    best = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).scatter_reduce(0, owner, found, "amax")
+    return best.sum().item() / len(captions)
 
 
 def floor_with_ids(ids: torch.Tensor, positives: str = "drop") -> float:
@@ -114,8 +132,13 @@ def floor_with_ids(ids: torch.Tensor, positives: str = "drop") -> float:
 
 def _mean_cost(ids: torch.Tensor, loss: str = "clip") -> float:
     """The mean of `cost_of_equals` over a batch in which equal ids (N) cannot be told apart."""
+    return cost_of_equals(_count(ids), loss).mean().item()
+
+
+def _count(ids: torch.Tensor) -> torch.Tensor:
+    """How often each id of a batch occurs in it: (B,) int64."""
     _, group, counts = ids.unique(return_inverse=True, return_counts=True)
-    return cost_of_equals(counts, loss)[group].mean().item()
+    return counts[group]
 
 
 def loss_floor(batch_size: int, n_captions: int = 1) -> float:

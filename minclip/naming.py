@@ -121,7 +121,7 @@ class _Ranks:
         names, self.is_right = _right_names(pairs)
         cosine, _ = evaluate.classify(model, tokenizer, pairs.images, names, templates)
         self.model = evaluate.ranks(cosine, self.is_right)
-        self.pixels = evaluate.ranks(pixel_similarity(pairs.images, trained, names), self.is_right)
+        self.pixels = evaluate.ranks(pixel_similarity(pairs.images[:], trained, names), self.is_right)
 
     def score(self, pictures: Sequence[int]) -> Named:
         """The scores of some of the pictures, among all names."""

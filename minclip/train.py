@@ -231,6 +231,8 @@ def _check(config: TrainConfig, batches: Batches, held_out: Pairs | None, world:
         raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
     if batches.batch_size < world.size:
         raise ValueError(f"batch_size is {batches.batch_size}; it must be at least the {world.size} processes")
+    if config.distill and not isinstance(batches.pairs.images, torch.Tensor):
+        raise ValueError(f"distill is {config.distill}; it must be 0 for pictures that are streamed")
     if config.distill and world.size > 1:
         raise ValueError(f"distill is {config.distill}; it must be 0 in {world.size} processes")
     if config.backend == "naive" and world.size > 1:
@@ -241,7 +243,7 @@ def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> 
     """A training before its first step."""
     model.train().set_grad_checkpointing(config.grad_checkpoint)
     lock(model, config.lock, config.unlock_last)
-    seen = teacher_features(batches.pairs.images, model.device) if config.distill else None
+    seen = teacher_features(batches.pairs.images[:], model.device) if config.distill else None
     state = State(model, make_optimizer(model, config), encode=make_encoder(model, config), world=world, seen=seen)
     untrained = cost_of_equals(torch.tensor(batches.batch_size), config.loss).item()
     return state, History(len(batches.pairs), batches.batch_size, untrained)

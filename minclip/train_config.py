@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from minclip.augmentation import AUGMENTATIONS
 from minclip.finetune import TOWERS
-from minclip.images import AUGMENTATIONS
 
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
 LOGS = ("tensorboard",)
@@ -21,8 +21,8 @@ class TrainConfig:
     memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
     `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
-    features learns at `layer_decay` times the rate of the one above it. `augmentation` is one of
-    `images.AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures (`teacher.py`). `warmup` is a
+    features learns at `layer_decay` times the rate of the one above it. `augmentation` is a name in
+    `AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures (`teacher.py`). `warmup` is a
     share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the held-out
     pictures after which the training ends.
     """

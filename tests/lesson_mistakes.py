@@ -5,6 +5,7 @@ import importlib.util
 import math
 from pathlib import Path
 
+import caching_mistakes
 import sharded_mistakes
 import torch
 import torch.nn.functional as F
@@ -422,6 +423,8 @@ MISTAKES = {
     # --- 19
     "sharded_loss": sharded_mistakes.functions(),
 }
+
+MISTAKES |= {name: [wrong for wrong, _ in mistakes] for name, mistakes in caching_mistakes.MISTAKES.items()}
 
 
 def mistake(number: str, name: str, k: int, folder: Path):

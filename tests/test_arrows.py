@@ -12,12 +12,15 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module may import those of its own floor, in one direction, and of the floors below.
 FLOORS = [
     ["minclip_kernels"],
-    ["files", "images", "tokenizer", "transformer", "vision", "text", "frozen", "model", "loss"],
+    ["files", "images", "augmentation", "tokenizer", "transformer", "vision", "text", "frozen", "model", "loss"],
     [
         *("data", "formats", "batches", "prompts", "metrics", "teacher"),
         *("interruption", "distributed", "gradient_cache"),
     ],
-    ["evaluate", "finetune", "naming", "queries", "checkpoints", "train_config", "train", "plots", "probe"],
+    [
+        *("evaluate", "features", "finetune", "naming", "queries", "reach", "diagnosis", "zero_shot"),
+        *("checkpoints", "train_config", "train", "plots", "probe"),
+    ],
     ["commands", "cli", "__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minclip.augmentation import augment, draw_augmentation
 from minclip.batches import Batches, Order, counter_generator
 from minclip.data import Emoji, Pairs
 from minclip.distributed import World
-from minclip.images import Preprocess, augment, draw_augmentation
+from minclip.images import Preprocess
 
 N, R = 23, 12
 

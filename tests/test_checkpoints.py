@@ -244,7 +244,7 @@ def test_other_settings_are_refused_by_name(pairs, stopped, change, message):
 
 
 def test_other_pictures_captions_or_pairs_are_refused(pairs, stopped):
-    other = replace(pairs, images=pairs.images.clone())
+    other = replace(pairs, images=pairs.images[:].clone())
     other.images[5, 0, 0, 0] ^= 1
     for changed in (
         other,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minclip import CLIP, PRESETS, Tokenizer, cli, data, finetune, formats, images
+from minclip import CLIP, PRESETS, Tokenizer, augmentation, cli, data, finetune, formats
 from minclip.formats.saved import Saved
 from minclip.images import Preprocess
 from minclip.train import State, TrainConfig, make_optimizer, train_step
@@ -216,7 +216,7 @@ def test_a_few_pictures_of_another_artist_help_a_trained_model_and_teach_a_new_o
 
 
 def test_a_random_crop_stays_inside_and_shows_nine_tenths():
-    changes = images.draw_augmentation(1000, torch.Generator().manual_seed(0), "crop")
+    changes = augmentation.draw_augmentation(1000, torch.Generator().manual_seed(0), "crop")
     width, _, shift_x, _, height, shift_y = changes[:, :6].T
     assert (width + shift_x.abs() <= 1 + 1e-6).all()
     assert (height + shift_y.abs() <= 1 + 1e-6).all()
@@ -231,7 +231,7 @@ def test_a_random_crop_stays_inside_and_shows_nine_tenths():
 def test_a_random_crop_moves_pixels_and_leaves_their_colours():
     picture = torch.randint(0, 256, (1, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(50, 3, 24, 24)
-    changes = images.draw_augmentation(50, torch.Generator().manual_seed(0), "crop")
-    torch.testing.assert_close(images.augment(plain, changes), plain.float(), rtol=0, atol=1e-3)
-    cropped = images.augment(picture.expand(50, 3, 24, 24), changes)
+    changes = augmentation.draw_augmentation(50, torch.Generator().manual_seed(0), "crop")
+    torch.testing.assert_close(augmentation.augment(plain, changes), plain.float(), rtol=0, atol=1e-3)
+    cropped = augmentation.augment(picture.expand(50, 3, 24, 24), changes)
     assert (cropped - picture).abs().mean((1, 2, 3)).min() > 1

@@ -1,4 +1,7 @@
 import runpy
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minclip import images
+from minclip import augmentation, images
 from minclip.images import Preprocess
 
 SIZE = 24
 
 
 def augmented(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    changes = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
-    return images.augment(pixels, changes)
+    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
+    return augmentation.augment(pixels, changes)
 
 
 def picture(width: int = 30, height: int = 20) -> Image.Image:
@@ -194,10 +197,10 @@ def test_augmentation_is_reproducible_and_different_for_every_picture():
 
 def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
     pixels = torch.randint(0, 256, (13, 3, 31, 31), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    changes = images.draw_augmentation(13, torch.Generator().manual_seed(0))
-    whole = images.augment(pixels, changes)
+    changes = augmentation.draw_augmentation(13, torch.Generator().manual_seed(0))
+    whole = augmentation.augment(pixels, changes)
     for size in (1, 2, 5):
-        parts = [images.augment(*part) for part in zip(pixels.split(size), changes.split(size), strict=True)]
+        parts = [augmentation.augment(*part) for part in zip(pixels.split(size), changes.split(size), strict=True)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -208,14 +211,14 @@ MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    changes[:, part] = images.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
-    return images.augment(pixels, changes)
+    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
+    return augmentation.augment(pixels, changes)
 
 
 def test_augmentation_does_not_normalise():
     """Without any change the pixels come back as they were."""
     pixels = images.to_tensor(picture(), SIZE)[None]
-    torch.testing.assert_close(images.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(augmentation.augment(pixels, SAME[None]), pixels.float(), rtol=0, atol=1e-3)
 
 
 def test_augmentation_never_mirrors():
@@ -311,13 +314,51 @@ def test_pictures_are_read_in_order_and_a_few_at_a_time(tmp_path, monkeypatch):
     def paths():
         for i in range(1000):
             asked.append(i)
-            yield tmp_path / f"{i % 4}.png"
+            yield images.PictureFile(tmp_path / f"{i % 4}.png")
 
     results = images.read_pictures(paths(), Preprocess(2))
     first = [next(results) for _ in range(4)]
     assert [int(pixels[0, 0, 0]) for pixels in first[:3] if isinstance(pixels, torch.Tensor)] == [0, 1, 2]
     assert isinstance(first[3], FileNotFoundError)
     assert len(asked) == 4
+
+
+def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
+    """A PNG of 300 bytes that claims 50,000 × 50,000 pixels: the names of its chunks are right, and so are its sums."""
+    (tmp_path / "bomb.png").write_bytes(png_of_size(50_000, 50_000))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"bomb\.png: cannot be read as a picture: Image size \(2500000000 pixels\)"):
+        images.load_image(tmp_path / "bomb.png")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A small, valid beginning of a PNG of any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    """Pillow would hand this to Ghostscript, although it is called a JPEG."""
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot be read as a picture: cannot identify"):
+        images.load_image(tmp_path / "a.jpg")
+    assert started == []
+    monkeypatch.setattr(images, "_formats", lambda: None)  # as Pillow would do it
+    with pytest.raises(ValueError, match=r"a\.jpg"):
+        images.load_image(tmp_path / "a.jpg")
+    assert started
 
 
 def test_a_file_as_an_origin(tmp_path):

@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from minclip_kernels import fused_clip_loss
 from minclip_kernels.testing import assert_equals_reference, evaluate
 
 from minclip import clip_loss, clip_loss_onehot, loss_floor, siglip_loss
-from minclip.loss import batch_floor, floor_with_ids
+from minclip.loss import batch_floor, best_top1, floor_with_ids
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 30))
 scales = st.floats(0.01, 100)
@@ -207,12 +208,20 @@ def test_the_floor_of_a_batch_counts_its_duplicates():
     assert batch_floor(different, torch.tensor([0, 1, 1, 1])) == pytest.approx(3 * math.log(3) / 4)
 
 
+SAME, DIFFERENT = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
+DUPLICATES = {
+    "captions": (SAME, DIFFERENT),
+    "pictures": (DIFFERENT, SAME),
+    "pairs": (SAME, SAME),
+    "both": (SAME, torch.tensor([0, 1, 2, 2, 3, 3])),  # a picture with two captions that other pictures have as well
+}
+
+
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
-@pytest.mark.parametrize("which", ["captions", "pictures"])
+@pytest.mark.parametrize("which", DUPLICATES)
 def test_no_model_gets_under_the_floor_of_duplicates(which, loss):
     """Gradient descent on free features, equal ones for what is equal, ends at the floor."""
-    same, different = torch.tensor([0, 0, 0, 1, 1, 2]), torch.arange(6)
-    captions, pictures = (same, different) if which == "captions" else (different, same)
+    captions, pictures = DUPLICATES[which]
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(6, 8, generator=generator).requires_grad_() for _ in range(2)]
     bias = torch.zeros(()).requires_grad_()
@@ -225,3 +234,57 @@ def test_no_model_gets_under_the_floor_of_duplicates(which, loss):
         value.backward()
         optimizer.step()
     assert value.item() == pytest.approx(batch_floor(captions, pictures, loss), abs=2e-3)
+
+
+ids_of_a_batch = st.integers(1, 9).flatmap(
+    lambda n: st.tuples(*[st.lists(st.integers(0, 3), min_size=n, max_size=n) for _ in range(2)])
+)
+
+
+def perfect_logits(captions: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """The pointwise mutual information of each picture (rows) and caption (columns) of a batch, in float64."""
+    of_picture, of_caption = pictures[:, None] == pictures, captions[:, None] == captions
+    together = (of_picture.double() @ of_caption.double()).clamp(min=1e-300)  # (B, B): pairs with this p and this c
+    return (together / (of_picture.sum(1)[:, None] * of_caption.sum(1))).log()
+
+
+@given(ids_of_a_batch)
+def test_the_floor_is_the_loss_of_a_perfect_model(ids):
+    """The logits of a perfect model, built from counts, have this loss, and any change of them costs more."""
+    captions, pictures = map(torch.tensor, ids)
+    target = torch.arange(len(captions))
+
+    def loss(logits: torch.Tensor) -> float:
+        return ((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2).item()
+
+    perfect = perfect_logits(captions, pictures)
+    floor = batch_floor(captions, pictures)
+    assert loss(perfect) == pytest.approx(floor, abs=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    score = torch.randn(4, 4, generator=generator, dtype=torch.float64)  # of a picture and a caption
+    assert loss(perfect + 0.3 * score[pictures][:, captions]) >= floor - 1e-9
+    assert loss(5 * score[pictures][:, captions]) >= floor - 1e-9
+
+
+@given(ids_of_a_batch)
+def test_the_floor_of_siglip_is_the_best_probability_of_every_cell(ids):
+    captions, pictures = map(torch.tensor, ids)
+    ours = 0.0
+    for p in set(ids[1]):
+        for c in set(ids[0]):
+            cells = (pictures == p).sum() * (captions == c).sum()
+            right = ((pictures == p) & (captions == c)).sum()
+            share = right.double() / cells
+            ours += float(cells * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)))
+    assert batch_floor(captions, pictures, "siglip") == pytest.approx(ours / len(captions), abs=1e-9)
+
+
+@given(ids_of_a_batch)
+def test_no_answer_is_right_more_often_than_the_best(ids):
+    """Against trying every caption for every picture; of equal captions one is drawn."""
+    captions, pictures = map(torch.tensor, ids)
+    best = 0.0
+    for p in set(ids[1]):
+        own = captions[pictures == p]
+        best += max(float((own == c).sum() / (captions == c).sum()) for c in set(ids[0]))
+    assert best_top1(captions, pictures) == pytest.approx(best / len(captions))

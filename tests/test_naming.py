@@ -35,7 +35,7 @@ def drawn(seed: int, codes=CODES) -> Pairs:
 
 def noisy(pairs: Pairs, seed: int = 0) -> Pairs:
     noise = torch.randint(-9, 10, pairs.images.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(pairs, images=(pairs.images + noise).clamp(0, 255).to(torch.uint8))
+    return replace(pairs, images=(pairs.images[:] + noise).clamp(0, 255).to(torch.uint8))
 
 
 def test_sets_and_groups_have_their_pictures_and_names(model, tokenizer):
@@ -72,7 +72,7 @@ def test_pixel_similarity_is_brute_force():
     """A name counts by its nearest picture, and one without a picture is infinitely far."""
     trained = Pairs.join([drawn(1), noisy(drawn(1), 5)])
     names = ["dog", "unheard of", "cat"]
-    found = naming.pixel_similarity(drawn(0).images, trained, names)
+    found = naming.pixel_similarity(drawn(0).images[:], trained, names)
     for picture, row in zip(drawn(0).images, found, strict=True):
         for name, value in zip(names, row.tolist(), strict=True):
             distances = [

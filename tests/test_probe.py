@@ -218,7 +218,7 @@ def test_the_emoji_are_told_apart_by_their_groups(tmp_path, monkeypatch, capsys)
         (["--draws", "0"], "--draws 0"),
         (["--data", "gone"], "gone: no such folder or file"),
         (["--data", ".", "--artists", "openmoji"], "give one"),
-        (["--data", "."], "neither a table nor folders of pictures"),
+        (["--data", "."], "each named after what they show"),
     ],
 )
 def test_bad_input(options, said, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`minclip classify`: pictures compared with any labels."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ftfy.formatting import display_ljust
@@ -14,13 +15,15 @@ from minclip.commands.common import (
     add_templates,
     announce,
     choose_device,
+    chosen_templates,
     figure_path,
     lowest_match,
     print_json,
     read_run,
     readable,
+    typed_or_read,
 )
-from minclip.images import PictureFile
+from minclip.images import PictureFile, Source
 
 DESCRIPTION = """Compare pictures with any labels that you type; the best one is marked.
 
@@ -36,7 +39,8 @@ near any label, and the cosine does not tell."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files of any format that Pillow reads")
-    parser.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help="labels to choose from")
+    labels = "labels to choose from, or a .txt file with one to a line"
+    parser.add_argument("--labels", nargs="+", required=True, metavar="LABEL", help=labels)
     parser.add_argument("--plot", action="store_true", help="the bars as a figure, classify.png in the run folder")
     add_reject(parser)
     add_run(parser)
@@ -47,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     path, saved = read_run(arguments)
-    labels = arguments.labels
+    labels = list(typed_or_read(arguments.labels))
     lowest = lowest_match(arguments, saved)
     model = saved.build(choose_device(arguments.device))
-    origins: list[PictureFile] = []
-    pixels = readable(arguments.pictures, saved.preprocess, origins)
-    cosine, probability = evaluate.classify(model, saved.tokenizer, pixels, labels, arguments.templates)
+    origins: list[Source] = []
+    pixels = readable([PictureFile(Path(path)) for path in arguments.pictures], saved.preprocess, origins)
+    cosine, probability = evaluate.classify(model, saved.tokenizer, pixels, labels, chosen_templates(arguments))
     answers = [
         describe(str(origin), labels, cosines, probabilities, lowest)
         for origin, cosines, probabilities in zip(origins, cosine.tolist(), probability.tolist(), strict=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from minclip import data, formats, images
 from minclip.formats import Saved
-from minclip.prompts import PLAIN
+from minclip.prompts import IMAGENET, PLAIN, read_lines
 
 NO_RUN = ", as there is no run under runs/ (`minclip train` makes one)"
 
@@ -63,8 +63,19 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=PLAIN,
         metavar="TEXT",
-        help='prompts around every text, averaged: --templates "{}" "a picture of a {}" (default: the text alone)',
+        help='prompts around every text, averaged: --templates "{}" "a picture of a {}", or a .txt file with one to a '
+        "line, or imagenet for OpenAI's 80 (default: the text alone)",
     )
+
+
+def chosen_templates(arguments: argparse.Namespace) -> Sequence[str]:
+    """The templates that --templates gives, names or has in a file."""
+    return read_lines(IMAGENET) if list(arguments.templates) == ["imagenet"] else typed_or_read(arguments.templates)
+
+
+def typed_or_read(texts: Sequence[str]) -> Sequence[str]:
+    """Texts as they were typed, or the lines of a .txt file if that is the only one."""
+    return read_lines(texts[0]) if len(texts) == 1 and texts[0].endswith(".txt") else texts
 
 
 def add_reject(parser: argparse.ArgumentParser) -> None:
@@ -154,17 +165,55 @@ def figure_path(run: Path, name: str) -> Path:
     return run.with_name(f"{run.stem}-{name}") if run.is_file() else run / name
 
 
-def load_pairs(training: dict[str, Any], preprocess: images.Preprocess) -> tuple[data.Pairs, data.Pairs | None]:
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    known = "or that of open_clip"
+    image = f"column of a table with the paths of the pictures (default: image, {known}, filepath)"
+    parser.add_argument("--image-column", metavar="NAME", help=image)
+    parser.add_argument("--caption-column", metavar="NAME", help=f"column with the captions (caption, {known}, title)")
+
+
+def columns(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    return arguments.image_column, arguments.caption_column
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    memory = "gigabytes for pictures; more than that are streamed from disk (default: half of what is free)"
+    parser.add_argument("--memory", type=float, metavar="GB", help=memory)
+    workers = f"processes that decode streamed pictures (default: {data.Reading().workers})"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers)
+
+
+def chosen_reading(arguments: argparse.Namespace) -> data.Reading:
+    """How --memory and --workers want pictures to be read. Raises ValueError, in terms of the options."""
+    memory = None if arguments.memory is None else int(arguments.memory * 1e9)
+    with named_as_options(data.Reading):
+        workers = {} if arguments.workers is None else {"workers": arguments.workers}
+        return data.Reading(memory, **workers)
+
+
+def load_pairs(
+    training: dict[str, Any], preprocess: images.Preprocess, reading: data.Reading | None = None
+) -> tuple[data.Pairs, data.Pairs | None]:
     """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
 
-    `training` has the data, language, artists and skip_bad of config.json.
+    `training` has the data, columns, language, artists and skip_bad of config.json. With `reading`, a line on standard
+    error says how much memory the user's pictures need and which way they take.
     """
     if training["data"] is None:
         return data.load_emoji(preprocess, training["language"], trained_on(training))
-    pairs, problems = data.load_folder(training["data"], preprocess, training["skip_bad"])
+    found = find_run(training)
+    if reading:
+        print(reading.describe(len(found.sources), preprocess), file=sys.stderr)
+    reading = reading or data.Reading()
+    pairs, problems = data.load_found(found, preprocess, training["skip_bad"], reading)
     if problems:
-        print(data.describe_problems(problems, training["data"]), "left out", sep="\n", file=sys.stderr)
+        print(data.describe_problems(problems, found.place), "left out", sep="\n", file=sys.stderr)
     return data.hold_out(pairs)
+
+
+def find_run(training: dict[str, Any]) -> data.Found:
+    """The user's pictures and captions that a run was trained and tested on; opens no picture."""
+    return data.find_pairs(training["data"], training.get("columns") or (None, None))
 
 
 def trained_on(training: dict[str, Any]) -> list[data.Artist]:
@@ -188,19 +237,19 @@ def load_tested(saved: Saved, run: Path) -> data.Pairs:
 
 
 def readable(
-    paths: Sequence[str | Path], preprocess: images.Preprocess, origins: list[images.PictureFile]
+    sources: Sequence[images.Source], preprocess: images.Preprocess, origins: list[images.Source]
 ) -> Iterator[torch.Tensor]:
     """Yield the pixels (3, R, R) of every picture that can be read, and append its origin to `origins`.
 
     What is wrong with the others is printed on standard error.
     """
-    hidden = len(paths) < 100 or not sys.stderr.isatty()
-    results = tqdm(images.read_pictures(paths, preprocess), "reading", len(paths), leave=False, disable=hidden)
-    for path, result in zip(paths, results, strict=True):
+    hidden = len(sources) < 100 or not sys.stderr.isatty()
+    results = tqdm(images.read_pictures(sources, preprocess), "reading", len(sources), leave=False, disable=hidden)
+    for source, result in zip(sources, results, strict=True):
         if isinstance(result, Exception):
             print(f"minclip: error: {result}", file=sys.stderr)
         else:
-            origins.append(images.PictureFile(Path(path)))
+            origins.append(source)
             yield result
 
 

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minclip import data, evaluate, naming, queries
+import torch
+
+from minclip import data, evaluate, naming, queries, zero_shot
 from minclip.commands.common import (
     add_artists,
+    add_columns,
     add_device,
     add_json,
     add_run,
@@ -15,6 +18,8 @@ from minclip.commands.common import (
     check_has_pictures,
     choose_device,
     chosen_artists,
+    chosen_templates,
+    columns,
     load_pairs,
     load_tested,
     print_json,
@@ -22,6 +27,8 @@ from minclip.commands.common import (
     read_run,
     trained_on,
 )
+from minclip.data.folder import CLASSES
+from minclip.features import picture_features
 from minclip.formats import Saved
 from minclip.model import CLIP
 
@@ -30,6 +37,7 @@ DESCRIPTION = """Score a model on the pictures that were held out of its trainin
 recall@k is how often the right answer is among the first k, from picture to caption and from caption to picture.
 
   minclip eval                                   the emoji that the run was never trained on
+  minclip eval --data photos --templates imagenet   your own: recall, or zero-shot accuracy over class folders
   minclip eval --emoji-font NotoColorEmoji.ttf   every emoji of an artist that the run was never trained on
 
 For such an artist a table says how often the right name is the first, or among the first five: of all names, of the
@@ -39,7 +47,11 @@ the nearest."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="FOLDER", help="other pictures to score on: a folder with a table")
+    others = "other pictures to score on, in any layout; the classes of class folders are told apart without captions"
+    parser.add_argument("--data", metavar="PATH", help=others)
+    add_columns(parser)
+    names = "a .txt file with the names of class folders: folder, tab, name; or names alone, in the folders' order"
+    parser.add_argument("--classes", metavar="FILE", help=names)
     add_artists(parser, "those of the run")
     searches = "searches to answer: a CSV with the columns query and right, which has English names separated by |"
     parser.add_argument("--queries", metavar="FILE", help=searches)
@@ -62,14 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
         if len(artists) > 1:
             raise ValueError(f"{new[0].name} is new to the run and is scored alone: give no other artist with it")
         return run_new_artist(arguments, str(path), saved, new[0])
-    if arguments.data:
-        tested, _ = data.load_folder(arguments.data, saved.preprocess)
+    found_data = data.find_pairs(arguments.data, columns(arguments)) if arguments.data else None
+    if found_data and found_data.layout == CLASSES:
+        return run_classes(arguments, str(path), saved, found_data)
+    if arguments.classes:
+        raise ValueError(f"--classes {arguments.classes} needs --data with class folders, which it names")
+    if found_data:
+        tested, _ = data.load_found(found_data, saved.preprocess, skip_bad=False, reading=data.Reading())
     elif artists:
         _, tested = data.load_emoji(saved.preprocess, saved.training["language"], artists)
     else:
         tested = load_tested(saved, path)
     model = saved.build(choose_device(arguments.device))
-    found = evaluate.recall_of_pairs(model, saved.tokenizer, tested, arguments.templates)
+    found = evaluate.recall_of_pairs(model, saved.tokenizer, tested, chosen_templates(arguments))
     scores = describe(str(path), tested, found)
     if arguments.json:
         print_json(scores)
@@ -78,6 +95,47 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.data:
         print_unseen(found["image_to_text"][1], found["image_to_text"][5])
     return 0
+
+
+def run_classes(arguments: argparse.Namespace, run: str, saved: Saved, found: data.Found) -> int:
+    """Score how often the folder of a picture has the name that is nearest to it."""
+    names = sorted(set(found.captions))
+    named = (
+        zero_shot.read_class_names(arguments.classes, names) if arguments.classes else {name: name for name in names}
+    )
+    model = saved.build(choose_device(arguments.device))
+    labels = list(dict.fromkeys(named.values()))
+    classes = evaluate.class_features(model, saved.tokenizer, labels, chosen_templates(arguments))
+    pictures, features, problems = picture_features(model, found.sources)
+    if problems:
+        raise ValueError(data.describe_problems(problems, found.place))
+    right = torch.tensor([labels.index(named[found.captions[i]]) for i in pictures])
+    scores = zero_shot.score_classes(features, classes, right, labels)
+    overall = {
+        "pictures": len(right),
+        "classes": len(labels),
+        "top1": sum(score.top1 * score.pictures for score in scores) / len(right),
+        "top5": sum(score.top5 * score.pictures for score in scores) / len(right),
+        "mean of classes": sum(score.top1 for score in scores) / len(scores),
+    }
+    if arguments.json:
+        print_json({"run": run, **overall, "per class": [asdict(score) for score in scores]})
+    else:
+        print_classes(run, overall, scores)
+    return 0
+
+
+def print_classes(run: str, overall: dict[str, Any], scores: Sequence[zero_shot.ClassScore]) -> None:
+    print(f"{run}: {overall['pictures']} pictures of {overall['classes']} classes")
+    print(f"top-1 {100 * overall['top1']:.1f} %  (chance {100 / overall['classes']:.2f} %)")
+    print(f"top-5 {100 * overall['top5']:.1f} %")
+    print(f"mean of the classes' top-1 {100 * overall['mean of classes']:.1f} %\n")
+    width = max(len(score.name) for score in scores)
+    print(f"{'class':{width}}  pictures  top-1 in %  top-5 in %  mistaken for")
+    for score in scores:
+        share1, share5 = 100 * score.top1, 100 * score.top5
+        row = f"{score.name:{width}}  {score.pictures:8}  {share1:10.1f}  {share5:10.1f}  {score.mistaken_for or ''}"
+        print(row.rstrip())
 
 
 def run_queries(arguments: argparse.Namespace) -> int:
@@ -89,7 +147,7 @@ def run_queries(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
     pairs = data.Pairs.join([part for part in load_pairs(saved.training, saved.preprocess) if part])
     model = saved.build(choose_device(arguments.device))
-    found = queries.answer_queries(model, saved.tokenizer, pairs, asked, arguments.templates)
+    found = queries.answer_queries(model, saved.tokenizer, pairs, asked, chosen_templates(arguments))
     if arguments.json:
         print_json({"run": str(path), **asdict(found)})
         return 0
@@ -108,10 +166,10 @@ def run_new_artist(arguments: argparse.Namespace, run: str, saved: Saved, artist
     drawn = data.load_artist(artist, saved.preprocess, saved.training["language"])
     trained, _ = load_pairs(saved.training, saved.preprocess)
     model: CLIP = saved.build(choose_device(arguments.device))
-    scores = naming.name_artist(model, saved.tokenizer, drawn, trained, arguments.templates)
+    scores = naming.name_artist(model, saved.tokenizer, drawn, trained, chosen_templates(arguments))
     match = None
     if "basic" in scores:
-        match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, arguments.templates)
+        match = naming.measure_match(model, saved.tokenizer, drawn, saved.match, chosen_templates(arguments))
     if arguments.json:
         described = {name: asdict(score) for name, score in scores.items()}
         about = {"run": run, "artist": artist.name, "credit": artist.credit}

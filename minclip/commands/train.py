@@ -11,12 +11,16 @@ from typing import Any
 import torch
 
 from minclip import __version__, data, distributed, finetune, plots
+from minclip.augmentation import AUGMENTATIONS
 from minclip.batches import Batches
 from minclip.commands.common import (
     add_artists,
+    add_columns,
     add_device,
     add_foreign,
+    add_reading,
     choose_device,
+    chosen_reading,
     load_pairs,
     named_as_options,
     print_unseen,
@@ -27,7 +31,7 @@ from minclip.files import remove_halves
 from minclip.finetune import TOWERS
 from minclip.formats.run import CONFIG, RUNS, newest_setup, read_setup, save_setup
 from minclip.frozen import EFFICIENTNET, describe_extractor
-from minclip.images import AUGMENTATIONS, Preprocess
+from minclip.images import Preprocess
 from minclip.model import CLIP, NOT_FROZEN, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import train
@@ -40,13 +44,18 @@ EMOJI = TrainConfig(epochs=28, augmentation="moderate")
 OWN = TrainConfig(augmentation="crop")
 OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that need one which learns or sees pictures anew
 TOKENIZERS = ("keep", "train")
-SOURCE = ("data", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")  # what config.json says besides
+# What config.json says besides the settings of the training.
+SOURCE = ("data", "columns", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")
+FIXED = (  # options that a run which goes on has already
+    *("data", "image_column", "caption_column", "language", "artists", "emoji_font"),
+    *("skip_bad", "out", "tokenizer", "image_tower"),
+)
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
   minclip train --artists openmoji        the emoji of one artist (the artists: {" ".join(data.ARTISTS)})
   minclip train --language zh             Chinese captions (the languages: {" ".join(data.LANGUAGES)})
-  minclip train --data my_pictures        a folder with one .csv or .tsv file that has the columns image and caption
+  minclip train --data my_pictures        your own pictures, with a table, .txt files, class folders or tar shards
   minclip train --init RUN --lock image   from a trained model, one tower of which stays as it is
   minclip train --image-tower efficientnet-lite0    a text tower beside a pretrained image tower that stays as it is
   minclip train --smoke                   seconds, only to see that everything works
@@ -73,7 +82,9 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default, add = TrainConfig(), parser.add_argument
-    add("--data", metavar="FOLDER", help="folder of your own pictures with a table, or the table itself")
+    add("--data", metavar="PATH", help="your own pictures: a folder, a table or a tar shard")
+    add_columns(parser)
+    add_reading(parser)
     add("--skip-bad", action="store_true", help="training without the entries that cannot be read, instead of an error")
     add_artists(parser, "all of them")
     add("--language", help="language of the emoji captions (default: en)")
@@ -140,7 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: World) -> int:
     """Train as planned; returns the exit code. Only the main process writes and prints."""
-    pairs, held_out = load_pairs(plan.training, plan.preprocess)
+    pairs, held_out = load_pairs(plan.training, plan.preprocess, chosen_reading(arguments))
     if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
     config = plan.config
@@ -190,9 +201,9 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
 
 
 def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[str, Any]) -> list[list[str]]:
-    """The captions, and for emoji with their bare names also other ways to say these."""
+    """The captions, and other ways to say them: of emoji with their bare names, and of the names of class folders."""
     if training["data"] is not None:
-        return [pairs.captions]
+        return [[template.replace("{}", caption) for caption in pairs.captions] for template in pairs.templates]
     codes = [pairs.origins[i].codes for i in pairs.image_of_caption.tolist()]  # type: ignore[attr-defined]
     never = held_out.captions if held_out else ()
     return data.phrasings(pairs.captions, codes, training["language"], PHRASINGS, never)
@@ -259,7 +270,7 @@ def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
     """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
-    for name in ("data", "language", "artists", "emoji_font", "skip_bad", "out", "tokenizer", "image_tower"):
+    for name in FIXED:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
@@ -292,6 +303,9 @@ def configure(arguments: argparse.Namespace, base: TrainConfig) -> TrainConfig:
 
 def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
+    columns = [arguments.image_column, arguments.caption_column]
+    if any(columns) and not arguments.data:
+        raise ValueError("--image-column and --caption-column need --data, whose table they are about")
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
     if arguments.data and (arguments.artists or arguments.emoji_font):
@@ -299,8 +313,8 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
     emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
-    language, skip_bad = arguments.language or "en", arguments.skip_bad
-    return {"data": folder, "language": language, **emoji, "skip_bad": skip_bad, "smoke": arguments.smoke}
+    own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
+    return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 
 
 def default_folder(training: dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from minclip.data.artists import Artist
 from minclip.data.emoji import emoji_group, is_basic, load_artist
 from minclip.data.folder import load_folder
 from minclip.data.pairs import Pairs
-from minclip.images import PictureFile, Preprocess, picture_files, read_pictures
+from minclip.images import Preprocess
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,12 @@ class Labelled:
 
 
 def load_labelled(path: str | Path, preprocess: Preprocess) -> Labelled:
-    """Read a folder with one folder for each class, or a table in which the caption is the class.
+    """Read data in any of the layouts of `load_folder`: the caption, or the name of the folder, is the class.
 
     Raises ValueError, or OSError, for what cannot be read.
     """
-    path = Path(path)
-    is_table = not path.is_dir() or any(p.suffix.lower() in (".csv", ".tsv") for p in path.iterdir())
-    pairs = load_folder(path, preprocess)[0] if is_table else _load_class_folders(path, preprocess)
+    pairs, _ = load_folder(path, preprocess)
     return label(pairs, [str(origin) for origin in pairs.origins])
-
-
-def _load_class_folders(folder: Path, preprocess: Preprocess) -> Pairs:
-    files = [path for path in picture_files(folder) if path.parent != folder]
-    if not files:
-        raise ValueError(f"{folder} has neither a table nor folders of pictures, each named after its class")
-    images = []
-    for result in read_pictures(files, preprocess):
-        if isinstance(result, Exception):
-            raise ValueError(f"{result}; mend it or take it out of {folder}")
-        images.append(result)
-    classes = [path.relative_to(folder).parts[0] for path in files]
-    return Pairs(torch.stack(images), [PictureFile(path) for path in files], classes, torch.arange(len(files)))
 
 
 def load_emoji_groups(artists: Sequence[Artist], preprocess: Preprocess) -> Labelled:

@@ -1,27 +1,30 @@
 """Pictures with captions, and the part of them that is held out."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from minclip.data.streamed import Streamed, digest
 from minclip.images import Origin
+from minclip.prompts import PLAIN
 
 
 @dataclass(frozen=True)
 class Pairs:
     """N captions for P pictures: caption i describes picture `image_of_caption[i]`.
 
-    images (P, 3, R, R) uint8, or what a frozen image tower saw in them, (P, C), on the CPU; origins (P); captions (N);
-    image_of_caption (N,) int64.
+    images (P, 3, R, R) uint8 in memory or streamed, or what a frozen image tower saw in them, (P, C), on the CPU;
+    origins (P); captions (N); image_of_caption (N,) int64. `templates` are the ways to say a caption in training, which
+    come with some layouts.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor | Streamed
     origins: Sequence[Origin]
     captions: list[str]
     image_of_caption: torch.Tensor
+    templates: Sequence[str] = PLAIN
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -33,10 +36,10 @@ class Pairs:
 
     @staticmethod
     def join(parts: Sequence["Pairs"]) -> "Pairs":
-        """All pictures and captions of several sets, in their order."""
+        """All pictures and captions of several sets, in their order; the pictures must be in memory."""
         starts = np.cumsum([0, *(len(part.origins) for part in parts)]).tolist()
         return Pairs(
-            torch.cat([part.images for part in parts]),
+            torch.cat([part.images[:] for part in parts]),
             [origin for part in parts for origin in part.origins],
             [caption for part in parts for caption in part.captions],
             torch.cat([part.image_of_caption + start for part, start in zip(parts, starts, strict=False)]),
@@ -48,17 +51,20 @@ class Pairs:
         merged = [index.setdefault(image.numpy().tobytes(), len(index)) for image in self.images]
         first = [merged.index(i) for i in range(len(index))]
         owners = torch.tensor(merged, dtype=torch.int64)[self.image_of_caption]
-        return Pairs(self.images[first], [self.origins[i] for i in first], self.captions, owners)
+        images, origins = self.images[first], [self.origins[i] for i in first]
+        return replace(self, images=images, origins=origins, image_of_caption=owners)
 
     def select(self, pictures: Sequence[int]) -> "Pairs":
         """Keep only the given pictures, in the given order, with all of their captions."""
         index = {picture: i for i, picture in enumerate(pictures)}
         kept = [(i, index[p]) for i, p in enumerate(self.image_of_caption.tolist()) if p in index]
-        return Pairs(
-            self.images[list(pictures)],
-            [self.origins[p] for p in pictures],
-            [self.captions[i] for i, _ in kept],
-            torch.tensor([p for _, p in kept], dtype=torch.int64),
+        images = self.images.select(pictures) if isinstance(self.images, Streamed) else self.images[list(pictures)]
+        return replace(
+            self,
+            images=images,
+            origins=[self.origins[p] for p in pictures],
+            captions=[self.captions[i] for i, _ in kept],
+            image_of_caption=torch.tensor([p for _, p in kept], dtype=torch.int64),
         )
 
     def split(self, is_held_out: Sequence[bool]) -> tuple["Pairs", "Pairs"]:
@@ -68,13 +74,22 @@ class Pairs:
         return self.select(train), self.select(held_out)
 
 
+def digests(images: torch.Tensor | Streamed) -> Sequence[bytes]:
+    """The SHA-256 of the pixels of every picture."""
+    return images.digests if isinstance(images, Streamed) else [digest(image) for image in images]
+
+
+def belongs_to_test(digest: bytes) -> bool:
+    """Whether a picture with these pixels is held out: 26 of 256 are."""
+    return digest[0] < 26
+
+
 def hold_out(pairs: Pairs) -> tuple[Pairs, Pairs | None]:
     """Hold out about a tenth of the pictures; returns `(pairs, None)` if that would be none or all of them.
 
     A picture's own pixels decide, so it stays on its side when other pictures come and go, whatever its name.
     """
-    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pairs.images]
-    is_held_out = [digest[0] < 26 for digest in digests]  # 26 of 256 values
+    is_held_out = [belongs_to_test(digest) for digest in digests(pairs.images)]
     if all(is_held_out) or not any(is_held_out):
         return pairs, None
     return pairs.split(is_held_out)

@@ -1,0 +1,87 @@
+"""Rows of numbers that were computed from pictures, kept in the user's cache so that they are computed once."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import platformdirs
+import safetensors
+import torch
+from safetensors.torch import save
+
+from minclip.files import replacing
+from minclip.images import Source
+
+Compute = Callable[[list[int]], tuple[list[int], torch.Tensor]]
+KEY = 32  # bytes
+
+
+def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[list[int], torch.Tensor]:
+    """The rows (N, W) of pictures, and the index of the picture of each; pictures that cannot be read have none.
+
+    `compute(indices)` computes rows that are not in the cache, and returns the indices which have one, and the rows.
+    The cache has one file for each `name` and folder of pictures, with the rows of the last sources there: it does not
+    grow beyond them. A picture whose name, size or time has changed is another picture.
+    """
+    wanted = hashlib.sha256(f"{name} {_folder(sources)}".encode()).hexdigest()[:24]
+    path = Path(platformdirs.user_cache_dir("minclip")) / f"{wanted}.safetensors"
+    keys = [_key(source) for source in sources]
+    known, stored = _read(path)
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    found, computed = compute(missing) if missing else ([], stored[:0])
+    if not len(known):
+        stored = computed[:0]
+    place = {i: len(stored) + n for n, i in enumerate(found)}
+    place |= {i: known[key] for i, key in enumerate(keys) if key in known}
+    indices = sorted(place)
+    rows = torch.cat([stored, computed])[[place[i] for i in indices]]
+    if indices and (found or len(known) != len(indices)):
+        _write(path, [keys[i] for i in indices], rows)
+    return indices, rows
+
+
+def _folder(sources: Sequence[Source]) -> str:
+    """The folder that all pictures are in."""
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(str(source))) for source in sources])
+    except ValueError:
+        return ""  # They are on several drives of Windows.
+
+
+def _key(source: Source) -> bytes:
+    try:
+        return hashlib.sha256(repr(source.identity()).encode()).digest()
+    except OSError:
+        return b""  # It is not there, and never in the cache.
+
+
+def _read(path: Path) -> tuple[dict[bytes, int], torch.Tensor]:
+    """The place of the row of each key, and the rows; nothing if there is no such file or it is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            keys, rows, checksum = file.get_tensor("keys"), file.get_tensor("rows"), file.metadata()["sha256"]
+    except Exception:
+        # Whatever is wrong with the file, it is only a cache.
+        return {}, torch.empty(0, 0)
+    if checksum != _checksum(keys, rows) or len(keys) != len(rows):
+        return {}, torch.empty(0, 0)
+    content = keys.numpy().tobytes()
+    return {content[KEY * i : KEY * (i + 1)]: i for i in range(len(keys))}, rows
+
+
+def _write(path: Path, keys: Sequence[bytes], rows: torch.Tensor) -> None:
+    flat = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(save({"keys": flat, "rows": rows}, metadata={"sha256": _checksum(flat, rows)}))
+    except OSError:
+        return  # Without a cache the rows are computed again next time.
+
+
+def _checksum(*tensors: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
