@@ -17,18 +17,16 @@ def without_twins(test: Pairs, train: Pairs) -> Pairs:
     Artists draw some emoji once for several names, or a second time with a pixel's difference. Two pictures (3, R, R)
     count as the same drawing if none of their 12 × 12 blocks differs visibly, on average over its pixels.
     """
-    coarse = [F.avg_pool2d(pairs.images.float(), _block(pairs)).flatten(1) for pairs in (test, train)]  # (P, 432) each
+    both = _pixels(test), _pixels(train)  # (P, 3, R, R) each
+    block = both[0].shape[-1] // BLOCKS
+    coarse = [F.avg_pool2d(images, block).flatten(1) for images in both]  # (P, 432) each
     # A block's mean differs at most by the mean difference of its pixels, so all others are no twins.
     candidates = torch.cdist(*coarse, p=torch.inf) < VISIBLE  # (test, train)
-    twins = {i for i, j in candidates.nonzero().tolist() if _difference(test, i, train, j) < VISIBLE}
+    differences = {(i, j): (both[0][i] - both[1][j]).abs() for i, j in candidates.nonzero().tolist()}
+    twins = {i for (i, _), difference in differences.items() if F.avg_pool2d(difference, block).max() < VISIBLE}
     return test.select([i for i in range(len(test.origins)) if i not in twins])
 
 
-def _block(pairs: Pairs) -> int:
-    return pairs.images.shape[-1] // BLOCKS
-
-
-def _difference(test: Pairs, i: int, train: Pairs, j: int) -> float:
-    """The mean difference of the block that differs most."""
-    difference = (test.images[i].float() - train.images[j].float()).abs()  # (3, R, R)
-    return F.avg_pool2d(difference, _block(test)).max().item()
+def _pixels(pairs: Pairs) -> torch.Tensor:
+    assert isinstance(pairs.images, torch.Tensor), "emoji are in memory"
+    return pairs.images.float()

@@ -31,7 +31,7 @@ SPLITS = {
 def test_every_lesson_that_measures_on_other_pictures_is_here():
     assert set(SPLITS) == {number for number, source in SOURCES.items() if "without_twins(" in source.read_text()}
     loads = [line for source in SOURCES.values() for line in source.read_text().splitlines() if "load_emoji(" in line]
-    assert sum(", _ = load_emoji(" not in line for line in loads) == len(SPLITS), "one of them keeps a test set"
+    assert sum(", _ = " not in line for line in loads) == len(SPLITS), "one of them keeps a test set"
 
 
 def variables(number: str, parts: list[str]) -> dict:
