@@ -118,8 +118,8 @@ print(f"largest difference of the features: {(after - before).abs().max():.0e}, 
 
 # %% [markdown]
 # Here are the weights: one map for each layer and each head. A row is a token that reads, and its squares say where
-# it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. Which two heads of layer 1 let
-# EOT read *firefighter* nearly alone?
+# it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. In which head of layer 1 does
+# EOT look most at *firefighter*? (The cell below the figure has the answer.)
 
 # %%
 figure, grid = plt.subplots(len(maps), maps[0].shape[1], figsize=(10, 5.8), sharex=True, sharey=True)
@@ -138,10 +138,13 @@ figure.supylabel("reads", fontsize=10)
 colours = figure.colorbar(image, ax=grid, label="weight", shrink=0.7)
 
 # %%
-print("EOT looks most at, in the last layer:")
-for head, row in enumerate(maps[-1][0, :, -1].tolist()):
-    best = sorted(places, key=lambda place: -row[place])[:3]
-    print(f"  head {head + 1}:", ", ".join(f"{names[2][place]} {row[place]:.0%}" for place in best))
+for layer, weights in enumerate(maps):
+    print(f"EOT looks most at, in layer {layer + 1}:")
+    for head, row in enumerate(weights[0, :, -1].tolist()):
+        best = sorted(places, key=lambda place: -row[place])[:3]
+        print(f"  head {head + 1}:", ", ".join(f"{names[2][place]} {row[place]:.0%}" for place in best))
+at_firefighter = maps[0][0, :, -1, names[2].index("firefighter")]  # (H,)
+print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 
 # %% [markdown]
 # Every map is a triangle. SOT, the first row, can look at nothing but itself. Each word knows what came before it and

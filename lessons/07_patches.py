@@ -18,10 +18,10 @@ import check
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from splits import without_twins
 
 import minclip
-from minclip.data import OPENMOJI, emoji_captions, unseen_emoji
-from minclip.data.drawings import drawings
+from minclip.data import OPENMOJI, load_emoji
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
@@ -194,11 +194,12 @@ print(f"with positions, by                                   {relative_change(mo
 # unseen pictures right. How many of them if every picture comes as a jigsaw?
 
 # %%
-captions = emoji_captions()
-codes = [code for code in captions if code in unseen_emoji()][:: check.pick(1, 4)]
-pixels = drawings(OPENMOJI, codes, preprocess)  # (N, 3, R, R)
+train, held_out = load_emoji(preprocess, artists=[OPENMOJI])
+held_out = without_twins(held_out, train)
+pixels, texts = held_out.images[:: check.pick(1, 4)], held_out.captions[:: check.pick(1, 4)]
 unseen = preprocess.normalize(pixels)  # (N, 3, R, R)
-texts = [captions[code] for code in codes]
+
+# %%
 text_features = F.normalize(model.encode_text(tokenizer(texts)), dim=1)  # (N, E)
 
 
@@ -216,7 +217,7 @@ results = {
     "jigsaws": [top1(model, images) for images in jigsaws],
     "whole, positions set to zero": [top1(blind, unseen)],
 }
-print(f"the right one of {len(codes)} captions:")
+print(f"the right one of {len(texts)} captions, by chance {1 / len(texts):.1%}:")
 for name, values in results.items():
     spread = f"  (from {min(values):.1%} to {max(values):.1%} over {len(values)} orders)" if len(values) > 1 else ""
     print(f"  {name:29} {sum(values) / len(values):.1%}{spread}")
@@ -224,15 +225,16 @@ lost = results["whole pictures"][0] - sum(results["jigsaws"]) / len(jigsaws)
 print(f"shuffling the patches costs {100 * lost:.1f} points of {100 * results['whole pictures'][0]:.1f}")
 
 # %% [markdown]
-# It collapses, and how far depends on the order. Without any positions, as the last of the three rows says, it goes the
-# same way. (A caution about that row: the model was trained with something added to every patch, and now nothing is.)
+# It collapses, and how far depends on the order. Without any positions, as the last of the three rows says, most of the
+# right answers are lost as well. (A caution about that row: the model was trained with something added to every patch,
+# and now nothing is.)
 #
 # Look at some of the jigsaws. On the left, pictures that have the right name as a whole and another one as a jigsaw
 # (three, if there are as many); then pictures that keep theirs.
 
 # %%
 whole, puzzle = nearest_caption(model, unseen), nearest_caption(model, jigsaws[0])  # (N,)
-is_right = whole == torch.arange(len(codes))  # (N,)
+is_right = whole == torch.arange(len(texts))  # (N,)
 renamed, kept = (is_right & (puzzle != whole)).nonzero()[:, 0], (is_right & (puzzle == whole)).nonzero()[:, 0]
 shown = [*renamed.tolist()[:3], *kept.tolist()][:5]
 pictures = pixels[shown]  # (5, 3, R, R)
@@ -249,7 +251,7 @@ for axes_row, label, images, best in zip(
         axes.spines[["top", "right"]].set_visible(True)
 figure.suptitle("above each: the nearest of the captions", fontsize=10)
 credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
-right_in_pieces = puzzle == torch.arange(len(codes))  # (N,)
+right_in_pieces = puzzle == torch.arange(len(texts))  # (N,)
 gained = int((right_in_pieces & ~is_right).sum())
 print(
     f"of {int(is_right.sum())} with the right name, {len(renamed)} lose it (and {gained} others gain it), for example:"
@@ -262,15 +264,12 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 
 # %% [markdown]
 # So this model looks at the arrangement, although the names of emoji say *what* is drawn and hardly ever *where*.
-# Still, many right answers remain, far more than the one in 400 of a guess: the contents of the patches, an eye, a
-# piece of a blue sleeve, some skin tone, say something by themselves.
+# Still, more right answers remain than a guess would find: the contents of the patches, an eye, a piece of a blue
+# sleeve, some skin tone, say something by themselves.
 #
-# Do not make a law of it. The model that shipped with minclip before this one had the same towers, and in this same
-# test the jigsaw cost it 0.9 points of 81.0. It had the means to see the arrangement, and did without them. It was
-# trained on one artist's drawings instead of two, with their white margins, with weaker augmentation, and without a
-# teacher (the [model card](../minclip/weights/MODEL_CARD.md) says what that is). Which of these made the difference
-# was not tested. One could guess that strong changes of the colours leave a model less to go by than the contents of
-# single patches; you can find out with `minclip train`.
+# Do not make a law of it. That is one model, and how it was trained may decide whether it needs the arrangement: where
+# the contents of single patches are enough to tell the captions of a batch apart, nothing in the loss asks for more.
+# You can find out with `minclip train`, its `--augmentation` and this jigsaw.
 #
 # ## Similarity of learned positions
 #
@@ -312,10 +311,10 @@ grid, image = draw_maps(right, fresh, "before training")
 bar = right.colorbar(image, ax=grid, label="cosine", shrink=0.8, extend="both")
 
 # %% [markdown]
-# To judge it by more than the eye: mean cosines of all pairs of neighbours, and, since the maps suggest it, of places
-# on the rim of the picture and places in its middle. One yardstick for all: give the trained vectors to the 16 places
-# in random orders, many times. How often does the mean of a group then stand as far from what chance gives on
-# average?
+# To judge it by more than the eye: mean cosines of all pairs of neighbours, and, since the maps suggest them, of places
+# on the rim of the picture, of places in its middle, and of the two ends of a row. One yardstick for all: give the
+# trained vectors to the 16 places in random orders, many times. How often does the mean of a group then stand as far
+# from what chance gives on average?
 
 # %%
 places = torch.cartesian_prod(torch.arange(side), torch.arange(side))  # (P, 2)
@@ -326,6 +325,7 @@ groups = {
     "both on the rim": rim[:, None] & rim & (distance > 0),
     "both in the middle": ~rim[:, None] & ~rim & (distance > 0),
     "one on the rim, one in the middle": rim[:, None] & ~rim,
+    "the two ends of a row": (places[:, None, 0] == places[:, 0]) & (distance == side - 1),
 }
 matrix, generator = cosines(trained), torch.Generator().manual_seed(0)  # (P, P)
 orders = [torch.randperm(side**2, generator=generator) for _ in range(check.pick(5000, 300))]
@@ -342,25 +342,25 @@ print(f"white pixels of the unseen pictures: rim {white[rim].mean():.0%}, middle
 # %% [markdown]
 # Before training every place is like itself and like nothing else. Training made neighbours alike, as in the ViT paper,
 # and it set the rim, which has most of the white, against the middle; neither is what chance would have. Nobody told
-# the model that place 7 lies above place 11: it found that out from the drawings. Some places that are far apart are
-# alike as well, such as the corners 0 and 3, or 12 and 15. They are mirror images of each other, and so are many of the
-# drawings; that this is the reason is a guess. It all fits the jigsaw: a model that uses its places has learned
-# something about them.
+# the model which places lie side by side: it found that out from the drawings. The two ends of a row are far apart, and
+# alike as well: look at the corners. They are mirror images of each other, and the halves of many drawings are, too;
+# that this is the reason is a guess. It all fits the jigsaw: a model that uses its places has learned something about
+# them.
 #
 # ## What this lesson does not show
 #
 # How much the arrangement matters to another CLIP. This is one small model with few and large patches, trained on
 # drawings that are all cut to their ink; the same test on a model trained with photographs, or with captions such as
 # "a cat left of a dog", is an experiment that you can do with these functions. With 4 × 4 places there is little room
-# for a geometry, and we looked for rim and middle only after the maps of another model had suggested it. Nor does the
-# jigsaw say what the model uses the places for: a finger that points left has other patches than one that points
+# for a geometry, and we looked for rim, middle and ends only after such maps had suggested them. Nor does the jigsaw
+# say what the model uses the places for: a finger that points left has other patches than one that points
 # right, and perhaps it only knows which patch of a drawing to expect where.
 #
 # ## What you take away
 #
 # - A ViT sees a row of patches. Patchify and one matrix are the strided convolution, to the last digit but rounding.
 # - Without positional embeddings, a picture and its jigsaw are the same thing, up to rounding.
-# - With them a model *can* use the arrangement. Whether it does is a question for an experiment. Ours said: it does;
-#   of another model with the same towers it said: hardly.
+# - With them a model *can* use the arrangement. Whether it does is a question for an experiment. Of this model ours
+#   said: it does.
 #
 # Stuck? `from solutions.lesson_07 import patchify`, or read [solutions/lesson_07.py](solutions/lesson_07.py).

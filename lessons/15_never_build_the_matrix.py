@@ -138,7 +138,7 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 # column is enough.
 #
 # **Exercise 2.** Write CLIP's loss so that no more than `chunk` rows of logits exist at any time. The check compares
-# it with the loss of lesson 02, and it looks at the size of every tensor that you make.
+# it with the loss of lesson 02, and it counts the numbers in all the tensors that you hold at a time.
 
 
 # %%
