@@ -116,7 +116,7 @@ def one_thread_and_no_figures():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw_run", lambda *_: None)
+        patch.setattr(plots, "draw_run", lambda *_: [])
         yield
     torch.set_num_threads(threads)
 
@@ -228,7 +228,7 @@ def test_the_best_weights_are_a_model(untouched, capsys):
 
 
 def main(arguments: list[str]) -> int:
-    plots.draw_run = lambda *_: None
+    plots.draw_run = lambda *_: []
     if "TORCHELASTIC_RUN_ID" in os.environ:
         ranks, event, *arguments = arguments
         if os.environ["RANK"] in ranks:
