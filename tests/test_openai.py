@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -222,9 +222,15 @@ def test_what_is_written_is_read(folder, config):
 # --- where OpenCLIP is installed --------------------------------------------------------------------------------------
 
 
+NAMES = "<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_ids_are_those_of_openais_tokenizer():
-    """open_clip has openai/CLIP's SimpleTokenizer with other names for the start and the end of a text."""
+    """open_clip has openai/CLIP's SimpleTokenizer with other names for the start and the end of a text.
+
+    Texts that contain one of these names have other ids there by design.
+    """
     open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch, which needs torchvision")
     ours, theirs = Tokenizer.load(Path(open_clip.__file__).with_name(openai.VOCABULARY)), open_clip.SimpleTokenizer()
     assert list(theirs.encoder)[:-2] == list(ours.id_of_symbol)[:-2]
@@ -234,6 +240,7 @@ def test_the_ids_are_those_of_openais_tokenizer():
 
     @given(st.text())
     def check(text):
+        assume(not any(name in text.lower() for name in NAMES))
         assert ours.encode(text) == theirs.encode(text)
 
     check()
