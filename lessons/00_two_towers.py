@@ -142,7 +142,7 @@ print(f"the brightest wrong one is {CAPTIONS[row]!r} with {CAPTIONS[column]!r}, 
 # Before, all rows are much the same: the network gives every picture nearly the same features. After, the diagonal
 # stands out, where a picture meets its own text. A bright diagonal is all that CLIP is trained for, and lessons 01 to
 # 04 are about it. Off the diagonal not everything is dark: two men on surfboards *are* alike, and so are their
-# captions. The black cat was in nobody's training: it has to be put together from cats and from black things. And look
+# captions. The black cat stood in no training: it has to be put together from cats and from black things. And look
 # at the numbers in the last line: no right pair comes near 1. It does not have to, as long as the wrong ones have
 # less. Lesson 10 explains why.
 #

@@ -484,7 +484,7 @@ def causal_weights(attempt, draw):
 def pool_at_end(attempt, draw):
     T, end_id = draw(st.integers(2, 5)), draw(st.sampled_from([9, 5]))
     padding = draw(st.sampled_from([0, end_id]))
-    others = st.sampled_from([0, 1, 2, 3, 4, 6, 7])  # 0 is a real token, and EOT need not have the highest number
+    others = st.sampled_from([0, 1, 2, 3, 4, 6, 7])  # 0 is a real token, and EOT may have any number
     bodies = draw(st.lists(st.lists(others, max_size=T - 2), min_size=1, max_size=3))
     tokens = torch.tensor([[8, *body, end_id] + [padding] * (T - 2 - len(body)) for body in bodies])  # (B, T)
     x = draw(features(len(bodies) * T, 2)).view(len(bodies), T, 2)

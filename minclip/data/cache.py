@@ -23,9 +23,12 @@ def cached(name: str, shape: tuple[int, ...], compute: Callable[[], torch.Tensor
     return content
 
 
-def checksum(content: torch.Tensor) -> str:
-    """SHA-256 of the numbers."""
-    return hashlib.sha256(content.numpy().data).hexdigest()
+def checksum(*tensors: torch.Tensor) -> str:
+    """SHA-256 of the shapes and numbers."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:

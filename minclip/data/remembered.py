@@ -10,6 +10,7 @@ import safetensors
 import torch
 from safetensors.torch import save
 
+from minclip.data.cache import checksum
 from minclip.files import replacing
 from minclip.images import Source
 
@@ -60,11 +61,11 @@ def _read(path: Path) -> tuple[dict[bytes, int], torch.Tensor]:
     """The place of the row of each key, and the rows; nothing if there is no such file or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            keys, rows, checksum = file.get_tensor("keys"), file.get_tensor("rows"), file.metadata()["sha256"]
+            keys, rows, stored = file.get_tensor("keys"), file.get_tensor("rows"), file.metadata()["sha256"]
     except Exception:
         # Whatever is wrong with the file, it is only a cache.
         return {}, torch.empty(0, 0)
-    if checksum != _checksum(keys, rows) or len(keys) != len(rows):
+    if stored != checksum(keys, rows) or len(keys) != len(rows):
         return {}, torch.empty(0, 0)
     content = keys.numpy().tobytes()
     return {content[KEY * i : KEY * (i + 1)]: i for i in range(len(keys))}, rows
@@ -75,13 +76,6 @@ def _write(path: Path, keys: Sequence[bytes], rows: torch.Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_bytes(save({"keys": flat, "rows": rows}, metadata={"sha256": _checksum(flat, rows)}))
+            temporary.write_bytes(save({"keys": flat, "rows": rows}, metadata={"sha256": checksum(flat, rows)}))
     except OSError:
         return  # Without a cache the rows are computed again next time.
-
-
-def _checksum(*tensors: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(repr(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()
