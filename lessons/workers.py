@@ -73,10 +73,14 @@ class SimulatedWorker:
         return [rows.detach() for rows in self.all_gather_with_grad(own)]
 
 
+class Deadlock(RuntimeError):
+    """Some workers wait at a gathering to which another one never comes."""
+
+
 def simulate(work: Callable[[SimulatedWorker], Any], world_size: int) -> list[Any]:
     """Returns [work(worker 0), work(worker 1), …]. A worker that has to wait starts again when others have come as far.
 
-    Raises RuntimeError where some wait for ever, because another one has ended without that gathering.
+    Raises Deadlock where some wait for ever, because another one has ended without that gathering.
     """
     board: list[dict[int, Tensor]] = []
     results: dict[int, Any] = {}
@@ -85,7 +89,7 @@ def simulate(work: Callable[[SimulatedWorker], Any], world_size: int) -> list[An
         before, progress = progress, len(results) + sum(map(len, board))
         if progress == before:
             waiting = sorted(set(range(world_size)) - set(results))
-            raise RuntimeError(f"workers {waiting} wait for ever: the others have ended without that gathering")
+            raise Deadlock(f"workers {waiting} wait for ever: the others have ended without that gathering")
         for rank in set(range(world_size)) - set(results):
             with suppress(Waiting):
                 results[rank] = work(SimulatedWorker(rank, world_size, board))

@@ -15,12 +15,13 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
-    """The tests draw their own emoji, once for all processes of pytest-xdist, and leave the user's cache alone."""
+    """The tests draw their own emoji, once for all processes of pytest-xdist, and leave the user's files alone."""
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.getbasetemp()
         folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
         folder.mkdir(exist_ok=True)
         patch.setattr("platformdirs.user_cache_dir", lambda *_: str(folder))
+        patch.setenv("MINCLIP_MINE", str(base / "mine"))
         yield folder
 
 

@@ -1,4 +1,4 @@
-"""The hints of lesson 14 fit the mistakes, and what its experiments rely on holds."""
+"""Other right answers to lesson 14 are accepted, and what its experiments rely on holds."""
 
 import itertools
 import sys
@@ -18,24 +18,7 @@ sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]
 
 import build  # noqa: E402
 import check  # noqa: E402
-from caching_mistakes import MISTAKES, chunks_of  # noqa: E402
-
-CASES = [(name, k) for name, mistakes in MISTAKES.items() for k in range(len(mistakes))]
-
-
-@pytest.mark.parametrize(("name", "k"), CASES)
-def test_the_hint_fits_the_mistake(name, k, capsys):
-    mistake, hint = MISTAKES[name][k]
-    if isinstance(mistake, tuple):
-        text = (LESSONS / "solutions" / "lesson_14.py").read_text()
-        assert text.count(mistake[0]) == 1
-        module: dict[str, Any] = {}
-        exec(text.replace(*mistake), module)
-        mistake = module[name]
-    getattr(check, name)(mistake)
-    said = capsys.readouterr().out
-    assert said.startswith("✗")
-    assert hint in said.partition("Hint: ")[2], said
+from mistakes.lesson_14 import chunks_of  # noqa: E402
 
 
 def through_autograd_grad(model, images, tokens, chunk):

@@ -3,7 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import inspect
 import math
 import os
 import sys
@@ -21,7 +20,10 @@ sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `
 
 import build  # noqa: E402
 import check  # noqa: E402
-from lesson_mistakes import MISTAKES, load, mistake  # noqa: E402
+from check import verdict  # noqa: E402
+from mistakes import all_mistakes, load, mistake  # noqa: E402
+
+MISTAKES = {name: answers for name, (_, answers) in all_mistakes().items()}
 
 SOURCES = build.sources()
 EXERCISES = [(source, name) for source in SOURCES for name in build.stubs(build.read(source))]
@@ -31,11 +33,6 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def solution(source: Path, name: str):
     return getattr(importlib.import_module(f"solutions.lesson_{source.name[:2]}"), name)
-
-
-def text_of(wrong) -> str:
-    """Where a wrong answer differs from ours, before and after, or all of it."""
-    return " -> ".join(wrong) if isinstance(wrong, tuple) else inspect.getsource(wrong)
 
 
 def skip_kernels_that_cannot_be_interpreted(stub: str) -> None:
@@ -54,31 +51,6 @@ def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys, tmp_
     assert capsys.readouterr().out.startswith(NOT_YET)
     assert judge(solution(source, name)) is solution(source, name)
     assert capsys.readouterr().out.startswith(SOLVED)
-
-
-# What a check says about a wrong answer must fit that mistake: a part of the answer -> a part of the hint.
-HINTS = {
-    ("pool_at_end", "tokens.argmax"): "compare with end_id first",
-    ("causal_weights", "-30.0"): "only -torch.inf keeps none",
-    ("online_logsumexp", "double().exp()"): "no format holds exp(900)",
-    ("online_logsumexp", "part - 150"): "the row's largest so far",
-    ("chunked_loss", "*strips, logits"): "what keeps it?",
-    ("product_kernel", "tl.dot(a, b, tile)"): 'input_precision="ieee"',
-    ("coefficients_kernel", "num_programs(0)"): "a place in it for each block of *columns*",
-    ("grouped_loss", "detach"): "no .detach()",
-    ("step_log_scale", "math.inf"): "clamp last",
-    ("glue", "i += 1"): "what ends each loop?",
-}
-
-
-@pytest.mark.parametrize(("name", "part"), HINTS)
-def test_the_hint_fits_the_mistake(name, part, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "CPU_SECONDS", 3)  # one of them never ends
-    source = next(source for source, exercise in EXERCISES if exercise == name)
-    skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
-    (k,) = (k for k, wrong in enumerate(MISTAKES[name]) if part in text_of(wrong))
-    getattr(check, name)(mistake(source.name[:2], name, k, tmp_path))
-    assert HINTS[name, part] in capsys.readouterr().out
 
 
 # Right answers, other than ours: each must be accepted.
@@ -150,12 +122,14 @@ def test_an_exception_is_shown_with_the_line_of_the_reader(capsys):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in Triton's interpreter
 @pytest.mark.parametrize(("source", "name"), EXERCISES, ids=lambda value: getattr(value, "stem", value))
 def test_mistakes_are_refused_with_a_counter_example(source, name, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "CPU_SECONDS", 3)  # one of them never ends
+    monkeypatch.setattr(verdict, "CPU_SECONDS", 3)  # one of them never ends
     skip_kernels_that_cannot_be_interpreted(build.stubs(build.read(source))[name].source)
     assert len(MISTAKES[name]) >= 6
-    for k in range(len(MISTAKES[name])):
-        assert getattr(check, name)(mistake(source.name[:2], name, k, tmp_path)) is solution(source, name)
-        assert capsys.readouterr().out.startswith(WRONG), f"wrong answer {k}"
+    for k, (_, words) in enumerate(MISTAKES[name]):
+        assert getattr(check, name)(mistake(name, k, tmp_path)) is solution(source, name)
+        said = capsys.readouterr().out
+        assert said.startswith(WRONG), f"wrong answer {k}"
+        assert words in said.partition("Hint: ")[2], f"wrong answer {k}"
 
 
 def test_the_table_names_every_lesson_and_its_time():
@@ -219,10 +193,8 @@ def test_run_all_ends_whatever_the_reader_wrote(source, k, tmp_path, monkeypatch
     answers = {}
     for name, cell in build.stubs(build.read(source)).items():
         kernel = "# needs Triton\n" if cell.source.startswith("# needs Triton") else ""
-        which = f'"{source.name[:2]}", "{name}", {k % len(MISTAKES[name])}, Path(r"{tmp_path}")'
-        answers[name] = (
-            f"{kernel}from pathlib import Path\nfrom lesson_mistakes import mistake\n{name} = mistake({which})"
-        )
+        which = f'"{name}", {k % len(MISTAKES[name])}, Path(r"{tmp_path}")'
+        answers[name] = f"{kernel}from pathlib import Path\nfrom mistakes import mistake\n{name} = mistake({which})"
     assert run(source, answers, fast=True) == {WRONG}
 
 

@@ -1,4 +1,4 @@
-"""The workers of lesson 19: simulated and real ones agree, and each wrong answer gets the hint that fits."""
+"""The workers of lesson 19: simulated and real ones agree, and other right answers are accepted."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,6 @@ LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]
 
 import check  # noqa: E402
-import sharded_mistakes  # noqa: E402
 import workers  # noqa: E402
 from solutions.lesson_19 import sharded_loss  # noqa: E402
 
@@ -22,17 +21,6 @@ def features(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     image, text = F.normalize(torch.randn(2, count, 4, generator=generator, dtype=torch.float64), dim=2)
     return image, text
-
-
-WRONG = list(zip(sharded_mistakes.functions(), sharded_mistakes.MISTAKES.values(), strict=True))
-
-
-@pytest.mark.parametrize(("wrong", "words"), WRONG, ids=range(len(WRONG)))
-def test_a_wrong_answer_gets_the_hint_that_fits(wrong, words, capsys):
-    check.sharded_loss(wrong)
-    verdict = capsys.readouterr().out
-    assert verdict.startswith("✗")
-    assert words in verdict
 
 
 def one_strip(image, text, logit_scale, worker):

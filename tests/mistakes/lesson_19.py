@@ -1,9 +1,6 @@
 """Wrong answers to `sharded_loss` of lesson 19, as people write them, and words of the hint that fits each."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-SOLUTION = Path(__file__).resolve().parent.parent / "lessons" / "solutions" / "lesson_19.py"
+from mistakes import Hinted
 
 LABELS = "labels = offset + torch.arange(len(image))"
 OFFSET = "offset = sum(len(rows) for rows in all_images[: worker.rank])"
@@ -17,7 +14,7 @@ WHOLE = "logits = logit_scale * torch.cat(all_images) @ torch.cat(all_texts).T\n
 WHOLE_LOSS = "(F.cross_entropy(logits, everyone) + F.cross_entropy(logits.T, everyone)) / 2"
 
 # What to change in our solution, in pairs of an old and a new text -> words of the hint.
-MISTAKES: dict[tuple[tuple[str, str], ...], str] = {
+ANSWERS: dict[tuple[tuple[str, str], ...], str] = {
     ((LABELS, "labels = torch.arange(len(image))"),): "only if your rank is 0",
     ((OFFSET, "offset = worker.rank * len(image)"),): "shards differ in size, so lower ranks",
     ((GATHERS, CONSTANTS),): "came as constants",
@@ -39,20 +36,8 @@ MISTAKES: dict[tuple[tuple[str, str], ...], str] = {
     ): "W times too large",
     ((GATHERS, OWN_ENTRY), (STRIPS, f"    {WHOLE}return {WHOLE_LOSS}\n{STRIPS}")): "came as constants",
     (("per_image = logit_scale *", "per_image = logit_scale.item() *"),): "is it cut off",
-    ((GATHERS, f"if worker.rank == 0:\n        worker.all_gather(image)\n    {GATHERS}"),): "wait for ever",
+    ((GATHERS, f"if worker.rank == 0:\n        worker.all_gather(image)\n    {GATHERS}"),): "gathering is a meeting",
     ((STRIPS, f"    {WHOLE}return {WHOLE_LOSS}\n{STRIPS}"),): "must not each do all the work",
 }
 
-
-def functions() -> list[Callable]:
-    """The wrong answers, in the order of MISTAKES."""
-    found = []
-    for changes in MISTAKES:
-        text = SOLUTION.read_text(encoding="utf-8")
-        for old, new in changes:
-            assert old in text, f"{old!r} is not in the solution"
-            text = text.replace(old, new)
-        names: dict[str, Callable] = {}
-        exec(text, names)
-        found.append(names["sharded_loss"])
-    return found
+MISTAKES = {"sharded_loss": [Hinted(changes, words) for changes, words in ANSWERS.items()]}

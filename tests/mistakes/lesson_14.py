@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from minclip import clip_loss
+from mistakes import Hinted
 
 
 def chunks_of(images, tokens, chunk):
@@ -118,7 +119,7 @@ def evaluated(model, images, tokens, chunk):
     return solved(model, images, tokens, chunk)
 
 
-MISTAKES = {
+ANSWERS = {
     "accumulated_gradient": [
         (accumulated(lambda loss, *sizes: loss), "a sum for a mean"),
         (accumulated(lambda loss, pairs, size, chunk: loss / -(-size // chunk)), "fewer pairs"),  # mean of means
@@ -185,3 +186,5 @@ MISTAKES = {
         (("return loss.item()", "return loss.detach()"), "loss.item()"),
     ],
 }  # fmt: skip
+
+MISTAKES = {name: [Hinted(*answer) for answer in answers] for name, answers in ANSWERS.items()}

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from check import Wrong, exercise
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from check.verdict import Wrong, exercise
 
 Gradients = dict[str, Tensor]
 LARGEST_ERROR = 1e-6  # of a gradient, relative to its length
@@ -115,7 +116,7 @@ def gradients_of(model: nn.Module) -> Gradients:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@exercise("14", "cut both tensors with .split(chunk); loss and backward for each chunk; what is the mean of all N?", 25)
+@exercise("cut both tensors with .split(chunk); loss and backward for each chunk; what is the mean of all N?", 25)
 def accumulated_gradient(attempt, draw):
     size = draw(st.integers(2, 7))
     chunk = draw(st.integers(1, size))
@@ -136,7 +137,6 @@ def accumulated_gradient(attempt, draw):
 
 
 @exercise(
-    "14",
     "the loss needs the features of all pairs, but no graph of the towers. A chunk's graph needs only the gradient of "
     "the loss with respect to the chunk's own features. Which passes follow from that, and what does each one keep?",
     25,

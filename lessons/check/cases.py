@@ -1,0 +1,83 @@
+"""What checks compare with, and the random cases that they try."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor
+
+from check.verdict import Wrong
+
+
+def expect(got: Any, wanted: Any, tolerance: float = 1e-5, hint: str = "", **case: Any) -> None:
+    """Raises Wrong unless `got` is `wanted`: a tensor or number up to tolerance × (1 + size), anything else exactly."""
+    if got is None:
+        raise Wrong(f"it returned None{given(case)}", "is there a `return` on every way through?")
+    if isinstance(wanted, Tensor):
+        if not isinstance(got, Tensor):
+            raise Wrong(f"it returned a {type(got).__name__}, expected a tensor{given(case)}")
+        if got.shape != wanted.shape:
+            raise Wrong(f"it returned shape {tuple(got.shape)}, expected {tuple(wanted.shape)}{given(case)}")
+        right = torch.allclose(got.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    elif isinstance(wanted, float):
+        if not isinstance(got, int | float) and not (isinstance(got, Tensor) and got.numel() == 1):
+            raise Wrong(f"it returned {show(got)}, expected one number, {show(wanted)}{given(case)}")
+        right = abs(float(got) - wanted) <= tolerance * (1 + abs(wanted))
+    else:
+        if type(got) is not type(wanted):
+            kinds = type(got).__name__, type(wanted).__name__
+            raise Wrong(f"it returned a {kinds[0]}, expected a {kinds[1]}, {show(wanted)}{given(case)}")
+        right = got == wanted
+    if not right:
+        decimals = next((d for d in (4, 6, 8) if show(got, d) != show(wanted, d)), 12)
+        raise Wrong(f"it returned {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}", hint)
+
+
+def expect_and_differentiate(
+    attempt: Callable[..., Any], reference: Callable[..., Tensor], tensors: list[Tensor], *others: Any, **case: Any
+) -> None:
+    """`expect` of attempt(*tensors, *others), and of the gradients that it leads back to the tensors."""
+    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+    got, wanted = attempt(*tensors, *others), reference(*tensors, *others)
+    expect(got, wanted, 1e-4, **case)
+    if not got.requires_grad:
+        raise Wrong(
+            "its result has no gradient", "no .item(), no .detach(), no torch.tensor(…): training goes through it"
+        )
+    gradients = (torch.autograd.grad(value.sum(), tensors, allow_unused=True) for value in (got, wanted))
+    for mine, right in zip(*gradients, strict=True):
+        expect(mine, right, 1e-3, hint="the number is right, its gradient is not", **case)
+
+
+def given(case: dict[str, Any]) -> str:
+    return ", for " + ", ".join(f"{name} = {show(value)}" for name, value in case.items()) if case else ""
+
+
+def show(value: Any, decimals: int = 4) -> str:
+    if isinstance(value, Tensor):
+        value = value.detach()
+        shown = value if value.dtype == torch.bool else torch.round(value.double(), decimals=decimals)
+        return " ".join(f"{shown.tolist()}".replace(".0,", ",").replace(".0]", "]").split())
+    return f"{value:.{decimals + 1}g}" if isinstance(value, float) else repr(value)
+
+
+@st.composite
+def features(draw: st.DrawFn, rows: int | None = None, width: int | None = None, largest: int = 6) -> Tensor:
+    """Random features (rows, width) of every length but zero; small ones and few of them come first."""
+    rows = rows or draw(st.integers(1, largest))
+    width = width or draw(st.integers(1, largest))
+    values = st.integers(-4, 4).filter(bool)
+    return torch.tensor([[float(draw(values)) for _ in range(width)] for _ in range(rows)])
+
+
+def pairs_of_features(draw: Callable[..., Any], largest: int = 6) -> tuple[Tensor, Tensor]:
+    """Features of N images and N texts, (N, D) each."""
+    rows, width = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    return draw(features(rows, width)), draw(features(rows, width))
+
+
+def cross_entropy(logits: Tensor) -> Tensor:
+    """PyTorch's, where the right column of a row is on the diagonal."""
+    return F.cross_entropy(logits, torch.arange(len(logits)))

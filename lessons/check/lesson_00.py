@@ -1,0 +1,23 @@
+"""The checks of lesson 00, Two towers in a minute."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor
+
+from check.cases import expect, features
+from check.verdict import exercise
+
+
+@exercise("a long feature must not win by its length: which rows of which tensors have to be brought to length 1?")
+def nearest_label(attempt, draw):
+    width = draw(st.integers(1, 3))
+    images, labels = draw(features(width=width)), draw(features(width=width))
+    cosine = F.normalize(images, dim=1) @ F.normalize(labels, dim=1).T  # (P, C)
+    best = cosine.argmax(dim=1)  # (P,)
+    got = attempt(images, labels)
+    if isinstance(got, Tensor) and got.shape == best.shape and got.dtype == torch.int64:
+        inside = got.clamp(0, len(labels) - 1)
+        if torch.equal(got, inside) and (cosine.gather(1, got[:, None])[:, 0] > cosine.amax(dim=1) - 1e-5).all():
+            return  # of labels that are equally near, either is right
+    expect(got, best, image_features=images, label_features=labels)

@@ -1,0 +1,56 @@
+"""The checks of lesson 08, Train it."""
+
+import math
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from check.verdict import Wrong, exercise
+
+
+@exercise("all six, in their order, zero_grad too; the loss wants the scale itself, not its logarithm.", 6)
+def training_step(attempt, draw):
+    from minclip.train import State, TrainConfig, train_step
+
+    B, scale = draw(st.integers(2, 3)), draw(st.sampled_from([1 / 0.07, 150.0]))
+    mine, twin = _tiny_clip(scale), _tiny_clip(scale)
+    my_optimizer, twin_optimizer = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (mine, twin))
+    state, config = State(twin, twin_optimizer), TrainConfig(max_grad_norm=1e9, backend="naive")
+    for step in (1, 2):
+        images = torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # (B, 3, R, R)
+        tokens = torch.tensor([[512, 10 * step + i, 513, 0] for i in range(B)])  # (B, T): start, a letter, end, padding
+        wanted = train_step(state, images, tokens, config).loss.item()
+        got = attempt(mine, my_optimizer, images, tokens)
+        _compare_step(got, wanted, mine, twin, f"in step {step} on {B} pairs, from a scale of {scale:.4g},")
+
+
+def _tiny_clip(scale: float) -> Any:
+    """A CLIP that is always the same, with that logit scale."""
+    from minclip import CLIP, CLIPConfig
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        sizes = CLIPConfig(
+            embed_dim=4,
+            image_resolution=8, vision_layers=1, vision_width=8, vision_heads=1, vision_patch_size=4,
+            context_length=4, vocab_size=514, transformer_width=8, transformer_heads=1, transformer_layers=1,
+        )  # fmt: skip
+        model = CLIP(sizes)
+        model.logit_scale.fill_(math.log(scale))
+    return model
+
+
+def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> None:
+    if not isinstance(got, float):
+        raise Wrong(f"{where} it returned a {type(got).__name__}, expected the loss as a float: loss.item()")
+    if abs(got - wanted) > 1e-4 * (1 + abs(wanted)):
+        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}")
+    after = mine.logit_scale.exp().item()
+    if after > 100.01:
+        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be 100 at most")
+    expected = dict(twin.named_parameters())
+    for name, parameter in mine.named_parameters():
+        difference = (parameter - expected[name]).abs().max().item()
+        if difference > 1e-4 * (1 + expected[name].abs().max().item()):
+            raise Wrong(f"{where} {name} is off by up to {difference:.2g} from what one step makes of it")

@@ -1,0 +1,88 @@
+"""The checks of lesson 15, Never build the matrix."""
+
+import math
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import minclip
+from check.cases import expect, expect_and_differentiate, features
+from check.verdict import Wrong, exercise
+
+
+@exercise("of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?", 25)
+def online_logsumexp(attempt, draw):
+    rows = draw(st.integers(1, 3))
+    widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    size = draw(st.sampled_from([1.0, 50.0, 300.0]))  # exp(150) is no float32, and exp(900) is no float64
+    values = st.integers(-3, 3).map(lambda value: size * value)
+    matrix = torch.tensor([[draw(values) for _ in range(sum(widths))] for _ in range(rows)])
+
+    def parts():
+        for part in matrix.split(widths, dim=1):
+            lent = part.clone()
+            yield lent
+            lent.fill_(torch.nan)  # its memory is used again
+
+    far = "no format holds exp(900), and exp(-900) is 0: what you take off before exp must be the row's largest so far"
+    got = attempt(parts())
+    overflows = size > 1 or (isinstance(got, Tensor) and not got.isfinite().all())
+    expect(got, matrix.logsumexp(dim=1), hint=far if overflows else "", parts=list(matrix.split(widths, dim=1)))
+
+
+@exercise(
+    "the rows of a strip are finished with it; of each column, keep the log-sum-exp of what came so far.",
+    cases=30,
+)
+def chunked_loss(attempt, draw):
+    rows, width = draw(st.integers(5, 6)), draw(st.integers(1, 2))
+    image, text = draw(features(rows, width)), draw(features(rows, width))
+    scale, chunk = draw(st.sampled_from([1.0, 3.0, 100.0])), draw(st.integers(1, rows - 1))
+    with Tensors() as tensors:
+        loss = attempt(image, text, scale, chunk)
+    case = {"image_features": image, "text_features": text, "logit_scale": scale, "chunk": chunk}
+    expect(loss, minclip.clip_loss(image, text, scale), 1e-4, **case)
+    if math.prod(tensors.largest) > max(chunk, 2 * width) * rows:  # the features of both towers may be one tensor
+        made = "×".join(map(str, tensors.largest))
+        raise Wrong(f"it made a tensor of {made} numbers, more than chunk = {chunk} rows of N = {rows} logits")
+    expect_and_differentiate(
+        attempt, lambda x, y, s, _: minclip.clip_loss(x, y, s), [image, text], scale, chunk, **case
+    )
+    N, chunk = 64, 2
+    image, text = torch.randn(2, N, 1, generator=torch.Generator().manual_seed(0))
+    with Tensors() as tensors:
+        attempt(image, text, 1.0, chunk)
+    if tensors.most_alive > N * N / 2:
+        problem = f"its tensors had up to {tensors.most_alive} numbers at a time, for N = {N} and chunk = {chunk}"
+        raise Wrong(problem, "a strip may go as soon as its rows are finished and its columns added: what keeps it?")
+
+
+class Tensors(TorchDispatchMode):
+    """Notes the shape of the largest tensor that any operation returns, and how many numbers were alive at a time."""
+
+    largest: tuple[int, ...] = ()
+    most_alive = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: list[tuple[StorageWeakRef, int]] = []  # and how many numbers it has
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        if tensor.numel() > math.prod(self.largest):
+            self.largest = tensor.shape
+        storage = StorageWeakRef(tensor.untyped_storage())
+        self.memory = [(seen, size) for seen, size in self.memory if not seen.expired()]
+        if storage not in [seen for seen, _ in self.memory]:
+            self.memory.append((storage, tensor.untyped_storage().nbytes() // tensor.element_size()))
+        self.most_alive = max(self.most_alive, sum(size for _, size in self.memory))
