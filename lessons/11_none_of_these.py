@@ -328,6 +328,7 @@ small_tokenizer = minclip.Tokenizer.train(small_train.captions, check.pick(1536,
 STEPS = check.pick(300, 6)
 
 
+# %%
 def yes_or_no(model, image_features, text_features):
     return sigmoid_loss(image_features, text_features, model.logit_scale.exp(), model.logit_bias)
 
