@@ -1,10 +1,10 @@
 # %% [markdown] id="question"
 # # 11 · None of these
 #
-# **The question.** How does a model say "other"? "My prompt will have classes 'dog' and 'cat' and I will predict
-# images of car. In this case, it will predict the category 'unknown'?" ([openai/CLIP
-# #44](https://github.com/openai/CLIP/issues/44)). A Chinese introduction to CLIP, from which this project started,
-# makes it sound easy:
+# **The question.** How does a model say "other"? "For example, my prompt will have classes 'dog' and 'cat' and I will
+# predict images of car. In this case, it will predict the category 'unknown' ( or any other category ) ?"
+# ([openai/CLIP #44](https://github.com/openai/CLIP/issues/44)). A Chinese introduction to CLIP, from which this
+# project started, makes it sound easy:
 #
 # > 可以直接任意给出一个class set如{“cat”,“dog”, “horse”,“Other”},然后给定一张图片,CLIP自然会给出图片的类别的score。
 #

@@ -178,6 +178,15 @@ def test_a_lesson_goes_on_where_there_is_no_triton(source, solved, tmp_path, mon
     assert run(source, solved, fast=True) <= {SOLVED if solved else NOT_YET}
 
 
+@pytest.mark.parametrize(
+    "source", [s for s in SOURCES if "# needs minclip[lit]" in s.read_text()], ids=lambda s: s.stem
+)
+def test_a_lesson_goes_on_where_there_is_no_pretrained_tower(source, tmp_path, monkeypatch):
+    (tmp_path / "efficientnet_lite_pytorch.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert run(source, False, fast=True) == {NOT_YET}
+
+
 def rounds():
     """(lesson, k): the k-th wrong answer to each of its exercises; a few for the ordinary run, all others slow."""
     for source in SOURCES:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from check.course import hint, progress, yours
-from check.interpreter import fenced, launch, skip_cells_without_triton
+from check.interpreter import fenced, launch, skip_cells_without, skip_cells_without_triton
 from check.predictions import predict, reveal
 from check.verdict import EXERCISES
 
 __all__ = ["EXERCISES", "FAST", "fenced", "hint", "launch", "pick", "predict", "progress", "reveal", "yours"]
-__all__ += ["skip_cells_without_triton"]
+__all__ += ["skip_cells_without", "skip_cells_without_triton"]
 
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 

@@ -84,12 +84,12 @@ def _why_not_robust(attempt: Callable[..., Any]) -> str:
     """A hint for the mistake that leads to the attempt's number, where each mistake leads to another one."""
     x, y = torch.tensor([0.2, 0.5, 0.7], dtype=torch.float64), torch.tensor([0.1, 0.3, 0.35], dtype=torch.float64)
     home, away = 0.6, 0.5
-    logit = [torch.logit(t).numpy() for t in (x, y)]
+    logit_x, logit_y = torch.logit(x).numpy(), torch.logit(y).numpy()
     line = np.polyfit(x.numpy(), y.numpy(), 1)
-    steep = np.polyfit(*logit, 1)
+    steep = np.polyfit(logit_x, logit_y, 1)
     at = np.log(home / (1 - home))
-    through_zero = (logit[0] @ logit[1]) / (logit[0] @ logit[0])
-    swapped = np.polyfit(*logit[::-1], 1)
+    through_zero = (logit_x @ logit_y) / (logit_x @ logit_x)
+    swapped = np.polyfit(logit_y, logit_x, 1)
     causes = {
         "the line belongs to the logits of the accuracies, not to the accuracies": away - np.polyval(line, home),
         "the promise is a logit still: bring it back with a sigmoid": away - np.polyval(steep, at),

@@ -1,11 +1,9 @@
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def nearest_names(images: Tensor, known: Tensor, names: Sequence[str]) -> list[str]:
+def nearest_names(images: Tensor, known: Tensor, names: list[str]) -> list[str]:
     distance = torch.cdist(images.flatten(1).float(), known.flatten(1).float())  # (P, K)
     return [names[place] for place in distance.argmin(dim=1).tolist()]
 
