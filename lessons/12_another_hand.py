@@ -320,9 +320,9 @@ print(f"chance: {100 * 5 / len(noto_names):.1f} %")
 
 stored = json.loads(Path("../kernels/results/cpu-artists.json").read_text(encoding="utf-8"))
 print(
-    f"\nstored, `minclip bench artists`, {stored['environment']['date']}: five minutes and more for each, 1,551 steps"
+    f"\nstored, `minclip bench artists`, {stored['environment']['date']}: 1,551 steps on two artists, half as many on"
 )
-print("on two artists, half as many on one; all names of the basic emoji, of the artist left out")
+print("one; left out: the names of all basic emoji of that artist")
 for row in stored["rows"]:
     trained = f"{row['trained on']} → {row['left out']}"
     scores = ", ".join(f"{key} {row[key]:.1f} %" for key in ("unseen top-5", "left out top-5", "pixels top-5"))
@@ -344,7 +344,7 @@ for row in stored["rows"]:
 # ## What this lesson does not show
 #
 # - **Trained to the end.** The first training was still improving a little at home when it stopped. That longer
-#   trainings on one artist stay behind can be read in the stored table, which has more steps, and no further.
+#   trainings on one artist stay behind can only be read in the stored table.
 # - **How sure the small differences are.** One seed each; one picture is a quarter of a point, and drawings of one
 #   person in five tones of skin are no independent tries.
 # - **The paper's finding.** Zero-shot CLIP is robust because it learned from 400 million pictures by many hands. Ours
