@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from check.cases import expect, features, pairs_of_features
 from check.modules import expect_same, with_random_weights
@@ -62,7 +62,7 @@ def _vectors(draw: st.DrawFn, width: int) -> Tensor:
     return torch.randn(B, T, width, generator=torch.Generator().manual_seed(seed))
 
 
-def _mistakes_of_attention(attn: nn.Module, x: Tensor, causal: bool) -> dict[str, Callable[[], Tensor]]:
+def _mistakes_of_attention(attn: Any, x: Tensor, causal: bool) -> dict[str, Callable[[], Tensor]]:
     D = x.shape[-1]
     d = D // attn.heads
     root = "the scores are divided by √d, where d = width / heads is the width of one head"
