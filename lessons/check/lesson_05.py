@@ -69,8 +69,8 @@ OPENAI_IDS = {
 
 def openai_vocabulary() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
     """The places of those merges in OpenAI's list, and the ids of their symbols and of all bytes."""
-    ids = Tokenizer([]).id_of_symbol
-    return OPENAI_RANK, ids | {"".join(pair): 512 + rank for pair, rank in OPENAI_RANK.items()}
+    of_bytes = {symbol: i for i, symbol in enumerate(Tokenizer([]).symbol_of_id[:512])}
+    return OPENAI_RANK, of_bytes | {"".join(pair): 512 + rank for pair, rank in OPENAI_RANK.items()}
 
 
 @exercise(
