@@ -64,12 +64,15 @@ def solve(notebook: NotebookNode, number: str) -> NotebookNode:
     return notebook
 
 
-def run(notebook: NotebookNode, fast: bool = False) -> float:
-    """Executes a notebook in place, from a clean kernel; returns the seconds. Raises CellExecutionError."""
+def run(notebook: NotebookNode, fast: bool = False, mine: Path | None = None) -> float:
+    """Executes a notebook in place, from a clean kernel; returns the seconds. Raises CellExecutionError.
+
+    `mine` is the folder of what was solved before; by default nothing was.
+    """
     start = time.perf_counter()
     client = NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": str(FOLDER)}})
-    with TemporaryDirectory() as mine:  # as for a reader who has solved nothing yet
-        client.execute(env={**os.environ, "MINCLIP_FAST": "1" if fast else "0", "MINCLIP_MINE": mine})
+    with TemporaryDirectory() as empty:
+        client.execute(env={**os.environ, "MINCLIP_FAST": "1" if fast else "0", "MINCLIP_MINE": str(mine or empty)})
     return time.perf_counter() - start
 
 

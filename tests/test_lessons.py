@@ -1,5 +1,6 @@
 """Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -262,6 +263,25 @@ def test_run_all_ends_whatever_the_reader_wrote(source, k, tmp_path, monkeypatch
         which = f'"{name}", {k % len(MISTAKES[name])}, Path(r"{tmp_path}")'
         answers[name] = f"{kernel}from pathlib import Path\nfrom mistakes import mistake\n{name} = mistake({which})"
     assert run(source, answers, fast=True) == {WRONG}
+
+
+@pytest.mark.slow
+def test_a_reader_who_solves_everything_trains_a_clip_of_their_own(tmp_path):
+    """The solutions as the reader's own text: each lesson keeps them, and lesson 08 puts them together."""
+    for source in (s for s in SOURCES if s.name[:2] in ("01", "02", "05", "06", "07", "08")):
+        text = (LESSONS / "solutions" / f"lesson_{source.name[:2]}.py").read_text()
+        notebook = build.read(source)
+        for name, cell in build.stubs(notebook).items():
+            (definition,) = (d for d in ast.parse(text).body if getattr(d, "name", "") == name)
+            imports = [ast.get_source_segment(text, d) for d in ast.parse(text).body if isinstance(d, ast.ImportFrom)]
+            imports = [line for line in imports if line and "solutions" not in line]
+            cell.source = "\n".join([*imports, "Pair = tuple", "", ast.get_source_segment(text, definition) or ""])
+        build.run(notebook, fast=True, mine=tmp_path)
+        said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+        assert said.count("and kept in") == len(build.stubs(build.read(source)))
+        assert "ours" not in said
+    for part in ("encode", "TextTower", "ImageTower", "arange_loss"):
+        assert f"{part}: yours" in said
 
 
 @pytest.mark.slow
