@@ -458,10 +458,10 @@ for name, test in TESTS.items():
 # - How good it could get. The cell above the holes prints what the top-1 still gained towards the end, with a learning
 #   rate that had nearly fallen to zero: the figures belong to a training of this length. The same towers, trained for
 #   longer and on the drawings of a second artist, [ship with minclip](../minclip/weights/MODEL_CARD.md).
-# - How sure the figures are. With about a hundred pictures in a test, chance alone moves a share by four or five points,
-#   and more, since many are variants of one drawing. This is one training; another seed gives another model, whose
-#   shares may differ by more than that. The sizes and the augmentation of the project were chosen by looking at these
-#   same unseen pictures, so they flatter it a little.
+# - How sure the figures are. With about a hundred pictures in a test, chance alone moves a share by four or five
+#   points, and more, since many are variants of one drawing. This is one training; another seed gives another model,
+#   whose shares may differ by more than that. The sizes and the augmentation of the project were chosen by looking at
+#   these same unseen pictures, so they flatter it a little.
 #
 # ## Harder, and without a solution
 #
