@@ -67,13 +67,24 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
 # the row of *cat*: its query against the three keys gives a row of scores; one of them is forbidden; the softmax of the
 # others says how much of each value goes into the row of *cat* on the right.
 
+
 # %%
-block, texts = model.transformer.resblocks[0], tokenizer(["cat"])  # (1, 3)
-x = block.ln_1(model.token_embedding(texts) + model.positional_embedding[: texts.shape[1]])[0]  # (T, D)
-qkv = F.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
-q, k, v = (part[:, :32] for part in qkv)  # (T, d) each, of the first head
+def watch(part, tokens):
+    """What a part of the model is given, and what it makes of it, while the model reads the tokens."""
+    seen = []
+    handle = part.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    model.encode_text(tokens)
+    handle.remove()
+    return seen[0]
+
+
+attn = model.transformer.resblocks[0].attn
+x, _ = watch(attn, tokenizer(["cat"]))  # (1, T, D)
+qkv = F.linear(x[0], attn.in_proj_weight, attn.in_proj_bias)  # (T, 3D)
+q, k, v = (part[:, :32] for part in qkv.chunk(3, dim=1))  # (T, d) each, of the first head
 scores = q @ k.T / q.shape[1] ** 0.5  # (T, T)
-weights = scores.masked_fill(torch.ones(3, 3, dtype=torch.bool).triu(1), -torch.inf).softmax(dim=-1)  # (T, T)
+one_hot = torch.eye(3)[None]  # with these values, attention hands over its weights
+weights = F.scaled_dot_product_attention(q[None], k[None], one_hot, is_causal=True)[0]  # (T, T)
 print("scores:\n", scores)
 print("weights:\n", weights)
 
@@ -264,7 +275,7 @@ check.predict("cosine of cat and red heart, read at SOT", None)
 # %%
 def vectors(tokens):
     """Token ids (B, T) -> what the text tower has at each position, (B, T, D)."""
-    return model.transformer(model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]])
+    return watch(model.transformer, tokens)[1]
 
 
 def feature(x):
