@@ -268,6 +268,7 @@ def test_run_all_ends_whatever_the_reader_wrote(source, k, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_reader_who_solves_everything_trains_a_clip_of_their_own(tmp_path):
     """The solutions as the reader's own text: each lesson keeps them, and lesson 08 puts them together."""
+    said = ""
     for source in (s for s in SOURCES if s.name[:2] in ("01", "02", "05", "06", "07", "08")):
         text = (LESSONS / "solutions" / f"lesson_{source.name[:2]}.py").read_text()
         notebook = build.read(source)
