@@ -43,8 +43,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
                 _touch(builder.grid_idx[: len(grid)], verb, torch.from_numpy(chosen.astype("int64")), tensors)
             )
             if verb == "reads" and others[1] is None and not mask.all():
+                name = touches[-1].name
                 raise Wrong(
-                    f"a load from {touches[-1].name} has a mask but no `other`: what is it where the mask says no?"
+                    f"a load from {name} has a mask but no `other`: what is it where the mask says no?",
+                    "zero in the interpreter, but anything on a GPU: choose the `other` that does no harm later",
                 )
             return original(builder, pointers, *others, **options)
 
@@ -92,7 +94,8 @@ def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, tensors: dict
     place = int(places[(places < 0) | (places >= tensor.numel())][0])
     index = [place] if tensor.ndim < 2 else list(divmod(place, tensor.shape[1]))
     number = program[0] if len(program) == 1 else program
-    raise Wrong(f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}")
+    problem = f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}"
+    raise Wrong(problem, f"each size that is ragged needs a condition in the mask: where does {name} end?")
 
 
 def fenced(tensor: Tensor) -> Tensor:
