@@ -20,6 +20,7 @@ class Touch(NamedTuple):
     verb: str  # "reads" or "writes"
     name: str  # of the tensor, as the kernel calls it
     places: Tensor  # (n,) int64: 0 is the first element of the tensor, row after row
+    tile: Tensor  # the places in the form of the tile, −1 where the mask says no
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> list[Touch]:
@@ -39,9 +40,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         def access(builder: Any, pointers: Any, *others: Any, **options: Any) -> Any:
             mask = others[place_of_mask].data
             chosen = pointers.data[mask]
-            touches.append(
-                _touch(builder.grid_idx[: len(grid)], verb, torch.from_numpy(chosen.astype("int64")), tensors)
-            )
+            addresses = torch.from_numpy(chosen.astype("int64"))
+            touches.append(_touch(builder.grid_idx[: len(grid)], verb, addresses, torch.from_numpy(mask), tensors))
             if verb == "reads" and others[1] is None and not mask.all():
                 name = touches[-1].name
                 raise Wrong(
@@ -79,14 +79,16 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     return touches
 
 
-def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, tensors: dict[str, Tensor]) -> Touch:
+def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, mask: Tensor, tensors: dict[str, Tensor]) -> Touch:
     """Finds the tensor in which all the addresses lie."""
     distances = {}
     for name, tensor in tensors.items():
         places = (addresses - tensor.data_ptr()) // tensor.element_size()
         outside = (places < 0) | (places >= tensor.numel())
         if not outside.any():
-            return Touch(program, verb, name, places)
+            tile = torch.full(mask.shape, -1)
+            tile[mask] = places
+            return Touch(program, verb, name, places, tile)
         distances[name] = (addresses - tensor.data_ptr()).abs().min().item()
     name = min(distances, key=distances.__getitem__)
     tensor = tensors[name]
