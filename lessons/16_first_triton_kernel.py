@@ -202,9 +202,9 @@ transpose_kernel = check.transpose_kernel(transpose_kernel)
 
 # %% [markdown] id="stepper"
 # `check.launch` returns what it saw, and `check.step_through` shows it: every load and store of *one* program. Here is
-# the program in the last corner of your kernel. Above is the tensor in memory, with what is touched in this step dark;
-# below is the tile of addresses, as numbers of elements, with "no" where the mask says no. Follow one number from the
-# load to the store. (With `pip install ipywidgets` you get a slider.)
+# the program in the last corner of your kernel. Above is the tensor in memory: dark what is touched in this step, grey
+# what was touched in earlier ones. Below is the tile of addresses, as numbers of elements, with "no" where the mask
+# says no. Follow one corner of the tile from the load to the store. (With `pip install ipywidgets` you get a slider.)
 
 # %%
 # needs Triton

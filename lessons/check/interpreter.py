@@ -41,7 +41,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
             mask = others[place_of_mask].data
             chosen = pointers.data[mask]
             addresses = torch.from_numpy(chosen.astype("int64"))
-            touches.append(_touch(builder.grid_idx[: len(grid)], verb, addresses, torch.from_numpy(mask), tensors))
+            touches.append(
+                _touch(builder.grid_idx[: len(grid)], verb, addresses, torch.from_numpy(mask.copy()), tensors)
+            )
             if verb == "reads" and others[1] is None and not mask.all():
                 name = touches[-1].name
                 raise Wrong(

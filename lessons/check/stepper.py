@@ -48,9 +48,9 @@ def _draw_tensor(axes: Axes, tensor: Tensor, steps: list[Touch]) -> None:
         shade[step.places] = 0.35
     shade[steps[-1].places] = 0.9
     rows = tensor.reshape(-1, tensor.shape[-1]).shape
-    axes.imshow(shade.view(rows), cmap="Greys", vmin=0, vmax=1)
-    axes.set_xticks(torch.arange(0.5, rows[1] - 1).tolist(), minor=True)
-    axes.set_yticks(torch.arange(0.5, rows[0] - 1).tolist(), minor=True)
+    axes.imshow(shade.view(rows).numpy(), cmap="Greys", vmin=0, vmax=1)
+    axes.set_xticks([k + 0.5 for k in range(rows[1] - 1)], minor=True)
+    axes.set_yticks([k + 0.5 for k in range(rows[0] - 1)], minor=True)
     axes.grid(which="minor", color="0.8", linewidth=0.6)
     axes.set(xticks=[0, rows[1] - 1], yticks=[0, rows[0] - 1] if rows[0] > 1 else [0])
     axes.tick_params(which="minor", length=0)
@@ -59,7 +59,7 @@ def _draw_tensor(axes: Axes, tensor: Tensor, steps: list[Touch]) -> None:
 
 def _draw_tile(axes: Axes, tile: Tensor) -> None:
     tile = tile.reshape(-1, tile.shape[-1]) if tile.ndim else tile.reshape(1, 1)
-    axes.imshow((tile < 0).float(), cmap="Greys", vmin=0, vmax=3)
+    axes.imshow((tile < 0).numpy(), cmap="Greys", vmin=0, vmax=3)
     for i, row in enumerate(tile.tolist()):
         for j, place in enumerate(row):
             axes.text(j, i, "no" if place < 0 else f"{place}", ha="center", va="center", fontsize=8)
