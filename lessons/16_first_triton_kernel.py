@@ -35,7 +35,7 @@ check.skip_cells_without_triton()
 import triton
 import triton.language as tl
 
-# %% [markdown]
+# %% [markdown] id="program-run-many"
 # ## A program, run many times
 #
 # [Triton](https://triton-lang.org) is a language for GPU kernels inside Python ([Tillet, Kung and Cox
@@ -61,7 +61,7 @@ x, out = torch.arange(12.0), torch.empty(12)
 double_kernel[(3,)](x, out, BLOCK=4)  # three programs with four elements each
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="grid-how-many"
 # `[(3,)]` is the *grid*: how many programs there are. `BLOCK` is a `tl.constexpr`, a number that is fixed when the
 # kernel is compiled; tiles have sizes known at that time, and these must be powers of two.
 #
@@ -80,7 +80,7 @@ x, out = check.fenced(torch.arange(10.0)), torch.empty(12)
 double_kernel[(3,)](x, out, BLOCK=4)
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="program-took-whatever"
 # The program took whatever lay behind the tensor. Without the fence this is somebody else's data; on a GPU it may
 # also end the whole process with an *illegal memory access*, at some later time and some other place. Writing there
 # is worse: it changes somebody else's data.
@@ -97,7 +97,7 @@ try:
 except check.Wrong as wrong:
     print(wrong)
 
-# %% [markdown]
+# %% [markdown] id="mask"
 # ## The mask
 #
 # The remedy is a **mask**: a tile of yes and no, as large as the tile of addresses. Where it says no, nothing is
@@ -118,7 +118,7 @@ def masked_double_kernel(x, out, N, BLOCK: tl.constexpr):
 check.launch(masked_double_kernel, (triton.cdiv(10, 4),), x, out, 10, BLOCK=4)
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="triton-cdiv-rounded"
 # `triton.cdiv(10, 4)` is 10/4 rounded up: enough programs to cover everything, the last one partly idle.
 #
 # **Puzzle 1: a sum.** The check tries ragged sizes and watches every address.
@@ -181,7 +181,7 @@ axes.set(xlabel="column", ylabel="row", xlim=(-0.6, 15.6), ylim=(11.6, -0.6))
 axes.set_title(f"{N}×{D} elements, tiles of {BLOCK_N}×{BLOCK_D}: which program writes what")
 print("untouched elements:", int((out == -1).sum()))
 
-# %% [markdown]
+# %% [markdown] id="every-element-has"
 # Every element has one program, and the hatched parts of the tiles at the edges are masked.
 #
 # **Puzzle 2: turn a matrix round.** The same tile, loaded from one pattern of addresses and stored to another.
@@ -258,7 +258,7 @@ for kind, words in enumerate(("inside the matrix (white)", "silently another row
     print(f"{int((kinds == kind).sum()):2} elements {words}")
 check.reveal("silently wrong elements of 39", int((kinds == 1).sum()), within=2)
 
-# %% [markdown]
+# %% [markdown] id="grey-elements-are"
 # The grey elements are the dangerous ones. So a mask needs both: `(rows < N)[:, None] & (columns < D)[None, :]`.
 #
 # **Puzzle 3: squared lengths.** A kernel that CLIP needs: the squared length of each row of features, before they can
@@ -288,8 +288,8 @@ squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 #
 # **Puzzle 4: the largest of a row.** Now the row is longer than the tile, so one program walks along it in pieces of
 # `BLOCK`: `for start in range(0, D, BLOCK)`. Each program has one row, `tl.program_id(0)`. `tl.max(piece, axis=0)` is
-# the largest number of a piece, `tl.maximum(a, b)` the larger of two; a single number is stored without a mask. The
-# rows of the check have only negative numbers.
+# the largest number of a piece, `tl.maximum(a, b)` the larger of two, `float("inf")` is infinity; a single number is
+# stored without a mask. The rows of the check have only negative numbers.
 
 # %%
 # needs Triton
@@ -358,8 +358,9 @@ print("parts put together, columns:", torch.allclose(column_parts.logsumexp(dim=
 # %% [markdown] id="diagonal"
 # **Puzzle 7: the diagonal.** The pairs of CLIP are the elements [i, i]. In memory they would be easy to find, but in
 # lesson 17 the matrix will exist only tile by tile. So load the whole tile, and pick the elements of the diagonal out
-# of it by comparing numbers: of the rows and columns of the *matrix*. Tiles need not be square here. Most of them have
-# nothing of the diagonal, and must write nothing.
+# of it by comparing numbers: of the rows and columns of the *matrix*. `tl.where(condition, tile, 0.0)` keeps the
+# elements where the condition holds. Tiles need not be square here. Most of them have nothing of the diagonal, and must
+# write nothing.
 
 # %%
 # needs Triton
@@ -457,7 +458,7 @@ print(f"each row of x is read {grid[1]} times, by the {grid[1]} tiles in its row
 print(f"each row of y {grid[0]} times, by the {grid[0]} tiles in its column")
 print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 
-# %% [markdown]
+# %% [markdown] id="larger-tiles-mean"
 # Larger tiles mean fewer reads: that is what tiles are for (lesson 18 counts them). And the tile of the result is in
 # nobody's memory until it is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
 #
@@ -490,7 +491,7 @@ print(f"sixteen times 1·1 in bfloat16, interpreter: {product[0, 0]:.6g}")
 same = "right" if product[0, 0] == 16 else "wrong: it multiplies the bit patterns, as if they were whole numbers"
 print(f"-> {same}")
 
-# %% [markdown]
+# %% [markdown] id="where-lines-above"
 # Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. What launches this
 # project's kernels does both. Two more differences do not show here:
 #

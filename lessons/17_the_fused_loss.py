@@ -157,7 +157,7 @@ for i in range(2):
 print("rows:   ", row_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=1)))
 print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)))
 
-# %% [markdown]
+# %% [markdown] id="what-follows-product"
 # What follows the product in a kernel, on the tile that is still in registers, is called its **epilogue**. This one
 # turns a tile of BLOCK×BLOCK numbers into 2·BLOCK.
 #
@@ -200,7 +200,7 @@ for o, z in zip(others, pairs, strict=True):
 right = abs(usual / true.item() - 1)  # of the last pair
 check.reveal("a loss of 4e-8", "as 0" if usual == 0 else "with 5 digits" if right < 1e-5 else "with 1 digit")
 
-# %% [markdown]
+# %% [markdown] id="function-ln-e"
 # The function $\ln(1 + e^t)$ is called **softplus**.
 #
 # ## The first kernel
@@ -216,7 +216,7 @@ print("taken off carelessly:", (nothing - largest).exp2().sum().log2().item())
 largest = torch.where(largest == -torch.inf, 0.0, largest)
 print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 
-# %% [markdown]
+# %% [markdown] id="another-detail-gpu"
 # Another detail: a GPU has an instruction for $2^x$ but none for $e^x$. As $e^z = 2^{z / \ln 2}$, we divide the scale
 # by $\ln 2$ once, and then use `tl.exp2` and `tl.log2` everywhere. All the log-sum-exps are then "in units of $\ln
 # 2$".
@@ -246,7 +246,7 @@ def sums_kernel(x, y, row_lse, column_lse, scale, N, D, BLOCK: tl.constexpr, BLO
 # needs Triton
 sums_kernel = check.sums_kernel(sums_kernel)
 
-# %% [markdown]
+# %% [markdown] id="rest-forward-pass"
 # The rest of the forward pass is a few lines of PyTorch on vectors: put the parts together, and use exercise 1.
 
 # %%
@@ -304,7 +304,7 @@ check.predict("cost without the matrix, in N²D", None)
 # In words: the pull on a pair is the share that the others have. G has both directions on its diagonal, one such term
 # for the others in the row and one for those in the column. Why this matters is seen best in 16 bits, the form in
 # which a GPU wants the factors of its products. Round the probabilities first and subtract 1 then, or the other way
-# round: the picture shows the error of the result, each point the worst of 201 values of p close to it.
+# round: the figure shows the error of the result, each point the worst of 201 values of p close to it.
 
 # %%
 centers = torch.logspace(-0.3, -4, 38, dtype=torch.float64)  # 1 - p
@@ -326,7 +326,7 @@ axes.legend(fontsize=8, loc="upper left", ncols=2)
 p = torch.tensor(0.987, dtype=torch.float64)
 print(f"p = 0.987: bfloat16 makes p − 1 = {(p.bfloat16() - 1).item():.5f} instead of {p - 1:.5f}")
 
-# %% [markdown]
+# %% [markdown] id="at-black-line"
 # At the black line the error is as large as the number itself: p was rounded to 1, and the pair feels no pull at all
 # any more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
 # is near one half, the two orders are about equally good.)
@@ -368,7 +368,7 @@ def coefficients_kernel(
 # needs Triton
 coefficients_kernel = check.coefficients_kernel(coefficients_kernel)
 
-# %% [markdown]
+# %% [markdown] id="put-together"
 # ## Put together
 #
 # `torch.autograd.Function` is how PyTorch takes a loss whose gradient we know ourselves. Forward is what you have
@@ -426,7 +426,7 @@ for name, loss_function in (("the kernels", own_clip_loss), ("minclip.clip_loss"
 for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the scale"), *results.values(), strict=True):
     print(f"{what:14} largest difference {(mine - theirs).abs().max():.0e}, largest value {theirs.abs().max():.0e}")
 
-# %% [markdown]
+# %% [markdown] id="tests-project-on"
 # ## The tests of the project, on your kernels
 #
 # Ordinary features are the easy case. The project's tests use `minclip_kernels.testing`, which compares a loss and all
@@ -533,9 +533,9 @@ print(f"at the smallest loss, {losses[-1]:.0e}:")
 for (name, dtype), row in errors.items():
     print(f"  {name} {dtype}: {row[-1]:.0e}  (rounding a number costs up to {torch.finfo(dtype).eps / 2:.0e})")
 
-# %% [markdown]
+# %% [markdown] id="three-pairs-lines"
 # Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100,
-# and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the picture does not
+# and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the figure does not
 # say.) The fused loss computes in float32 what it does not write down. In 16 bits are only the elements of G, for the
 # two products, and the finished gradient; its error in 16 bits stays at the level of one such rounding. In float32
 # the plain formula is good until the loss gets small; there $-\sigma(o - z)$ in the place of $p - 1$ makes the

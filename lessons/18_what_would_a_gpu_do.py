@@ -322,7 +322,8 @@ print(blocks_per_sm(168, 4, 96 * 1024, SM["sm_90"]), "with 96 KiB of shared memo
 #
 # at best; drawn, that is a roof ([Williams, Waterman and Patterson 2009](https://doi.org/10.1145/1498765.1498785)). Put
 # in **your own GPU**: the first and the last number stand in its data sheet (*dense* TFLOP/s in bfloat16, not "with
-# sparsity"; memory bandwidth). The cache's rate usually does not; for the H200, 8.5 is an assumption.
+# sparsity"; memory bandwidth). For the H200, [NVIDIA](https://www.nvidia.com/en-us/data-center/h200/) gives 1,979 with
+# sparsity, which is 989 dense, and 4.8 TB/s. The cache's rate is in no data sheet: 8.5 is this project's assumption.
 
 # %%
 GPU = {"name": "NVIDIA H200", "TFLOP/s": 989, "cache TB/s": 8.5, "memory TB/s": 4.8}
