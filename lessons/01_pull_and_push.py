@@ -9,6 +9,8 @@
 #
 # **Afterwards you can** compute a matrix of cosines, follow the loss through its history (triplet → N-pair → InfoNCE
 # → CLIP), and say which negative pushes how hard.
+#
+# **Place.** Part I, *The idea and its loss*; after lesson 00. About 35 minutes.
 
 # %%
 import math
@@ -319,12 +321,16 @@ for pairs in (2, 64, 32768):
 # %% [markdown]
 # The last row is the batch of the CLIP paper. Does one need so many? Lesson 09 tries it out.
 #
-# ## What this lesson does not show
+# ## The plain answer
 #
-# Any learning of towers: these points were free to go where they liked, while a tower must find *one* function for
-# all pictures. Nor whether a plane tells about hundreds of dimensions: there is far more room there, two random
-# arrows are nearly at right angles, and thousands of pairs fit beside one another. The tiger's share of the push
-# follows from cosines that we typed. And what the scale does, here simply chosen, is the question of lesson 04.
+# The cosine looks at directions only: no text wins by being long. And all N − 1 others push at once because the softmax
+# then finds the few that are hard to tell apart, without a rule for choosing them, and nearly for free.
+#
+# **What this lesson does not show.** Any learning of towers: these points were free to go where they liked, while a
+# tower must find *one* function for all pictures. Nor whether a plane tells about hundreds of dimensions: there is
+# far more room there, two random arrows are nearly at right angles, and thousands of pairs fit beside one another.
+# The tiger's share of the push follows from cosines that we typed. And what the scale does, here simply chosen, is
+# the question of lesson 04.
 #
 # ## What you take away
 #
@@ -334,4 +340,13 @@ for pairs in (2, 64, 32768):
 # - Each negative pushes by its share of the softmax, so the hardest ones push most, without being searched for. In a
 #   batch they come nearly free.
 #
-# Stuck? `from solutions.lesson_01 import cosine_matrix`, or read [solutions/lesson_01.py](solutions/lesson_01.py).
+# **Harder, without a solution.**
+#
+# 1. Show that the force of the loss on a feature is at a right angle to it, for any loss of cosines.
+# 2. Replace the sum of exponentials by the largest of them (a hard triplet without a margin). Do the points on the
+#    circle still end apart? What is lost?
+# 3. Put the N texts of a batch at equal distances on a circle. From which N on is the nearest wrong text nearer than a
+#    cosine of 0.9, and what follows for the number of dimensions?
+#
+# Stuck? `check.hint("n_pair_loss")`, `from solutions.lesson_01 import cosine_matrix`, or read
+# [solutions/lesson_01.py](solutions/lesson_01.py).

@@ -4,12 +4,14 @@
 # **The question.** "It's been running for a while now […] and the loss hasn't changed at all. It isn't a constant
 # number, but its constantly at 4.8xxx": so wrote a user of open_clip
 # ([#17](https://github.com/mlfoundations/open_clip/issues/17)). Is 4.8 bad? Is 2.5? Is 0 good? The contrastive loss
-# has a few values of its own, and whoever knows them can read a curve: what do $\ln B$, $\ln(B/C)$ and 0 mean?
+# has a few values of its own, and those who know them can read a curve: what do $\ln B$, $\ln(B/C)$ and 0 mean?
 #
 # **You need** the loss (lesson 02), and what a mean over random draws is.
 #
 # **Afterwards you can** say what the loss of a model is that knows nothing, under which value a training can never
 # go, and, when it stands still, whether the model is broken or finished.
+#
+# **Place.** Part I, *The idea and its loss*; after lesson 02. About 35 minutes.
 
 # %%
 import math
@@ -285,11 +287,15 @@ print(
 #
 # `minclip train` prints the start and the floor of your data with every loss.
 #
-# ## What this lesson does not show
+# ## The plain answer
 #
-# Captions that are *nearly* the same ("a cat", "one cat") cost something too, and no formula counts them. Captions
-# that are not equally likely have a higher floor than C equally likely ones; exercise 1, averaged over batches, gives
-# it. And a loss at its floor says nothing about pictures that were never trained on (lesson 08).
+# ln B is what a model pays that tells nothing apart, ln(B/C) about what one pays that tells C captions apart and cannot
+# tell more, and 0 what is left where everything is told apart. A loss is stuck if it stands still above *its* floor.
+#
+# **What this lesson does not show.** Captions that are *nearly* the same ("a cat", "one cat") cost something too, and
+# no formula counts them. Captions that are not equally likely have a higher floor than C equally likely ones;
+# exercise 1, averaged over batches, gives it. And a loss at its floor says nothing about pictures that were never
+# trained on (lesson 08).
 #
 # ## What you take away
 #
@@ -299,4 +305,12 @@ print(
 #   about ln(B/C) when B is many times C.
 # - Stuck is a statement about two numbers, ln B and the floor. Know both before you train.
 #
-# Stuck? `from solutions.lesson_03 import batch_floor`, or read [solutions/lesson_03.py](solutions/lesson_03.py).
+# **Harder, without a solution.**
+#
+# 1. Half of all pairs have one caption, the others are all different. What is the expected floor of a batch of B?
+# 2. Two captions differ, but two *pictures* are equal. Is the floor still that of exercise 1? Which direction pays?
+# 3. A batch in which each caption stands exactly twice: draw the batches so that this never happens. What becomes of
+#    the floor, and what of the order of an epoch?
+#
+# Stuck? `check.hint("batch_floor")`, `from solutions.lesson_03 import batch_floor`, or read
+# [solutions/lesson_03.py](solutions/lesson_03.py).

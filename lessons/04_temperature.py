@@ -8,8 +8,10 @@
 # **You need** the loss of lesson 02 (logits $z$, and the softmax that turns a row of them into probabilities), and
 # derivatives with the chain rule.
 #
-# **Afterwards you can** say what a scale does to the probabilities and to the gradient, derive the gradient of the
-# scale itself, and see in a log of losses and scales what was done to the scale.
+# **Afterwards you can** say what a scale does to the probabilities and which way it moves, and read in a log of losses
+# and scales what was done to the scale.
+#
+# **Place.** Part I, *The idea and its loss*; after lesson 02. About 30 minutes.
 
 # %%
 import math
@@ -74,101 +76,29 @@ for axes, (scale, title) in zip(panels, titles.items(), strict=True):
 _ = panels[0].set_ylabel("probability")
 
 # %% [markdown]
-# ## What the scale does to the gradient
+# ## Which way does the scale move?
 #
-# The derivative of a row's loss with respect to the cosine with a wrong text $j$ is $s \, p_j$ (lesson 02 has $p_j$
-# for the logit, and the logit is $s$ times the cosine). Call it the *push* on text $j$; the mean over rows, the
-# halves of the loss, and the normalisation between feature and cosine are left out. How large are all pushes
-# together, and whom do they meet? We draw both for the row above, and for the same row with its two largest cosines
-# exchanged: a wrong text ahead.
+# Write $z_j = s\,c_j$ and take the derivative of a row's loss, $\ln \sum_k e^{s c_k} - s c_i$, for $s$:
+#
+# $$\frac{\partial L}{\partial s} = \sum_j p_j c_j - c_i$$
+#
+# the cosine that the model *expects*, by its own probabilities, minus that of the right text. Where the right text is
+# the nearest, this is below 0, and descent raises the scale: be surer. Where a wrong text is nearer, it is above 0
+# once the scale is large enough, and descent lowers it. The row above, and the same row with its two largest cosines
+# exchanged:
 
 # %%
-scales = torch.logspace(-1, 3, 400)  # (S,)
-exchanged = row[[1, 0, 2, 3, 4, 5]]  # (6,)
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
-for cosines, style, name in ((row, "-", "the right text ahead"), (exchanged, "--", "a wrong text ahead")):
-    p = (scales[:, None] * cosines).softmax(dim=1)  # (S, 6)
-    wrong = p[:, 1:].sum(dim=1)  # (S,) all that the wrong texts get, 1 − p_0
-    left.plot(scales, scales * wrong, style, label=name)
-    right.plot(scales, p[:, 1] / wrong, style, label=name)  # the share of text 1, p_1 / (1 − p_0)
-right.axhline(1 / 5, color="0.4", linestyle=":", linewidth=1.2)
-right.text(0.1, 0.17, "a fifth: an equal share for each", fontsize=8, va="top")
-left.set_title("how hard the gradient pushes, on cosines", pad=16)
-right.set_title("what the hardest wrong text gets of it", pad=16)
-left.set(xscale="log", yscale="log", xlabel="scale", ylabel="sum of the pushes", ylim=(0.03, 2000))
-right.set(xscale="log", xlabel="scale", ylabel="share of the push", ylim=(0, 1.05))
-figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-for axes in (left, right):
-    for value, words in ((1 / 0.07, "1/0.07"), (100, "100")):
-        axes.axvline(value, color="0.6", linewidth=1, zorder=0)
-        axes.text(value, 1.01, words, transform=axes.get_xaxis_transform(), fontsize=8, ha="center")
+exchanged = row[[1, 0, 2, 3, 4, 5]]  # (6,) the second text is the right one's rival, and ahead
+for name, cosines in (("the right text ahead", row), ("a wrong text ahead", exchanged)):
+    for value in (1.0, 1 / 0.07, 100.0):
+        scale = torch.tensor(value, requires_grad=True)
+        (slope,) = torch.autograd.grad(-(scale * cosines).log_softmax(dim=0)[0], scale)
+        expected = (value * cosines).softmax(dim=0) @ cosines
+        print(
+            f"{name:20} scale {value:5.1f}: expected {expected:.3f} − right {cosines[0]:.3f} = {slope:+.3f} by autograd"
+        )
 
 # %% [markdown]
-# The smaller the scale, the more evenly the push is spread; the larger, the more of it meets the hardest wrong text
-# ([Wang & Liu 2021](https://arxiv.org/abs/2012.09740)). How large is large depends on the row: at 1/0.07 the hardest
-# of lesson 01, one among 63, got two thirds. While the hardest is ahead of the right text, the push at large scales
-# is about $s$, without end. Once it is behind, a large scale soon ends the push.
-#
-# CLIP learns the scale, "to avoid turning [sic: tuning] as a hyper-parameter" (section 2.3 of [Radford et al.
-# 2021](https://arxiv.org/abs/2103.00020)).
-#
-# ## The gradient of the scale
-#
-# For one row with cosines $c_j$ and the right text $i$, the loss is $\ln \sum_j e^{s c_j} - s \, c_i$. The derivative
-# of $\ln u$ is $u'/u$, so
-#
-# $$\frac{d}{ds} \ln \sum_j e^{s c_j} = \frac{\sum_j c_j \, e^{s c_j}}{\sum_k e^{s c_k}} = \sum_j p_j c_j, \qquad
-# \frac{dL}{ds} = \sum_j p_j c_j - c_i$$
-#
-# in words: the mean of the row's cosines, each weighted with its probability (the *expected* cosine), *minus the
-# cosine of the right one*.
-#
-# - While the right cosine is above the expected one, that is negative, and a step makes the scale larger. While it is
-#   below, it is positive, and a step makes the scale smaller. That needs a wrong text ahead *and* a scale large enough
-#   to give it most of the probability; the cell below shows it for the row with its two largest cosines exchanged.
-# - The second derivative, $\sum_j p_j c_j^2 - (\sum_j p_j c_j)^2$, is the variance of the cosines under $p$, never
-#   negative. So the slope only rises as $s$ grows, it passes 0 at most once, and the loss has at most one valley.
-# - As $s \to \infty$, all of $p$ goes to the largest cosine, and the derivative to $\max_j c_j - c_i$: 0 if the right
-#   text is the nearest, above 0 if it is not.
-
-# %%
-for scale in (1.0, 5.0, 1 / 0.07, 100.0):
-    expected, right_one = (scale * exchanged).softmax(dim=0) @ exchanged, exchanged[0]
-    print(f"scale {scale:5.1f}: expected {expected:.3f} − right {right_one:.3f} = {expected - right_one:+.3f}")
-
-# %% [markdown]
-# **Exercise 1.** Write it for CLIP's whole loss: half the mean over the rows plus half the mean over the columns
-# (there the softmax runs down the column). It returns one number, a tensor of shape ().
-
-
-# %%
-def scale_gradient(cosines, scale):
-    """cosines (N, N), row = picture, column = text; scale, a number -> the derivative of the loss for the scale, ()."""
-    raise NotImplementedError
-
-
-# %%
-scale_gradient = check.scale_gradient(scale_gradient)
-
-# %% [markdown]
-# The check asked autograd. *Finite differences* need nothing but the loss: move the scale a little either way, and
-# divide the change of the loss by the distance. In float64, since the difference of two nearly equal numbers loses
-# digits. Here with random features: which sign do you expect?
-
-# %%
-torch.manual_seed(0)
-random_image, random_text = torch.randn(2, 8, 5, dtype=torch.float64)  # (8, 5) each: features of 8 pairs
-table = F.normalize(random_image, dim=1) @ F.normalize(random_text, dim=1).T  # (8, 8)
-for step in (1e-1, 1e-3, 1e-5, 1e-12):
-    above, below = (minclip.clip_loss(random_image, random_text, 10.0 + sign * step) for sign in (1, -1))
-    difference = (above - below) / (2 * step)
-    print(f"step {step:.0e}: {difference:.9f}   formula {scale_gradient(table, 10.0):.9f}")
-
-# %% [markdown]
-# The two agree best at a middling step: a large one takes a chord for the tangent, a tiny one divides rounding
-# errors. The sign is plus: among random cosines some wrong one is usually above the right one, and at this scale it
-# weighs most in the expected cosine. So descent lowers the scale.
-#
 # ## Why a logarithm
 #
 # A scale must be positive, and useful ones lie far apart: only $s$ times a difference of cosines enters the softmax,
@@ -178,7 +108,7 @@ for step in (1e-1, 1e-3, 1e-5, 1e-12):
 # $t$ is allowed, and a step in $t$ multiplies $s$. By the chain rule $\partial L / \partial t = s \, \partial L /
 # \partial s$.
 #
-# **Exercise 2.** One step of plain gradient descent on the log-scale; then cut $t$ off at $\ln 100$ (*clamp* it). All
+# **Exercise.** One step of plain gradient descent on the log-scale; then cut $t$ off at $\ln 100$ (*clamp* it). All
 # are plain numbers (`math.exp`, `math.log`). You get the derivative for $s$, not for $t$.
 
 
@@ -213,172 +143,138 @@ for value in (99.0, 101.0):
     print(f"clamped in the forward pass, at a scale of {value:.0f}: its derivative for t is {t.grad:.1f}")
 
 # %% [markdown]
-# ## The paper's scale and three variants
+# ## Four scales that went wrong
 #
 # A training in miniature: 64 pairs of random features that are themselves the parameters, with no towers. (Sizes,
-# seeds, noise and learning rates, here and below, are our choice.) All runs start from the same features. Those with
-# exp are clamped at 100 after every step; *no exp* is not, and stays far below.
+# seed and learning rate are our choice.) All runs start from the same features, and are clamped at 100 after every
+# step, but for *no exp*.
 #
 # - *as in the paper*: $s = e^t$, from $t = \ln(1/0.07)$;
 # - *no exp*: the parameter starts at $\ln(1/0.07)$ and is itself the scale ([M3D
 #   #52](https://github.com/BAAI-DCAI/M3D/issues/52));
 # - *from e*: $s = e^t$ from $t = 1$, which is `torch.ones([])`, as it once stood in OpenAI's inference code (#46) and
-#   in Hugging Face's ([transformers #13430](https://github.com/huggingface/transformers/issues/13430)); it starts
-#   almost as low as *no exp*, so between these two the exp is the difference;
-# - *no log*: $s = e^t$ from $t = 1/0.07$, which the question in #46 proposed.
+#   in Hugging Face's ([transformers #13430](https://github.com/huggingface/transformers/issues/13430));
+# - *no log*: $s = e^t$ from $t = 1/0.07$, which the question in #46 proposed: it begins at over a million;
+# - *wrong pairs*: as in the paper, but the texts of a batch are in another order at every step, so that no picture ever
+#   has a text of its own.
 #
 # The optimiser is Adam (lesson 08 trains with a relative). It divides each gradient by its recent size, so that a
-# step is at most about the learning rate, 0.03. Added to $t$, that is 3 % of the scale; added to a scale of 2.66, it
-# is 1 %.
+# step is at most about the learning rate, 0.03: 3 % of the scale where $t$ is learned.
+#
+# Guess before you run it: which of the five never comes below $\ln 64$, the loss of guessing, *although its pairs are
+# right*?
 
 # %%
 PAIRS, WIDTH, STEPS = 64, 16, check.pick(400, 60)
 OWN = torch.arange(PAIRS)  # the place of the right one in every row and column
+check.predict("04: never below ln 64", None, options=("as in the paper", "no exp", "from e", "no log"))
 
 
-def train(image, text, parameter, as_scale, largest):
-    """Losses and scales of STEPS steps with Adam, and the last features; `as_scale` makes the scale of `parameter`."""
-    image, text = image.clone().requires_grad_(), text.clone().requires_grad_()
-    parameter = torch.tensor(parameter, requires_grad=True)
+# %%
+def train(start=START, as_scale=torch.exp, largest=LARGEST, wrong_pairs=False, forget=False):
+    """Losses and scales of STEPS steps with Adam, and how many pictures then find their text.
+
+    With `forget`, Adam begins anew after the first step.
+    """
+    torch.manual_seed(0)
+    image, text = (features.requires_grad_() for features in torch.randn(2, PAIRS, WIDTH))  # (64, 16) each
+    parameter = torch.tensor(start, requires_grad=True)
     optimizer = torch.optim.Adam([image, text, parameter], lr=0.03)
     losses, scales = [], []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         scale = as_scale(parameter)
-        loss = minclip.clip_loss(image, text, scale)
+        loss = minclip.clip_loss(image, text[torch.randperm(PAIRS)] if wrong_pairs else text, scale)
         losses.append(loss.item())
         scales.append(scale.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if forget and step == 0:
+            optimizer = torch.optim.Adam([image, text, parameter], lr=0.03)
         with torch.no_grad():
             parameter.clamp_(max=largest)
-    return losses, scales, image.detach(), text.detach()
+    cosines = F.normalize(image.detach(), dim=1) @ F.normalize(text.detach(), dim=1).T  # (64, 64)
+    return losses, scales, int((cosines.argmax(dim=1) == OWN).sum())
 
 
-def table_of(image, text):
-    return F.normalize(image, dim=1) @ F.normalize(text, dim=1).T  # (N, N), row = picture
-
-
-def how_many_right(cosines):
-    """Pictures whose own text is nearest, and texts whose own picture is nearest."""
-    return " + ".join(str(int((cosines.argmax(dim=dim) == OWN).sum())) for dim in (1, 0))
-
-
-torch.manual_seed(0)
-image, text = torch.randn(2, PAIRS, WIDTH)  # (64, 16) each
 runs = {
-    "as in the paper": train(image, text, START, torch.exp, LARGEST),
-    "no exp": train(image, text, START, lambda t: t, math.inf),
-    "from e": train(image, text, 1.0, torch.exp, LARGEST),
-    "no log": train(image, text, 1 / 0.07, torch.exp, LARGEST),
+    "as in the paper": train(),
+    "no exp": train(as_scale=lambda t: t, largest=math.inf),
+    "from e": train(start=1.0),
+    "no log": train(start=1 / 0.07),
+    "wrong pairs": train(wrong_pairs=True),
 }
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4))
-print(f"{'':15} scale: first  lowest   last | loss: first    last | right, of 64 + 64 | loss at scale 14.3")
-for (name, (losses, scales, *last)), style in zip(runs.items(), ("-", "--", "-.", ":"), strict=True):
-    for axes, values in ((left, losses), (right, scales)):
-        axes.plot(values, style, label=name, linewidth=2.6 if style == ":" else 1.8)
+for name, (losses, scales, right) in runs.items():
     print(
-        f"{name:15} {scales[0]:12,.2f} {min(scales):7.2f} {scales[-1]:6.2f} | {losses[0]:11,.2f} {losses[-1]:7.4f} |",
-        f"{how_many_right(table_of(*last)):>17} | {minclip.clip_loss(*last, 1 / 0.07):18.4f}",
+        f"{name:15} scale {scales[0]:12,.2f} → {scales[-1]:6.2f}   loss {losses[0]:10,.2f} → {losses[-1]:7.4f}",
+        f"  {right} of {PAIRS} right",
     )
-for axes in (left, right):
-    axes.set_xscale("symlog", linthresh=50, linscale=2)  # evenly spaced up to step 50: there most happens
-    axes.set_xticks([0, 10, 20, 30, 40, 50, 100, 200, 400], ["0", "10", "20", "30", "40", "50", "100", "200", "400"])
-    axes.set_xlim(0, STEPS)
-left.set(xlabel="step (logarithmic from 50 on)", ylabel="loss", title="loss", yscale="log", ylim=(3e-4, 200))
-right.set(xlabel="step (logarithmic from 50 on)", ylabel="scale", title="scale", yscale="log", ylim=(1.8, 140))
-right.set_yticks([2, 2.7, 5, 10, 14.3, 20, 50, 100], ["2", "2.7", "5", "10", "14.3", "20", "50", "100"])
-right.minorticks_off()
+stuck = [name for name, (losses, _, _) in runs.items() if min(losses) > math.log(PAIRS) and name != "wrong pairs"]
+check.reveal("04: never below ln 64", stuck[0] if len(stuck) == 1 else "several")
+
+# %% jupyter={"source_hidden": true}
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4))
+styles = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+for (name, (losses, scales, _)), style in zip(runs.items(), styles, strict=True):
+    for axes, values in ((left, losses), (right, scales)):
+        axes.plot(range(1, STEPS + 1), values, linestyle=style, label=name, linewidth=2.4 if style == ":" else 1.8)
 for axes, value, words in ((left, math.log(PAIRS), f"ln {PAIRS}: guessing"), (right, 100, "100: the clamp")):
     axes.axhline(value, color="0.6", linewidth=1, zorder=0)
-    axes.text(STEPS, value * 1.02, words, fontsize=8, ha="right", va="bottom")
-figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-
-at_once = train(image, text, LARGEST, torch.exp, LARGEST)[0]
-below = next((step for step, loss in enumerate(at_once) if loss < math.log(PAIRS)), "never")
-print(f"ln {PAIRS} is {math.log(PAIRS):.2f}; started at a scale of 100, the loss is below it from step {below}")
+    axes.text(STEPS, value / 1.2, words, fontsize=8, ha="right", va="top")
+left.set(xlabel="step", ylabel="loss", title="loss", xscale="log", yscale="log", ylim=(3e-4, 200))
+right.set(xlabel="step", ylabel="scale", title="scale", xscale="log", yscale="log", ylim=(1, 200))
+right.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+right.minorticks_off()
+_ = figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 # %% [markdown]
 # - *As in the paper* begins above $\ln 64$: random features are wrong, and at this scale with confidence. So its scale
-#   falls first, as the two low ones do a little, and all three rise when the pairs come right.
+#   falls first, and rises when the pairs come right.
 # - *No exp* moves the scale by about 1 % of its start in each step, at most. It climbs slowly, and the loss waits.
-# - *From e* starts as low, but its steps multiply: its scale comes near the paper's. Its loss is above the paper's for
-#   a while in the middle, and below it before and after.
-# - *No log* begins at over a million, above the picture. After one step the clamp has it at 100; it drifts a little
-#   lower, and stops, and the loss stays above $\ln 64$: a case from lesson 03's list. A scale of 100 alone is not what
-#   holds it there, says the last printed line. The likely cause is Adam, which remembers the size of the enormous first
-#   gradient for about a thousand steps and divides all later ones by it; we did not test that here.
+# - *From e* starts as low, but its steps multiply: its scale catches up.
+# - *No log* begins above the picture. After one step the clamp has it at 100, and yet it never learns.
+# - *Wrong pairs* has nothing to learn, so being less sure is all that helps: the scale sinks towards 1, and
+#   the loss stays at guessing. Somebody saw just this and asked ([open_clip
+#   #815](https://github.com/mlfoundations/open_clip/issues/815): from 14.28 down to 1, the loss constant; a lower
+#   learning rate helped). A scale that falls for good says that the right text is not the nearest: pairs that do not
+#   belong together, or towers that do not learn.
 #
-# At *one* scale for all (last column), the two low starts are better here than the paper's. Perhaps because a small
-# scale spreads its push; one seed of an easy task does not decide it. But a curve that falls late need not mean worse
-# features: three of the runs have everything right.
+# ## Why does *no log* not recover?
 #
-# ## Does the scale stop by itself?
-#
-# Now the features stand still, each nearest to its own, and we ask for the loss at every scale. Then with two texts
-# exchanged, a mistake in the batch. Then with the cosines of that batch squeezed, $c \to 0.9 + 0.1 c$: all features
-# point nearly the same way (a *narrow cone*, lesson 10), and every difference is a tenth. Your two functions do the
-# descent.
+# It stands at the clamp like many a good model. One suspect is a scale of 100 from the start; another is Adam, which
+# remembers the size of the enormous first gradient for about a thousand steps and divides all later ones by it. Both
+# can be tried: start at 100, and let Adam forget after the first step.
 
 # %%
-torch.manual_seed(2)
-pictures = torch.randn(PAIRS, WIDTH)  # (64, 16)
-captions = pictures + 0.4 * torch.randn(PAIRS, WIDTH)  # (64, 16) each close to its picture
-pictures, captions = pictures.double(), captions.double()
-right_table, wrong_table = table_of(pictures, captions), table_of(pictures, captions[[1, 0, *range(2, PAIRS)]])
-tables = {"every pair right": right_table, "two wrong": wrong_table, "two wrong, squeezed": 0.9 + 0.1 * wrong_table}
-scales = torch.logspace(0, 3, check.pick(601, 61)).tolist()
-figure, axes = plt.subplots(figsize=(7, 3.8))
-for (name, cosines), style in zip(tables.items(), ("-", "--", "-."), strict=True):
-    losses = [sum(F.cross_entropy(s * c, OWN).item() for c in (cosines, cosines.T)) / 2 for s in scales]
-    axes.plot(scales, losses, style, label=name)
-    if name == "every pair right":
-        some = list(zip(scales, losses, strict=True))[len(scales) // 3 : -1 : len(scales) // 6]
-        words = "loss at " + ", ".join(f"{s:.0f}: {loss:.0e}" for s, loss in some)
-    else:
-        best = scales[losses.index(min(losses))]
-        axes.plot(best, min(losses), "ko")
-        t = START
-        for _ in range(check.pick(200, 20)):
-            t = step_log_scale(t, float(scale_gradient(cosines, math.exp(t))), 0.1)
-        words = f"least loss at a scale of {best:.1f}, descent came to {math.exp(t):.1f}"
-    print(f"{name}: {how_many_right(cosines)} of {PAIRS} + {PAIRS} right; {words}")
-axes.axvline(100, color="0.6", linewidth=1, zorder=0)
-axes.text(105, 20, "100: the clamp", fontsize=8)
-axes.set(xlabel="scale", ylabel="loss", xscale="log", yscale="log", xlim=(1, 1000), ylim=(1e-6, 50))
-axes.set_title("loss at each scale (a dot: the least)")
-axes.set_xticks([1, 3, 10, 30, 100, 300, 1000], ["1", "3", "10", "30", "100", "300", "1000"])
-axes.minorticks_off()
-_ = axes.legend(loc="lower left")
+for name, tried in {
+    "no log": runs["no log"],
+    "100 from the start": train(start=LARGEST),
+    "no log, and Adam forgets": train(start=1 / 0.07, forget=True),
+}.items():
+    print(f"{name:25} ends at a loss of {tried[0][-1]:8.4f}, {tried[2]} of {PAIRS} right")
 
 # %% [markdown]
-# When every pair is right, in its row and in its column, every larger scale has a lower loss, and no scale is best. But
-# what is left to gain soon becomes tiny, and with it the gradient. Whether a training reaches the clamp depends on its
-# length; we did not run the descent for it.
+# It was Adam's memory: one single enormous gradient at the start.
 #
-# With a mistake there is a best scale, beyond which the mistake costs more than the others gain. But nothing says that
-# it is below 100: squeezed cosines need ten times the scale for the same softmax, and the least loss moves just beyond
-# the clamp (the tenth is our choice; a milder squeeze would stay below). OpenAI's released models stand at 100 (lesson
-# 10), and an open_clip maintainer writes that the scale "usually gets to the max (100) if training long enough"
-# ([#214](https://github.com/mlfoundations/open_clip/issues/214)); whether for this reason, nothing here shows.
+# ## The plain answer
 #
-# ## What this lesson does not show
+# Cosines lie between −1 and 1, too close together for a softmax over many texts; the scale stretches them. It is
+# learned as a logarithm so that its steps are ratios and it cannot become negative, starts at 1/0.07 by tradition,
+# and is clamped at 100 because the paper's authors found training unstable without.
 #
-# - What training does without the clamp: of the trained runs only the first step of *no log* was above 100, and no
-#   scale climbed there by itself. The curves up to 1000 are for features that stand still.
-# - More than one draw (one seed each) of an easy task, and one row of six cosines, typed by hand.
-# - What a push does to features: between them and the cosines is the normalisation, and Adam rescales every gradient.
+# Print the number that multiplies the cosines. If it begins at 2.66, an exp is missing; at 2.72, the start is $t =
+# 1$; at 1.6 million, a logarithm is missing. If it passes 100, the clamp is missing. If it falls towards 1 and stays
+# there, look at the pairs and at the towers, not at the scale.
 #
-# ## What you take away
+# **What this lesson does not show.** What training does without the clamp: no scale climbed to 100 here. More than one
+# seed of an easy task without towers. The cause in #815, where the towers were real: here it is one way to get there.
 #
-# - Cosines lie between −1 and 1, so a softmax over many of them cannot decide; the scale stretches them.
-# - The smaller the scale, the more evenly the wrong texts are pushed; at a large one nearly all the push meets the
-#   hardest.
-# - The gradient of the scale is the expected cosine minus the right one.
-# - The parameter is a logarithm: positive for free, and steps are ratios. Use `.exp()`, start at $\ln(1/0.07)$, clamp
-#   at $\ln 100$ after every step (`CLIP.clamp_logit_scale`).
-# - Print the number that multiplies the cosines, $e^t$ (the parameter $t$ itself rightly begins at 2.66). If the
-#   multiplier begins at 2.66, look for a missing exp; at 2.72, the start is $t = 1$; at 1.6 million, the logarithm is
-#   missing (with the clamp: 100 from the second step on). If it ever passes 100, the clamp is missing.
+# **Harder, without a solution.**
 #
-# Stuck? `from solutions.lesson_04 import scale_gradient`, or read [solutions/lesson_04.py](solutions/lesson_04.py).
+# 1. Features stand still, and every pair is right. Show that the loss falls with every larger scale. And with one wrong
+#    pair?
+# 2. Squeeze all cosines, $c \to 0.9 + 0.1 c$, as in a narrow cone (lesson 10). What happens to the best scale?
+# 3. Weight decay on $t$ pulls the scale towards 1. Add it to *as in the paper* (AdamW, 0.1): where does the scale end?
+#
+# Stuck? `check.hint("step_log_scale")`, `from solutions.lesson_04 import step_log_scale`, or read
+# [solutions/lesson_04.py](solutions/lesson_04.py).

@@ -17,6 +17,8 @@
 #
 # **Afterwards you can** tell apart the three things that change when the batch grows, set up comparisons that are fair
 # in a stated sense, and say why short trainings and long ones give opposite answers.
+#
+# **Place.** Part III, *What it knows*; after lesson 08. About 50 minutes, and some more for the machine.
 
 # %%
 import itertools
@@ -503,7 +505,20 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #   question.
 # - Tune the learning rate for each size on a validation set; repeat with other seeds; look whether the curves have
 #   stopped rising before you compare where they end.
-# - To have a big batch in a small memory is a question of its own: lesson 15 computes the loss without its matrix.
+# - To have a big batch in a small memory is a question of its own: lesson 14 has the exact gradient in parts, and
+#   lesson 15 the loss without its matrix.
 #
-# Stuck? `from solutions.lesson_09 import grouped_loss`, or read
+# ## The plain answer
+#
+# No. At this scale a batch of 16 learns, too; a bigger batch ends higher, if the training is long enough for its fewer
+# steps.
+#
+# **Harder, without a solution.**
+#
+# 1. Fill each batch of 16 with emoji of *one* group (faces, or animals), so that its few negatives are hard. What does
+#    that buy, and what does it cost?
+# 2. Accumulate the gradients of 64 batches of 16 (lesson 14). Is the result nearer to batch 16 or to batch 1,024?
+# 3. Plot accuracy against the number of *pairs compared* (steps × B²). Do the curves of the four sizes fall together?
+#
+# Stuck? `check.hint("grouped_loss")`, `from solutions.lesson_09 import grouped_loss`, or read
 # [solutions/lesson_09.py](solutions/lesson_09.py).

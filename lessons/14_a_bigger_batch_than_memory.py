@@ -11,7 +11,7 @@
 # **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that
 # does not fit into memory; measure what that costs in memory and time; and say when it is not worth it.
 #
-# About 60 minutes, exercises included.
+# **Place.** Part IV, *Large and fast*; after lesson 08. About 60 minutes, exercises included.
 
 # %% [markdown] id="bet-first"
 # ## Bet first

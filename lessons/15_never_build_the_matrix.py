@@ -10,6 +10,8 @@
 # **Afterwards you can** add up exponentials that no float can hold, in pieces of any size; compute the loss of a
 # batch whose matrix would be far larger than the memory that you use; measure the peak memory of a piece of code; and
 # say why streaming the loss is only half of the work.
+#
+# **Place.** Part IV, *Large and fast*; after lesson 02. About 50 minutes.
 
 # %%
 import json
@@ -311,12 +313,15 @@ for name, way in (
 # which all together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed,
 # too.** The fused loss does that: it makes nearly every tile a second time, instead of keeping it. How, is lesson 17.
 #
-# ## What this lesson does not show
+# ## The plain answer
 #
-# Time: pieces that are too small make a loss slow, and making tiles twice costs a product more; lesson 17 counts it.
-# Memory on a GPU: the curves should have the same slopes there, but what lies below them (caches of the allocator,
-# the working memory of the libraries) differs. And for the whole training, the encoders usually need far more memory
-# than the loss, until the batch is very large; lesson 14 deals with theirs.
+# Yes: a row's sum of exponentials needs two numbers that are corrected as the parts go by, and one sweep serves rows
+# and columns alike. But autograd keeps what it needs, so the gradient has to be streamed as well (lesson 17).
+#
+# **What this lesson does not show.** Time: pieces that are too small make a loss slow, and making tiles twice costs a
+# product more; lesson 17 counts it. Memory on a GPU: the curves should have the same slopes there, but what lies
+# below them (caches of the allocator, the working memory of the libraries) differs. And for the whole training, the
+# encoders usually need far more memory than the loss, until the batch is very large; lesson 14 deals with theirs.
 #
 # ## What you take away
 #
@@ -326,4 +331,11 @@ for name, way in (
 # - Autograd keeps what it will need. A loss without the matrix needs a gradient without the matrix.
 # - `VmHWM`, in a process of its own that gives freed memory back, is a peak that you can trust.
 #
-# Stuck? `from solutions.lesson_15 import chunked_loss`, or read [solutions/lesson_15.py](solutions/lesson_15.py).
+# **Harder, without a solution.**
+#
+# 1. Stream the mean and the variance of the numbers in one pass, in parts of any size, without losing digits.
+# 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are done?
+# 3. Which of the numbers of a row could be left out of the sum without changing a float32? When does that help?
+#
+# Stuck? `check.hint("chunked_loss")`, `from solutions.lesson_15 import chunked_loss`, or read
+# [solutions/lesson_15.py](solutions/lesson_15.py).

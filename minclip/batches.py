@@ -81,8 +81,8 @@ class Batches:
     """The batches of a training: step -> rows -> pictures and tokens.
 
     Steps count from 0 and go on from epoch to epoch. `tokens` (N, T) int64 are those of all captions, or (V, N, T)
-    those of V ways to say each; half of the time the first is read. Raises ValueError if the captions do not fill one
-    batch.
+    those of V ways to say each; a share `rephrase` of them is not read in the first way. Raises ValueError if the
+    captions do not fill one batch.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Batches:
         batch_size: int,
         seed: int,
         augmentation: str = "gentle",
+        rephrase: float = 0.5,
     ) -> None:
         if batch_size > len(pairs):
             raise ValueError(
@@ -101,7 +102,7 @@ class Batches:
             )
         self.pairs, self.preprocess = pairs, preprocess
         self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
-        self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
+        self.batch_size, self.seed, self.augmentation, self.rephrase = batch_size, seed, augmentation, rephrase
         self.order = Order(len(pairs), batch_size, seed)
         self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
         self.digests = digests(pairs.images)
@@ -124,11 +125,9 @@ class Batches:
 
     def phrasings(self, step: int) -> torch.Tensor:
         """Which of the V ways to say its caption each row (B,) of a step reads."""
-        others = len(self.tokens) - 1
-        drawn = torch.randint(
-            max(2 * others, 1), (self.batch_size,), generator=counter_generator(self.seed, PHRASING, step)
-        )
-        return torch.where(drawn < others, drawn + 1, 0)
+        ways, generator = len(self.tokens), counter_generator(self.seed, PHRASING, step)
+        other = torch.randint(min(1, ways - 1), ways, (self.batch_size,), generator=generator)
+        return torch.where(torch.rand(self.batch_size, generator=generator) < self.rephrase, other, 0)
 
     def make(
         self,

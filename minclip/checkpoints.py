@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from minclip.formats.tensors import read_tensors, write_tensors
 from minclip.metrics import History
 from minclip.model import CLIP
+from minclip.tensors import read_tensors, write_tensors
 
 FOLDER = "checkpoints"
 KEEP = 2  # the last one, and the one before it in case the last is damaged

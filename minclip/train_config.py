@@ -21,10 +21,10 @@ class TrainConfig:
     memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
     `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
-    features learns at `layer_decay` times the rate of the one above it. `augmentation` is a name in
-    `AUGMENTATIONS`. `distill` is the weight of a teacher's view of the pictures (`teacher.py`). `warmup` is a
-    share of all steps. `early_stopping` is the number of reports, of ten, without a better score on the held-out
-    pictures after which the training ends.
+    features learns at `layer_decay` times the rate of the one above it. `augmentation` is a name in `AUGMENTATIONS`,
+    `rephrase` the share of captions that are read in other words where there are any. `distill` is the weight of a
+    teacher's view of the pictures (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of
+    reports, of ten, without a better score on the held-out pictures after which the training ends.
     """
 
     epochs: int = 40
@@ -44,6 +44,7 @@ class TrainConfig:
     unlock_last: int = 0
     layer_decay: float = 1.0
     augmentation: str = "gentle"
+    rephrase: float = 0.5
     distill: float = 0.0
     early_stopping: int | None = None
     log: str | None = None
@@ -66,6 +67,7 @@ class TrainConfig:
             "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
             "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
             "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "rephrase": (0 <= self.rephrase <= 1, "from 0 to 1"),
             "distill": (self.distill >= 0, "at least 0"),
             "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module may import those of its own floor, in one direction, and of the floors below.
 FLOORS = [
     ["minclip_kernels"],
-    ["files", "images", "augmentation", "tokenizer", "transformer", "vision", "text", "frozen", "model", "loss"],
+    [
+        "files",
+        "tensors",
+        "images",
+        "augmentation",
+        "tokenizer",
+        "transformer",
+        "vision",
+        "text",
+        "frozen",
+        "model",
+        "loss",
+    ],
     [
         *("data", "formats", "batches", "prompts", "metrics", "teacher"),
         *("interruption", "distributed", "gradient_cache"),

@@ -125,10 +125,16 @@ def test_a_batch_larger_than_the_data_is_refused(pairs):
         batches(pairs, 24)
 
 
-def test_half_of_the_rows_read_their_caption_and_the_others_one_of_the_other_ways_to_say_it(pairs):
+@pytest.mark.parametrize("rephrase", [0.0, 0.25, 0.5, 1.0])
+def test_a_share_of_the_rows_reads_one_of_the_other_ways_to_say_its_caption(rephrase, pairs):
     tokens = torch.arange(5)[:, None, None].expand(5, N, 3)  # a way to say a caption is its number
-    batches = Batches(pairs, tokens, Preprocess(R), batch_size=N, seed=0)
+    batches = Batches(pairs, tokens, Preprocess(R), batch_size=N, seed=0, rephrase=rephrase)
     read = torch.cat([batches.make(step, "cpu")[1][:, 0] for step in range(400)])
     shares = read.bincount(minlength=5) / len(read)
-    torch.testing.assert_close(shares, torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125]), rtol=0, atol=0.02)
+    torch.testing.assert_close(shares, torch.tensor([1 - rephrase, *[rephrase / 4] * 4]), rtol=0, atol=0.02)
     assert torch.equal(batches.make(3, "cpu")[1][10:20], batches.make(3, "cpu", slice(10, 20))[1])
+
+
+def test_with_one_way_to_say_it_a_caption_is_read_as_it_is(pairs):
+    made = Batches(pairs, torch.ones(N, 3, dtype=torch.int64), Preprocess(R), batch_size=N, seed=0, rephrase=1.0)
+    assert made.phrasings(0).eq(0).all()

@@ -1,6 +1,6 @@
 """What checks compare with, and the random cases that they try."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,16 @@ from torch import Tensor
 
 from check.verdict import Wrong
 
+Suspects = Mapping[str, Any]  # hint -> what comes out of the mistake that it is for
 
-def expect(got: Any, wanted: Any, tolerance: float = 1e-5, hint: str = "", **case: Any) -> None:
-    """Raises Wrong unless `got` is `wanted`: a tensor or number up to tolerance × (1 + size), anything else exactly."""
+
+def expect(
+    got: Any, wanted: Any, tolerance: float = 1e-5, hint: str = "", suspects: Suspects | None = None, **case: Any
+) -> None:
+    """Raises Wrong unless `got` is `wanted`: a tensor or number up to tolerance × (1 + size), anything else exactly.
+
+    A result that is one of the suspects gets that one's hint, and any other one gets `hint`.
+    """
     if got is None:
         raise Wrong(f"it returned None{given(case)}", "is there a `return` on every way through?")
     if isinstance(wanted, Tensor):
@@ -32,16 +39,29 @@ def expect(got: Any, wanted: Any, tolerance: float = 1e-5, hint: str = "", **cas
         right = got == wanted
     if not right:
         decimals = next((d for d in (4, 6, 8) if show(got, d) != show(wanted, d)), 12)
+        hint = next((words for words, wrong in (suspects or {}).items() if _is_near(got, wrong)), hint)
         raise Wrong(f"it returned {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}", hint)
 
 
+def _is_near(got: Any, suspect: Any) -> bool:
+    if isinstance(suspect, int | float | Tensor) and not isinstance(suspect, bool):
+        got, suspect = torch.as_tensor(got), torch.as_tensor(suspect)
+        return got.shape == suspect.shape and torch.allclose(got.double(), suspect.double(), rtol=1e-4, atol=1e-5)
+    return got == suspect
+
+
 def expect_and_differentiate(
-    attempt: Callable[..., Any], reference: Callable[..., Tensor], tensors: list[Tensor], *others: Any, **case: Any
+    attempt: Callable[..., Any],
+    reference: Callable[..., Tensor],
+    tensors: list[Tensor],
+    *others: Any,
+    suspects: Suspects | None = None,
+    **case: Any,
 ) -> None:
     """`expect` of attempt(*tensors, *others), and of the gradients that it leads back to the tensors."""
     tensors = [tensor.detach().requires_grad_() for tensor in tensors]
     got, wanted = attempt(*tensors, *others), reference(*tensors, *others)
-    expect(got, wanted, 1e-4, **case)
+    expect(got, wanted, 1e-4, suspects=suspects, **case)
     if not got.requires_grad:
         raise Wrong(
             "its result has no gradient", "no .item(), no .detach(), no torch.tensor(…): training goes through it"

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from check.cases import cross_entropy, expect, expect_and_differentiate, pairs_of_features
 from check.verdict import exercise
@@ -9,24 +10,74 @@ from check.verdict import exercise
 
 @exercise(
     "multiply entry by entry, not as matrices; the softmax runs along a row; the mean is over N rows, not N² entries.",
+    steps=(
+        "what does a row of the identity select from a row of numbers, if you multiply entry by entry and add up?",
+        "torch.eye(len(logits)) * logits.log_softmax(dim=1): what is left in row i?",
+        "the sum over dim=1, the mean over the rows, and a minus in front",
+    ),
 )
 def onehot_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = image @ text.T
-    expect_and_differentiate(attempt, cross_entropy, [logits], logits=logits)
+    suspects = {"@ multiplies matrices; * multiplies entry by entry": -logits.log_softmax(dim=1).sum(dim=1).mean()}
+    suspects |= _of_all(logits)
+    suspects["the softmax without its logarithm"] = -logits.softmax(dim=1).diagonal().mean()
+    expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, logits=logits)
 
 
-@exercise("a label is the place of the one in its row, so the labels of the identity are 0, 1, … N-1.")
+def _of_all(logits: Tensor) -> dict[str, Tensor]:
+    """Hints for mistakes with any form of the loss of the rows, and what comes out of each."""
+    right = cross_entropy(logits)
+    return {
+        "the softmax runs down the columns: these are the texts' choices": cross_entropy(logits.T),
+        "the mean was over all N² entries: it is over the N rows": right / len(logits),
+        "the mean over the rows is missing": right * len(logits),
+        "the sign: a loss is positive": -right,
+    }
+
+
+@exercise(
+    "a label is the place of the one in its row, so the labels of the identity are 0, 1, … N-1.",
+    steps=(
+        "in which column stands the one of row 0, of row 1, of row i?",
+        "F.cross_entropy(logits, labels) wants the logits as they are, and the places as whole numbers, (N,)",
+    ),
+)
 def arange_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = image @ text.T
-    expect_and_differentiate(attempt, lambda z: -z.log_softmax(dim=1).diagonal().mean(), [logits], logits=logits)
+    labels = torch.arange(len(logits))
+    suspects = _of_all(logits)
+    suspects["F.cross_entropy takes logits, and does the softmax itself"] = F.cross_entropy(logits.softmax(1), labels)
+    suspects["every row has its own place: with zeros all pictures have text 0"] = F.cross_entropy(logits, 0 * labels)
+    suspects["F.nll_loss does no softmax"] = F.nll_loss(logits, labels)
+    expect_and_differentiate(
+        attempt, lambda z: -z.log_softmax(dim=1).diagonal().mean(), [logits], suspects=suspects, logits=logits
+    )
 
 
-@exercise("each half is softmax minus one-hot; then think of the mean over N and of the half.")
+@exercise(
+    "each half is softmax minus one-hot; then think of the mean over N and of the half.",
+    steps=(
+        "the gradient of the rows' loss is (softmax of every row − I) / N. What is that of the columns' loss?",
+        "logits.softmax(dim=0) is the softmax of every column, and stands in its place already",
+        "(rows + columns − 2I) / 2N",
+    ),
+)
 def logit_gradient(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = (image @ text.T).requires_grad_()
     labels = torch.arange(len(logits))
     ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
-    expect(attempt(logits.detach()), logits.grad, logits=logits)
+    z = logits.detach()
+    rows, columns, eye = z.softmax(dim=1), z.softmax(dim=0), torch.eye(len(z))
+    suspects = {
+        "each of the two halves has its one-hot: 2I": (rows + columns - eye) / (2 * len(z)),
+        "that is the rows' half alone": (rows - eye) / len(z),
+        "the half is missing": (rows + columns - 2 * eye) / len(z),
+        "the mean over N is missing": (rows + columns - 2 * eye) / 2,
+        "the sign: the gradient points uphill, so the diagonal is negative": (2 * eye - rows - columns) / (2 * len(z)),
+        "the softmax of logits.T has to be turned back, or take dim=0": (rows + z.T.softmax(dim=1) - 2 * eye)
+        / (2 * len(z)),
+    }
+    expect(attempt(z), logits.grad, suspects=suspects, logits=logits)

@@ -13,16 +13,43 @@ from check.cases import expect
 from check.verdict import exercise
 
 
-@exercise("count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B.")
+@exercise(
+    "count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B.",
+    steps=(
+        "a picture whose caption stands k times in the batch can do no better than one of k. What does it pay?",
+        "ln k for each of the B pairs: collections.Counter(captions) knows k",
+        "the mean over the pairs, so a caption that stands three times counts three times",
+    ),
+)
 def batch_floor(attempt, draw):
     captions = draw(st.lists(st.sampled_from(["cat", "dog", "horse"]), min_size=1, max_size=8))
     # the loss itself, of a model that gives each caption an own direction and is very sure
     alphabet = sorted(set(captions))
     image = F.one_hot(torch.tensor([alphabet.index(caption) for caption in captions]), len(alphabet)).double()
-    expect(attempt(captions), minclip.clip_loss(image, image, 1e4).item(), captions=captions)
+    counts = [captions.count(caption) for caption in captions]
+    wanted = minclip.clip_loss(image, image, 1e4).item()
+    suspects = {
+        "the mean is over all pairs, and you took it over the different captions": statistics.mean(
+            math.log(captions.count(caption)) for caption in set(captions)
+        ),
+        "the mean over the B pairs is missing": sum(map(math.log, counts)),
+        "the logarithm of each count first, then the mean": math.log(statistics.mean(counts)),
+        "that is right only where all captions occur equally often": math.log(len(captions) / len(set(captions))),
+        "not every caption occurs as often as the commonest": math.log(max(counts)),
+        "these are bits: the loss has natural logarithms": statistics.mean(map(math.log2, counts)),
+        "that is the loss of guessing, ln B": math.log(len(captions)),
+    }
+    expect(attempt(captions), wanted, suspects=suspects, captions=captions)
 
 
-@exercise("a sum over m = 0 … B − 1: the probability of m others times ln(1 + m); your own pair is always there.")
+@exercise(
+    "a sum over m = 0 … B − 1: the probability of m others times ln(1 + m); your own pair is always there.",
+    steps=(
+        "you are one pair. Of the B − 1 others, how many have your caption, and how likely is each number?",
+        "m of B − 1, each with probability 1/C: the binomial distribution, with math.comb",
+        "sum over m of math.comb(B − 1, m) (1/C)^m (1 − 1/C)^(B − 1 − m) · ln(1 + m)",
+    ),
+)
 def expected_floor(attempt, draw):
     batch_size, n_captions = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     if draw(st.booleans()):
@@ -31,4 +58,16 @@ def expected_floor(attempt, draw):
     else:  # every batch that there is
         others = itertools.product(range(n_captions), repeat=batch_size - 1)
         wanted = statistics.mean(math.log(1 + other.count(0)) for other in others)
-    expect(attempt(batch_size, n_captions), wanted, batch_size=batch_size, n_captions=n_captions)
+    B, C = batch_size, n_captions
+    suspects = {
+        "that is the logarithm of the mean: first ln(1 + m), then the mean over m": math.log(1 + (B - 1) / C),
+        "your own pair is always there: only the B − 1 others are drawn": _mean_log(B, C),
+        "ln(B/C) is right for large B and few captions only": max(0.0, math.log(B / C)),
+    }
+    expect(attempt(B, C), wanted, suspects=suspects, batch_size=B, n_captions=C)
+
+
+def _mean_log(others: int, captions: int) -> float:
+    """The mean of ln(1 + m), if m of `others` have your caption."""
+    p = 1 / captions
+    return sum(math.comb(others, m) * p**m * (1 - p) ** (others - m) * math.log(1 + m) for m in range(others + 1))

@@ -10,7 +10,14 @@ from check.cases import expect_and_differentiate, features
 from check.verdict import exercise
 
 
-@exercise("each softmax runs over the pairs of one group alone, in both directions; all groups count the same.")
+@exercise(
+    "each softmax runs over the pairs of one group alone, in both directions; all groups count the same.",
+    steps=(
+        "a group is a batch of its own. Which logits does it need, and which not?",
+        "normalise, then .unflatten(0, (-1, group)): a product of two such stacks is (groups, group, group)",
+        "in each matrix the right one is on the diagonal, in rows and in columns; then the mean of everything",
+    ),
+)
 def grouped_loss(attempt, draw):
     group, groups, width = (draw(st.integers(1, 3)) for _ in range(3))
     image, text = draw(features(group * groups, width)), draw(features(group * groups, width))

@@ -116,7 +116,15 @@ def gradients_of(model: nn.Module) -> Gradients:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@exercise("cut both tensors with .split(chunk); loss and backward for each chunk; what is the mean of all N?", 25)
+@exercise(
+    "cut both tensors with .split(chunk); loss and backward for each chunk; what is the mean of all N?",
+    25,
+    steps=(
+        "backward() adds to the gradients that are there already. What follows for a loop over chunks?",
+        "for each chunk: encode both, minclip.clip_loss, .backward(), .item(). Which share of the mean has a chunk?",
+        "multiply the loss of a chunk with len(chunk) / N before backward: the last one may be smaller",
+    ),
+)
 def accumulated_gradient(attempt, draw):
     size = draw(st.integers(2, 7))
     chunk = draw(st.integers(1, size))
@@ -140,6 +148,13 @@ def accumulated_gradient(attempt, draw):
     "the loss needs the features of all pairs, but no graph of the towers. A chunk's graph needs only the gradient of "
     "the loss with respect to the chunk's own features. Which passes follow from that, and what does each one keep?",
     25,
+    steps=(
+        "which part of the computation needs all N pairs at once, and how much memory does that part need?",
+        "first pass without a graph: all features. Then the loss on these features as leaves (requires_grad_): its "
+        "backward gives each feature's gradient, and that of the scale. What is still missing?",
+        "encode each chunk again, now with a graph, and torch.autograd.backward(features, gradients of these features)",
+        "dropout must draw the same numbers again: keep torch.get_rng_state() before each chunk, and set it again",
+    ),
 )
 def cached_gradient(attempt, draw):
     size = draw(st.integers(2, 7))

@@ -14,7 +14,16 @@ from check.cases import expect, expect_and_differentiate, features
 from check.verdict import Wrong, exercise
 
 
-@exercise("of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?", 25)
+@exercise(
+    "of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?",
+    25,
+    steps=(
+        "could you add up exp() of everything? Where do these numbers end, and what is always at most 1?",
+        "for each row keep the largest number so far, and the sum of exp(number − largest)",
+        "a new largest makes the old sum too large: multiply it with exp(old largest − new largest). At the end: "
+        "largest + log(sum)",
+    ),
+)
 def online_logsumexp(attempt, draw):
     rows = draw(st.integers(1, 3))
     widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -37,6 +46,11 @@ def online_logsumexp(attempt, draw):
 @exercise(
     "the rows of a strip are finished with it; of each column, keep the log-sum-exp of what came so far.",
     cases=30,
+    steps=(
+        "the loss needs the log-sum-exp of each row and column, and the pairs. Which of them does one strip finish?",
+        "a strip of chunk rows has whole rows, and a part of every column: torch.logaddexp adds it to what came before",
+        "mean(row_lse + column_lse − 2 · pairs) / 2; the pairs are a sum over D, and need no matrix",
+    ),
 )
 def chunked_loss(attempt, draw):
     rows, width = draw(st.integers(5, 6)), draw(st.integers(1, 2))

@@ -38,6 +38,12 @@ CONSTANTS = (
     "two strips of logits, your images among all texts and your texts among all images; where is your first pair in "
     "them? The mean of what the workers return must be the loss of the batch, in value and in gradient.",
     40,
+    steps=(
+        "which rows of the N × N matrix are yours, and which columns? What must the others send you for them?",
+        "gather both, with gradient. Your images by all texts are a strip (n, N): where in it is the pair of row 0?",
+        "the labels begin behind the pairs of all lower ranks: add up the sizes of their shards",
+        "sum both strips' cross entropies, and think of the averaging: W workers, N pairs, half for each direction",
+    ),
 )
 def sharded_loss(attempt, draw):
     from workers import Deadlock, simulate

@@ -72,7 +72,7 @@ def exercise(hint: str, cases: int = 50, steps: tuple[str, ...] = ()) -> Callabl
             print(f"✗ {name}: {wrong}\n  Hint: {wrong.hint or hint}")
             return solution
 
-        EXERCISES[name] = Exercise(lesson, (*steps, hint) if hint not in steps else steps, check)
+        EXERCISES[name] = Exercise(lesson, steps or (hint,), check)
         return check
 
     return decorate

@@ -40,7 +40,7 @@ from minclip.train_config import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig
 SMOKE_PICTURES = 256
 PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
-EMOJI = TrainConfig(epochs=28, augmentation="moderate")
+EMOJI = TrainConfig(epochs=28, augmentation="moderate", rephrase=0.25)
 OWN = TrainConfig(augmentation="crop")
 OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that need one which learns or sees pictures anew
 TOKENIZERS = ("keep", "train")
@@ -123,6 +123,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
     augmentation = "changes of the pictures (default: moderate for emoji, crop for your own)"
     add("--augmentation", choices=AUGMENTATIONS, help=augmentation)
+    rephrase = (
+        f"share of captions read in other words (default: {EMOJI.rephrase} for emoji, {default.rephrase} for your own)"
+    )
+    add("--rephrase", type=float, metavar="SHARE", help=rephrase)
     distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     tower = f"pretrained image tower that stays as it is: {EFFICIENTNET} (needs minclip[lit]), or an ONNX file"
@@ -174,8 +178,8 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
     if sizes.image_tower:
         pairs, held_out = finetune.as_seen(pairs, model), held_out and finetune.as_seen(held_out, model)
     with named_as_options(TrainConfig):
-        sampling = {"batch_size": config.batch_size, "seed": config.seed, "augmentation": config.augmentation}
-        batches = Batches(pairs, tokens, plan.preprocess, **sampling)
+        names = ("batch_size", "seed", "augmentation", "rephrase")
+        batches = Batches(pairs, tokens, plan.preprocess, **{name: getattr(config, name) for name in names})
     if world.is_main and not plan.resume:
         plan.folder.mkdir(parents=True, exist_ok=True)
         training = {**plan.training, **asdict(config), "minclip": __version__}

@@ -1,52 +1,43 @@
 """Tensors that take long to compute, in files of the user's cache folder."""
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
-import safetensors
 import torch
-from safetensors.torch import save
 
-from minclip.files import replacing
+from minclip.tensors import read_tensors, write_tensors
 
 
 def cached(name: str, shape: tuple[int, ...], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """What `compute` returns, a tensor of this shape, from the cache if it has it under this name."""
-    path = Path(platformdirs.user_cache_dir("minclip")) / f"{name}.safetensors"
-    content = _read(path, shape)
-    if content is None:
-        content = compute()
-        _write(path, content)
+    stored = read(name)
+    if "images" in stored and stored["images"].shape == shape:
+        return stored["images"]
+    content = compute()
+    write(name, {"images": content})
     return content
 
 
-def checksum(*tensors: torch.Tensor) -> str:
-    """SHA-256 of the shapes and numbers."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(repr(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """The tensor in a file, or None if there is no such file or it is damaged; it is then computed again."""
+def read(name: str) -> dict[str, torch.Tensor]:
+    """The tensors under this name; none if there is no such file, or if it is damaged."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            content, stored = file.get_tensor("images"), file.metadata()["sha256"]
-    except Exception:
-        # Whatever is wrong with the file, it is only a cache.
-        return None
-    return content if content.shape == shape and checksum(content) == stored else None
+        return read_tensors(_path(name))[0]
+    except (OSError, ValueError):
+        return {}
 
 
-def _write(path: Path, content: torch.Tensor) -> None:
+def write(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Keep tensors under this name; a folder that cannot be written to gives a warning."""
+    path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(save({"images": content}, metadata={"sha256": checksum(content)}))
+        write_tensors(path, tensors, {})
     except OSError as error:
         message = f"the same is computed again next time: {path} cannot be written ({error})"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)
+
+
+def _path(name: str) -> Path:
+    return Path(platformdirs.user_cache_dir("minclip")) / f"{name}.safetensors"

@@ -3,15 +3,10 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import platformdirs
-import safetensors
 import torch
-from safetensors.torch import save
 
-from minclip.data.cache import checksum
-from minclip.files import replacing
+from minclip.data import cache
 from minclip.images import Source
 
 Compute = Callable[[list[int]], tuple[list[int], torch.Tensor]]
@@ -26,9 +21,8 @@ def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[
     grow beyond them. A picture whose name, size or time has changed is another picture.
     """
     wanted = hashlib.sha256(f"{name} {_folder(sources)}".encode()).hexdigest()[:24]
-    path = Path(platformdirs.user_cache_dir("minclip")) / f"{wanted}.safetensors"
     keys = [_key(source) for source in sources]
-    known, stored = _read(path)
+    known, stored = _read(wanted)
     missing = [i for i, key in enumerate(keys) if key not in known]
     found, computed = compute(missing) if missing else ([], stored[:0])
     if not len(known):
@@ -38,7 +32,8 @@ def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[
     indices = sorted(place)
     rows = torch.cat([stored, computed])[[place[i] for i in indices]]
     if indices and (found or len(known) != len(indices)):
-        _write(path, [keys[i] for i in indices], rows)
+        flat = torch.frombuffer(bytearray(b"".join(keys[i] for i in indices)), dtype=torch.uint8).view(-1, KEY)
+        cache.write(wanted, {"keys": flat, "rows": rows})
     return indices, rows
 
 
@@ -57,25 +52,10 @@ def _key(source: Source) -> bytes:
         return b""  # It is not there, and never in the cache.
 
 
-def _read(path: Path) -> tuple[dict[bytes, int], torch.Tensor]:
-    """The place of the row of each key, and the rows; nothing if there is no such file or it is damaged."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            keys, rows, stored = file.get_tensor("keys"), file.get_tensor("rows"), file.metadata()["sha256"]
-    except Exception:
-        # Whatever is wrong with the file, it is only a cache.
+def _read(name: str) -> tuple[dict[bytes, int], torch.Tensor]:
+    """The place of the row of each key, and the rows."""
+    stored = cache.read(name)
+    if stored.keys() != {"keys", "rows"} or len(stored["keys"]) != len(stored["rows"]):
         return {}, torch.empty(0, 0)
-    if stored != checksum(keys, rows) or len(keys) != len(rows):
-        return {}, torch.empty(0, 0)
-    content = keys.numpy().tobytes()
-    return {content[KEY * i : KEY * (i + 1)]: i for i in range(len(keys))}, rows
-
-
-def _write(path: Path, keys: Sequence[bytes], rows: torch.Tensor) -> None:
-    flat = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(save({"keys": flat, "rows": rows}, metadata={"sha256": checksum(flat, rows)}))
-    except OSError:
-        return  # Without a cache the rows are computed again next time.
+    content = stored["keys"].numpy().tobytes()
+    return {content[start : start + KEY]: i for i, start in enumerate(range(0, len(content), KEY))}, stored["rows"]

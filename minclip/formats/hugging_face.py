@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from minclip.files import new_folder
 from minclip.formats.archive import State, read_archive
 from minclip.formats.saved import Saved, flatten, nest, own_part, read_json, read_preprocess, write_json
-from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
+from minclip.tensors import read_tensors
 from minclip.tokenizer import END, START, Tokenizer
 
 CONFIG, MODEL, OLD_MODEL = "config.json", "model.safetensors", "pytorch_model.bin"

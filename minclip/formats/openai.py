@@ -15,9 +15,9 @@ import torch
 from minclip.files import new_folder
 from minclip.formats.archive import State, read_archive
 from minclip.formats.saved import Saved, count_blocks, flatten, nest, own_part, read_json, read_preprocess, write_json
-from minclip.formats.tensors import read_tensors
 from minclip.images import Preprocess
 from minclip.model import PRESETS, CLIPConfig
+from minclip.tensors import read_tensors
 from minclip.tokenizer import Tokenizer
 
 CONFIG, MERGES, VOCABULARY = "open_clip_config.json", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz"

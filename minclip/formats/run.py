@@ -14,9 +14,9 @@ import torch
 
 from minclip.files import check_new, replacing
 from minclip.formats.saved import Saved, describe, parse, to_json
-from minclip.formats.tensors import read_metadata, read_tensors, write_tensors
 from minclip.images import Preprocess
 from minclip.model import CLIP, CLIPConfig
+from minclip.tensors import read_metadata, read_tensors, write_tensors
 from minclip.tokenizer import Tokenizer
 
 MODEL, CONFIG, MERGES = "model.safetensors", "config.json", "merges.txt.gz"
