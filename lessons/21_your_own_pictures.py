@@ -263,7 +263,7 @@ _ = run(f"minclip search {shlex.quote(QUERY)} --run {BEST} -k 5")
 #
 # | question | where it is answered |
 # |---|---|
-# | Did you *look* at fifty pairs? | the second figure shows fifteen; look at more |
+# | Did you *look* at fifty pairs? | the first figure shows sixteen; look at more |
 # | Is any test picture in the training, or nearly? | `split` in the report; `without_twins` |
 # | Are pictures of one scene, one person, one day on both sides? | only you know: then hold out whole groups |
 # | What do chance and pixels score? | "What is the score to beat?" |

@@ -82,6 +82,8 @@ def with_badge(notebook: NotebookNode, source: Path) -> NotebookNode:
 def refresh(source: Path) -> bool:
     """Writes the notebook of a lesson with the outputs that it has; False if its code has changed and must run."""
     path = source.with_suffix(".ipynb")
+    if not path.exists():
+        return False
     old, new = nbformat.read(path, as_version=4), with_badge(read(source), source)
     ran = [cell for cell in old.cells if cell.cell_type == "code" and cell.id != "colab-install"]
     code = [cell for cell in new.cells if cell.cell_type == "code"]
