@@ -249,7 +249,7 @@ print("sum over everything:", f"{gradient.sum():.1e}")
 # squared error learns next to nothing).
 
 # %%
-train, unseen = data.load_emoji(Preprocess(16, trim=True), artists=[data.OPENMOJI])
+train, unseen = data.load_emoji(Preprocess(48, trim=True), artists=[data.OPENMOJI])
 unseen = without_twins(unseen, train)
 place_of = {word: i for i, word in enumerate(sorted({word for name in train.captions for word in name.split()}))}
 
@@ -259,8 +259,8 @@ def pixels_and_words(pairs):
     words = torch.zeros(len(pairs), len(place_of))
     for row, caption in zip(words, pairs.captions, strict=True):
         row[[place_of[word] for word in caption.split()]] = 1
-    pixels = pairs.images[pairs.image_of_caption].flatten(1) / 255 - 0.5
-    return F.normalize(pixels, dim=1), F.normalize(words, dim=1)
+    small = F.avg_pool2d(pairs.images[pairs.image_of_caption] / 255 - 0.5, 3)  # (N, 3, 16, 16)
+    return F.normalize(small.flatten(1), dim=1), F.normalize(words, dim=1)
 
 
 def softmax_loss(cosines, scale):

@@ -1,23 +1,29 @@
 # %% [markdown]
 # # 06 · Reading a sentence
 #
-# **The question.** The text tower makes one vector for every token of a text, and CLIP wants one vector for the whole
-# text. It takes the one at the EOT token and throws the others away. Why that one, and not their mean
+# **The question.** How does a causal Transformer read a text, and why does CLIP read its feature at the end token? The
+# tower makes one vector for every token and keeps a single one of them. Why that one, and not their mean
 # ([openai/CLIP #217](https://github.com/openai/CLIP/issues/217))? And why does nobody mask the padding
 # ([#183](https://github.com/openai/CLIP/issues/183))?
 #
-# **You need** tokens, SOT, EOT and padding (lesson 05), and the softmax.
+# **You need** tokens, SOT, EOT and padding (lesson 05), the softmax, and classes in Python (`nn.Module`).
 #
-# **Afterwards you can** write attention under a causal mask, read an attention map, say which of a text's vectors
-# knows what, and prove that padding cannot matter.
+# **Afterwards you can** write a text tower: attention with heads, the block, and the whole of it, equal to minclip's
+# under the same weights. You can read an attention map, tell which of a text's vectors knows what, and prove that
+# padding cannot matter.
+#
+# **Time:** about 90 minutes, 60 of them for the five exercises. **Where we are:** part II, a CLIP of your own. The text
+# tower reads the ids of lesson 05; its block becomes the image tower in lesson 07, and lesson 08 trains both.
 
 # %%
+from collections import OrderedDict
 from unittest.mock import patch
 
 import check
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import minclip
 
@@ -45,34 +51,65 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
 #
 # ## Attention, and a mask
 #
-# In **attention** every position of the text makes three vectors: a *query* $q$ (what am I looking for?), a *key* $k$
-# (what do I offer?) and a *value* $v$ (what do I hand over?). Position $i$ compares its query with the keys and takes
-# a weighted mean of the values. It does so in several **heads** side by side, H of them, each with its own $q$, $k$
-# and $v$ of $d$ numbers. With a **causal mask** a position may only look back: at itself and at what stands before
-# it.
+# In **attention** every position of the text makes three vectors of $d$ numbers: a *query* $q$ (what am I looking
+# for?), a *key* $k$ (what do I offer?) and a *value* $v$ (what do I hand over?). Position $i$ compares its query with
+# all keys and takes a weighted mean of the values. Under a **causal mask** a position may only look back: at itself and
+# at what stands before it.
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{j' \le i} e^{s_{ij'}}} \quad (j \le i), \qquad s_{ij} = \frac{q_i \cdot
 # k_j}{\sqrt{d}}, \qquad \mathrm{out}_i = \sum_{j \le i} a_{ij} v_j$$
 #
 # In words: the **scores** $s$ are the dot products, divided by $\sqrt d$ so that they do not grow with the number of
-# entries of a query; the **weights** $a$ are their softmax over what is allowed; everything after $i$ has weight
-# zero. ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.2.)
+# entries of a query; the **weights** $a$ are their softmax over what is allowed; everything after $i$ has weight zero.
+# ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.2.)
 #
-# **Exercise 1.** The mask, as a table of truth values: row = the position that reads, column = the position that is
-# read.
+# Here is one such reading, in the trained model: three tokens, and the $q$, $k$ and $v$ of one head in layer 1. Follow
+# the row of *cat*: its query against the three keys gives a row of scores; one of them is forbidden; the softmax of the
+# others says how much of each value goes into the row of *cat* on the right.
 
 
 # %%
-def causal_mask(length):
-    """-> (length, length) bool: True where the position of the row may look at the position of the column."""
-    raise NotImplementedError
+def watch(part, tokens):
+    """What a part of the model is given, and what it makes of it, while the model reads the tokens."""
+    seen = []
+    handle = part.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    model.encode_text(tokens)
+    handle.remove()
+    return seen[0]
 
 
-# %%
-causal_mask = check.causal_mask(causal_mask)
+attn = model.transformer.resblocks[0].attn
+x, _ = watch(attn, tokenizer(["cat"]))  # (1, T, D)
+qkv = F.linear(x[0], attn.in_proj_weight, attn.in_proj_bias)  # (T, 3D)
+q, k, v = (part[:, :32] for part in qkv.chunk(3, dim=1))  # (T, d) each, of the first head
+scores = q @ k.T / q.shape[1] ** 0.5  # (T, T)
+one_hot = torch.eye(3)[None]  # with these values, attention hands over its weights
+weights = F.scaled_dot_product_attention(q[None], k[None], one_hot, is_causal=True)[0]  # (T, T)
+print("scores:\n", scores)
+print("weights:\n", weights)
+
+# %% jupyter={"source_hidden": true}
+parts = {"q": q, "k": k, "scores\n(q·k / √d)": scores, "weights": weights, "v": v, "out\n(weights @ v)": weights @ v}
+ratios = [3 if part.shape[1] > 3 else 1.1 for part in parts.values()]
+figure, row = plt.subplots(1, len(parts), figsize=(11, 1.9), width_ratios=ratios)
+for axes, (title, part) in zip(row, parts.items(), strict=True):
+    is_weight = title == "weights"
+    limit = 1 if is_weight else part.abs().max()
+    axes.imshow(
+        part, vmin=0 if is_weight else -limit, vmax=limit, cmap="Blues" if is_weight else "RdBu_r", aspect="auto"
+    )
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=range(3) if part.shape[1] == 3 else [], yticks=range(3), yticklabels=["SOT", "cat", "EOT"])
+    axes.tick_params(labelsize=8, labelleft=axes is row[0] or part.shape[1] == 3)
+    if part.shape[1] == 3:
+        axes.set_xticklabels(["SOT", "cat", "EOT"], rotation=45)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="0.6", hatch="////"))
 
 # %% [markdown]
-# **Exercise 2.** The weights. It is tempting to take the softmax first and put zeros over the future afterwards. Then
+# (Red is positive, blue negative, and the weights go from white, 0, to dark, 1. Hatched: forbidden.)
+#
+# **Exercise 1.** The weights. It is tempting to take the softmax first and put zeros over the future afterwards. Then
 # the rows no longer add up to 1, and worse: the future still stands in the denominator, so it still has a say. (It
 # would have to be divided out again, by each row's new sum.)
 
@@ -87,16 +124,46 @@ def causal_weights(scores):
 causal_weights = check.causal_weights(causal_weights)
 
 # %% [markdown]
-# ## Put it into the model
+# A head can look for one thing only. So a position has several **heads**, H of them, each with its own $q$, $k$ and $v$
+# of $d = D/H$ numbers, and each with its own weights. All queries, keys and values come out of one matrix, of shape
+# (3D, D): its first D rows make the queries (the first $d$ of them those of the first head, and so on), the next D rows
+# the keys, the last D rows the values. At the end the heads' results, laid side by side, are D numbers again, and
+# `out_proj` mixes them.
+#
+# **Exercise 2.** The whole of it. The names of the parameters are OpenAI's, and that is the point of them: weights
+# go from one model to another by name. So the check can give yours the weights of minclip's `Attention` and expect the
+# same result, to 1e-5, and the same gradients. The trap: the heads must be *split*, not only reshaped. Which of the
+# axes are neighbours in memory, and which do you need?
+
+
+# %%
+class Attention(nn.Module):
+    """Self-attention with `heads` heads on vectors of `width` numbers."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))  # rows: all of q, all of k, all of v
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x, causal):
+        """x (B, T, D), whether a position may only look back -> (B, T, D)."""
+        raise NotImplementedError
+
+
+# %%
+Attention = check.Attention(Attention)
+
+# %% [markdown]
+# ## Who attends to whom?
 #
 # The tower around it: each token's id picks a learned vector (`token_embedding`), and a learned vector for its place,
-# 0, 1, 2 …, is added (`positional_embedding`). Then come some **blocks** (or *layers*), one after the other. A block
-# is attention, then a small network that treats each position by itself (the MLP), each behind a LayerNorm that does
-# so, too; both add their result to what the position had. *Attention is the only place where positions meet.*
+# 0, 1, 2 …, is added (`positional_embedding`). Then come some **blocks** (or *layers*), one after the other.
 #
-# minclip computes attention with one function of PyTorch, `F.scaled_dot_product_attention`. We put ours in its place
-# while the trained model reads a caption. If yours is right, the feature must be the same; and we can keep the
-# weights and look at them.
+# minclip computes attention with one function of PyTorch, `F.scaled_dot_product_attention`. While the trained model
+# reads a caption, we put a function in its place that uses your `causal_weights`. If those are right, the feature must
+# be the same; and we can keep the weights and look at them.
 
 # %%
 maps = []
@@ -121,12 +188,12 @@ print(f"largest difference of the features: {(after - before).abs().max():.0e}, 
 # it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. In which head of layer 1 does
 # EOT look most at *firefighter*? (The cell below the figure has the answer.)
 
-# %%
+# %% jupyter={"source_hidden": true}
 figure, grid = plt.subplots(len(maps), maps[0].shape[1], figsize=(10, 5.8), sharex=True, sharey=True)
 places, T = range(len(names[2])), len(names[2])
 for layer, weights in enumerate(maps):
     for head, axes in enumerate(grid[layer]):
-        shown = weights[0, head].masked_fill(~causal_mask(T), torch.nan)  # (T, T)
+        shown = weights[0, head].masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), torch.nan)  # (T, T)
         image = axes.imshow(shown, vmin=0, vmax=1, cmap="Blues")
         axes.patch.set(hatch="////", edgecolor="0.75")
         axes.add_patch(plt.Rectangle((-0.5, T - 1.5), T, 1, fill=False, edgecolor="red", linewidth=2, clip_on=False))
@@ -137,7 +204,7 @@ figure.supxlabel("is read", fontsize=10)
 figure.supylabel("reads", fontsize=10)
 colours = figure.colorbar(image, ax=grid, label="weight", shrink=0.7)
 
-# %%
+# %% jupyter={"source_hidden": true}
 for layer, weights in enumerate(maps):
     print(f"EOT looks most at, in layer {layer + 1}:")
     for head, row in enumerate(weights[0, :, -1].tolist()):
@@ -153,18 +220,62 @@ print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 # Do not read more into a map than it says: it shows where a head looks, not what it takes from there, and in the last
 # layer "tone" is no longer only the word *tone* but everything that its position has collected by then.
 #
+# ## The block
+#
+# Attention moves things between positions and does little else. So a block has a second part, a small network that
+# treats each position by itself: the **MLP** (two linear layers with a bend in between, four times as wide as the
+# position). In front of each part stands a **LayerNorm**, which brings the D numbers of a position to mean 0 and spread
+# 1, times a gain, plus a bias. And each part *adds* its result to what the position had, so that nothing gets lost on
+# the way, neither the vector on the way up nor its gradient on the way down:
+#
+# $$x \leftarrow x + \mathrm{attn}(\mathrm{ln}_1(x)), \qquad x \leftarrow x + \mathrm{mlp}(\mathrm{ln}_2(x))$$
+#
+# This order is **pre-norm**, GPT-2's and CLIP's. (The Transformer of 2017 had the LayerNorm behind the sum.)
+# *Attention is the only place where positions meet.*
+#
+# **Exercise 3.** Write the block, with its parts:
+#
+# | name | what it is |
+# |---|---|
+# | `ln_1`, `ln_2` | `nn.LayerNorm(width)` |
+# | `attn` | your `Attention` |
+# | `mlp.c_fc`, `mlp.c_proj` | `nn.Linear`, from `width` to `4 * width` and back; between them `nn.GELU()` |
+#
+# (An `nn.Sequential` takes names as `nn.Sequential(OrderedDict(c_fc=…, gelu=…, c_proj=…))`. OpenAI's own weights were
+# trained with another bend, x · σ(1.702 x), called QuickGELU; ours with GELU itself.)
+
+
+# %%
+class Block(nn.Module):
+    """One layer of a Transformer; `causal`: whether its positions may only look back."""
+
+    def __init__(self, width, heads, causal):
+        super().__init__()
+        raise NotImplementedError
+
+    def forward(self, x):
+        """x (B, T, D) -> (B, T, D)."""
+        raise NotImplementedError
+
+
+# %%
+Block = check.Block(Block)
+
+# %% [markdown]
 # ## Which vector knows what?
 #
-# If the first position sees only itself, then its vector must be the same for every text in the world: SOT, at place
-# 0. Let us see: `vectors` holds what the tower has at every position after its last block, and `feature` makes a
-# feature of one of them, in the tower's last two steps: a LayerNorm (it brings every vector to the same scale) and a
-# matrix.
+# `vectors` gives what the tower has at every position after its last block, and `feature` makes a feature of one of
+# them, in the tower's last two steps: a LayerNorm and a matrix. Suppose that CLIP read its feature at the *first*
+# position, SOT. How similar would "cat" and "red heart" be then? Write down a cosine before you go on.
+
+# %%
+check.predict("cosine of cat and red heart, read at SOT", None)
 
 
 # %%
 def vectors(tokens):
     """Token ids (B, T) -> what the text tower has at each position, (B, T, D)."""
-    return model.transformer(model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]])
+    return watch(model.transformer, tokens)[1]
 
 
 def feature(x):
@@ -179,14 +290,16 @@ def cosines(x):
 
 
 at_start = vectors(tokens)[:, 0]  # (B, D)
+check.reveal("cosine of cat and red heart, read at SOT", cosines(feature(at_start))[0, 1].item(), within=0.05)
 print("cosines between the three captions, read at SOT:\n", cosines(feature(at_start)))
 print("read at EOT, as CLIP does:\n", cosines(model.encode_text(tokens)))
 
 # %% [markdown]
-# At SOT a cat is a heart is a firefighter. (BERT and the picture tower read their feature at the *first* token. They
+# The first position sees only itself, so its vector is the same for every text in the world: at SOT a cat is a heart is
+# a firefighter. (BERT and the picture tower read their feature at the *first* token. They
 # may: they have no causal mask.)
 #
-# **Exercise 3.** Pick the right vectors. Three ways lead astray: taking the last position (which is padding in every
+# **Exercise 4.** Pick the right vectors. Three ways lead astray: taking the last position (which is padding in every
 # text but the longest), counting the ids that are not zero (a real "!" is zero, too), and picking every EOT (some
 # tokenizers pad *with* EOT; only the first one counts).
 
@@ -201,14 +314,56 @@ def pool_at_end(x, tokens, end_id):
 pool_at_end = check.pool_at_end(pool_at_end)
 
 # %% [markdown]
-# With it the text tower is complete. OpenAI's code and ours write the place of EOT as `tokens.argmax(dim=-1)`: in
-# these vocabularies EOT has the highest id, and argmax takes the first of equals. (Put new tokens behind it, and that
-# breaks; `end_id` does not.)
+# OpenAI's code and ours write the place of EOT as `tokens.argmax(dim=-1)`: in these vocabularies EOT has the highest
+# id, and argmax takes the first of equals. (Put new tokens behind it, and that breaks; `end_id` does not.)
+#
+# ## The tower
+#
+# **Exercise 5.** Put it together. The parts are there; `forward` says how a text goes through them: the vectors of the
+# tokens and of their places, all blocks, the vector at EOT, the last LayerNorm, the projection into the space that
+# texts and pictures share. A batch may be shorter than the context: its T places are the first T. The end token has
+# the highest id of the vocabulary.
+
 
 # %%
-pooled = pool_at_end(vectors(tokens), tokens, tokenizer.end_id)  # (B, D)
-print("the same as model.encode_text:", torch.allclose(feature(pooled), model.encode_text(tokens), atol=1e-5))
-print("the same places as argmax:", bool((tokens.argmax(dim=-1) == (tokens == tokenizer.end_id).int().argmax(1)).all()))
+class TextTower(nn.Module):
+    def __init__(self, context_length, vocab_size, width, layers, heads, embed_dim):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.zeros(context_length, width))
+        blocks = nn.Sequential(*[Block(width, heads, causal=True) for _ in range(layers)])
+        self.transformer = nn.Sequential(OrderedDict(resblocks=blocks))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.zeros(width, embed_dim))
+
+    def forward(self, tokens):
+        """Token ids (B, T), T at most context_length -> features (B, E), not normalised."""
+        raise NotImplementedError
+
+
+# %%
+TextTower = check.TextTower(TextTower)
+
+# %% [markdown]
+# Does it read as the trained model does? With the weights of the model the tower must know what the model
+# knows. In minclip's CLIP the parameters of the image tower begin with `visual.`, and those of the text tower have the
+# names that you gave them:
+
+# %%
+sizes = model.config
+tower = TextTower(
+    sizes.context_length,
+    sizes.vocab_size,
+    sizes.transformer_width,
+    sizes.transformer_layers,
+    sizes.transformer_heads,
+    sizes.embed_dim,
+)
+weights = model.state_dict()
+tower.load_state_dict({name: weights[name] for name, _ in tower.named_parameters()}, strict=False)
+difference = (tower(tokens) - model.encode_text(tokens)).abs().max()
+print(f"{sum(p.numel() for p in tower.parameters()):,} parameters")
+print(f"largest difference from minclip's features: {difference:.0e}; their size: {tower(tokens).abs().mean():.1f}")
 
 # %% [markdown]
 # ## Why padding cannot matter
@@ -216,7 +371,7 @@ print("the same places as argmax:", bool((tokens.argmax(dim=-1) == (tokens == to
 # Padding stands behind EOT. Under a causal mask attention never looks at what is behind a position, and the rest of a
 # block looks at no other position at all. So nothing of the padding can reach EOT: not through one block and not
 # through twelve. That is a proof; here is the experiment. First we put *anything* behind EOT, random words instead of
-# zeros; then the same with the mask applied too late, as in the trap of Exercise 2:
+# zeros; then the same with the mask applied too late, as in the trap of Exercise 1:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -247,7 +402,7 @@ with patch.object(F, "scaled_dot_product_attention", masked_too_late):
 # Now more and more padding, and four ways to read one vector off the text. One keeps to the argument. Two read
 # somewhere else than at EOT, and one takes the mask away.
 
-# %%
+# %% jupyter={"source_hidden": true}
 text = tokenizer(["red heart"])  # (1, T)
 amounts = range(0, model.config.context_length - text.shape[1] + 1, check.pick(2, 7))
 attention = F.scaled_dot_product_attention
@@ -302,6 +457,12 @@ print(f"instead of {full**2} in each head")
 # for later ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)). The price: "woman" is read without knowing that
 # a "firefighter" follows. What comes free with it: an exact answer to padding.
 #
+# ## The answer
+#
+# A causal Transformer reads from left to right: each position mixes what stands before it into its own vector, and
+# attention is the only place where that happens. EOT is the one position that has seen the whole text and nothing
+# behind it, so CLIP reads there, and padding cannot matter.
+#
 # ## What this lesson does not show
 #
 # That the causal mask is better or worse than none: these weights were *trained* under it, so taking it away
@@ -310,11 +471,13 @@ print(f"instead of {full**2} in each head")
 # that reading at a special token is known to work better than a mean. Nothing here tests that.) And one caption is
 # one caption: the claim "padding cannot matter" rests on the argument about the mask, not on the curve.
 #
-# ## What you take away
+# ## Harder, and without a solution
 #
-# - Under a causal mask, a position knows what stands up to it. SOT knows nothing of the text, EOT can know all of
-#   it: so CLIP reads at EOT.
-# - What stands behind EOT cannot reach it. Padding needs no mask, and a batch can be cut at its longest text.
-# - Mask before the softmax (or divide by the new sums). Look for EOT by its id, never at the last position.
+# - Read 77 texts of one token each, then one text of 77 tokens. Which takes longer, and from which length on does
+#   attention cost more than the MLP? Count the multiplications first.
+# - Load OpenAI's ViT-B/32 into your tower, if you have its file (`minclip.load` reads it). What must you change?
+# - Generate: train your tower with a matrix from D to the vocabulary behind it, to guess the next token of a caption.
+#   The causal mask is there already.
 #
-# Stuck? `from solutions.lesson_06 import pool_at_end`, or read [solutions/lesson_06.py](solutions/lesson_06.py).
+# Stuck? `check.hint("Block")` gives hints, one after the other; all solutions are in
+# [solutions/lesson_06.py](solutions/lesson_06.py).

@@ -1,15 +1,18 @@
 # %% [markdown]
 # # 07 · Patches
 #
-# **The question.** A Transformer reads a row of vectors. A picture is no row. What does a Vision Transformer
-# (**ViT**), CLIP's picture tower, really see?
+# **The question.** A Transformer reads a row of vectors, and a picture is no row. What does a Vision Transformer
+# (**ViT**), CLIP's image tower, really see?
 #
-# **You need** tensors with several axes; what attention and a block are (lesson 06); the unseen emoji and how a
-# picture gets the nearest caption (lesson 00).
+# **You need** tensors with several axes; attention and the block (lesson 06); the unseen emoji and how a picture gets
+# the nearest caption (lesson 00).
 #
-# **Afterwards you can** cut a picture into patches and put it together again, say why every ViT does that with a
-# convolution, show that without positions a Transformer cannot tell a picture from its jigsaw puzzle, and measure how
-# much a trained model minds.
+# **Afterwards you can** cut a picture into patches, say why every ViT does that with a convolution, and write the whole
+# image tower, equal to minclip's under the same weights. You can prove that without positions it sees a bag of patches,
+# build a task on which that matters, and measure how much a trained model minds.
+#
+# **Time:** about 80 minutes, 45 of them for the three exercises. **Where we are:** part II, a CLIP of your own. This
+# tower uses your block of lesson 06; lesson 08 trains it with your text tower.
 
 # %%
 import textwrap
@@ -19,9 +22,10 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from splits import without_twins
+from torch import nn
 
 import minclip
-from minclip.data import OPENMOJI, load_emoji
+from minclip.data import OPENMOJI, Pairs, load_artist, load_emoji
 
 plt.style.use("lesson.mplstyle")
 torch.set_grad_enabled(False)
@@ -41,6 +45,7 @@ woman_firefighter = "1F469-200D-1F692"
 picture = preprocess.pixels(OPENMOJI.draw(woman_firefighter, 144))  # (3, R, R)
 side = resolution // size
 
+# %% jupyter={"source_hidden": true}
 figure = plt.figure(figsize=(9, 4.6))
 left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1])
 axes = left.subplots()
@@ -91,23 +96,12 @@ def patchify(images, size):
 # %%
 patchify = check.patchify(patchify)
 
-# %% [markdown]
-# **Exercise 2.** And back. We shall need it to make jigsaw puzzles.
-
-
-# %%
-def unpatchify(patches, size):
-    """patches (B, P, 3·size·size) of square pictures -> the pictures (B, 3, R, R), R = √P · size."""
-    raise NotImplementedError
-
-
-# %%
-unpatchify = check.unpatchify(unpatchify)
-
 # %%
 rows = patchify(picture[None], size)  # (1, P, 3·size·size)
-print("patches:", tuple(rows.shape), " and back unharmed:", torch.equal(unpatchify(rows, size)[0], picture))
+print("patches:", tuple(rows.shape))
 wrong = picture[None].reshape(1, side**2, -1)  # the line that Exercise 1 warns of
+
+# %% jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3))
 for axes, title, content in ((left, "patchify", rows), (right, "a plain reshape", wrong)):
     axes.imshow(content[0, 6].view(3, size, size).permute(1, 2, 0))
@@ -127,7 +121,7 @@ credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 # over the picture and multiplies what it sees with its weights; if it moves by exactly its own size (the **stride**),
 # the windows are the patches.
 #
-# **Exercise 3.** Do what the convolution does, with your `patchify` and one matrix product.
+# **Exercise 2.** Do what the convolution does, with your `patchify` and one matrix product.
 
 
 # %%
@@ -153,49 +147,241 @@ print(
 # So a ViT sees no picture. It sees a row of vectors, each a blend of one patch's pixels. That two pixels are
 # neighbours is known inside a patch, through the weights; across the edge between two patches nothing says so.
 #
-# ## Without positions: a bag of patches
+# ## The tower
 #
 # In front of the patches a ViT puts one more vector, the **class token**: it belongs to no patch, and the picture's
-# feature is read there, like a text's at EOT.
+# feature is read there, like a text's at EOT. To each of these 1 + P vectors it adds the learned vector of its place,
+# the **positional embedding**. The rest you know from lesson 06, without the causal mask: a patch may look at every
+# other. (CLIP has one LayerNorm more than other ViTs, `ln_pre`, in front of the first block.)
+#
+# **Exercise 3.** Write the image tower. The parts, in the order in which a picture meets them; the check gives them
+# minclip's weights by these names, and expects the same features to 1e-5, and the same gradients:
+#
+# | name | what it is | shape |
+# |---|---|---|
+# | `conv1` | `nn.Conv2d`, one patch at a time, no bias; or its `weight` in `embed_patches` | (D, 3, patch, patch) |
+# | `class_embedding` | the class token, an `nn.Parameter` | (D,) |
+# | `positional_embedding` | place 0 is the class token's; an `nn.Parameter` | (1 + P, D) |
+# | `ln_pre` | a LayerNorm | |
+# | `transformer.resblocks` | the blocks, as in your `TextTower`, but not causal | |
+# | `ln_post` | a LayerNorm, for the vector that is read | |
+# | `proj` | into the space that pictures and texts share; an `nn.Parameter` | (D, E) |
+#
+# What the parameters hold at first does not matter here: lesson 08 says how they begin.
+
+# %%
+Block, TextTower = check.yours("Block", "TextTower")
+
+
+# %%
+class ImageTower(nn.Module):
+    def __init__(self, resolution, patch_size, width, layers, heads, embed_dim):
+        super().__init__()
+        raise NotImplementedError
+
+    def forward(self, images):
+        """Pictures (B, 3, R, R) -> features (B, E), not normalised."""
+        raise NotImplementedError
+
+
+# %%
+ImageTower = check.ImageTower(ImageTower)
+
+# %%
+sizes = model.config
+tower = ImageTower(resolution, size, sizes.vision_width, sizes.vision_layers, sizes.vision_heads, sizes.embed_dim)
+tower.load_state_dict(model.visual.state_dict(), strict=False)
+difference = (tower(image) - model.encode_image(image)).abs().max()
+print(f"{sum(p.numel() for p in tower.parameters()):,} parameters with the trained model's values")
+print(f"largest difference from minclip's feature: {difference:.0e}; its size: {tower(image).abs().mean():.1f}")
+
+# %% [markdown]
+# ## Without positions: a bag of patches
 #
 # Attention is a weighted mean, and a mean does not know the order of what it is taken over. The other parts of a
-# block work on each position alone (lesson 06). So without a mask every patch gets the same vector wherever it stands
-# in the row: shuffle the inputs, and the outputs are shuffled along. The class token, which stays where it is, gets
-# exactly the same. That is why a ViT *adds* a learned vector to each patch, its **positional embedding**: one for
-# place 0, one for place 1, and so on.
-#
-# We test it. The jigsaw: the same patches in another order. First with all positional embeddings of patches set to
-# zero, then as trained.
+# block work on each position alone (lesson 06). So if no positions were added, every patch would get the same vector
+# wherever it stands in the row: shuffle the inputs, and the outputs are shuffled along. The class token, which stays
+# where it is, gets exactly the same. That is a proof; here is the experiment. The jigsaw: the same patches in another
+# order. First with all positional embeddings of patches set to zero, then as trained.
 
 
 # %%
 def jigsaw(images, seed):
     """The same patches, in an order drawn by the seed."""
     order = torch.randperm(side**2, generator=torch.Generator().manual_seed(seed))
-    return unpatchify(patchify(images, size)[:, order], size)
+    shuffled = patchify(images.float(), size)[:, order].mT  # (B, 3·size·size, P)
+    return F.fold(shuffled, resolution, size, stride=size).to(images.dtype)
 
 
-def relative_change(model):
-    before, after = model.encode_image(image), model.encode_image(jigsaw(image, seed=0))
+def relative_change(tower):
+    before, after = tower(image), tower(jigsaw(image, seed=0))
     return ((after - before).norm() / before.norm()).item()
 
 
 blind, *_ = minclip.load()
 blind.visual.positional_embedding[1:] = 0  # place 0 is the class token's
-print(f"without positions, the jigsaw changes the feature by {relative_change(blind):.0e} of its length")
-print(f"with positions, by                                   {relative_change(model):.0e}")
+print(f"without positions, the jigsaw changes the feature by {relative_change(blind.visual):.0e} of its length")
+print(f"with positions, by                                   {relative_change(model.visual):.0e}")
 
 # %% [markdown]
 # Without positions the change is rounding: the model *cannot* see the arrangement. With them it can.
 #
-# ## Does it look at the arrangement?
+# ## A task that needs positions: "cat left of dog"
 #
-# That it can does not mean that it does. Before you run the next cell, guess: our model names a good part of the
-# unseen pictures right. How many of them if every picture comes as a jigsaw?
+# To see what a tower without positions gives up, we need a task in which only the arrangement counts. Twelve animals,
+# two of them on each picture, side by side; the caption says who is left. Each animal covers whole patches (2 × 2), so
+# "cat left of dog" and "dog left of cat" are made of the very same patches. Some pairs of animals are set aside
+# (**held out**): the training shows neither of their two orders.
 
 # %%
-train, held_out = load_emoji(preprocess, artists=[OPENMOJI])
-held_out = without_twins(held_out, train)
+ANIMALS = ["cat", "dog", "horse", "cow", "pig", "bear", "fox", "lion", "frog", "owl", "duck", "mouse"]
+half = resolution // 2
+drawn = load_artist(OPENMOJI, minclip.data.Preprocess(half))
+animals = drawn.images[[drawn.captions.index(name) for name in ANIMALS]]  # (12, 3, R/2, R/2)
+
+
+def scene(left, right, row, row_of_right):
+    """Two animals on white, side by side, each in its row of patches: (3, R, R) uint8."""
+    canvas = torch.full((3, resolution, resolution), 255, dtype=torch.uint8)
+    canvas[:, row * size : row * size + half, :half] = animals[left]
+    canvas[:, row_of_right * size : row_of_right * size + half, half:] = animals[right]
+    return canvas
+
+
+def scenes(couples):
+    """Every couple at all heights, as pictures and captions."""
+    all_rows = [(a, b) for a in range(3) for b in range(3)]
+    images = torch.stack([scene(*couple, *rows) for couple in couples for rows in all_rows])
+    texts = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples for _ in all_rows]
+    return Pairs(images, texts, texts, torch.arange(len(texts)))
+
+
+couples = [(a, b) for a in range(12) for b in range(12) if a != b]
+taught = scenes([(a, b) for a, b in couples if (a + b) % 4])
+aside = scenes([(a, b) for a, b in couples if (a + b) % 4 == 0])
+print(f"{len(taught)} scenes to train on, {len(aside)} held out, for example: {aside.captions[0]}")
+
+# %% [markdown]
+# Now two small CLIPs, made of your two towers. (A training begins with random numbers, not with zeros: we take those of
+# a fresh minclip, by their names. Lesson 08 takes the training apart.) They see the same batches in the same order. One
+# of them has no positions in its image tower, and cannot learn any.
+
+# %%
+small = minclip.Tokenizer.train(taught.captions, 600)
+WIDTH, LAYERS, HEADS, WORDS = 64, 2, 4, 8
+fresh_config = minclip.CLIPConfig(
+    **vars(minclip.PRESETS["emoji"])
+    | {"embed_dim": WIDTH, "vision_width": WIDTH, "transformer_width": WIDTH, "vision_layers": LAYERS}
+    | {"context_length": WORDS, "vocab_size": small.vocab_size, "image_resolution": resolution}
+)
+STEPS = check.pick(400, 30)
+
+
+def train(with_positions, seed=0):
+    """Two towers, trained on the scenes: (image tower, text tower)."""
+    torch.manual_seed(seed)
+    fresh = minclip.CLIP(fresh_config).state_dict()
+    images = ImageTower(resolution, size, WIDTH, LAYERS, HEADS, WIDTH)
+    texts = TextTower(WORDS, small.vocab_size, WIDTH, LAYERS, HEADS, WIDTH)
+    images.load_state_dict({name: fresh[f"visual.{name}"] for name, _ in images.named_parameters()}, strict=False)
+    texts.load_state_dict({name: fresh[name] for name, _ in texts.named_parameters()}, strict=False)
+    if not with_positions:
+        images.positional_embedding[1:] = 0
+        images.positional_embedding.requires_grad_(False)
+    parameters = [p for tower in (images, texts) for p in tower.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS, pct_start=0.1)
+    pixels, tokens = preprocess.normalize(taught.images), small(taught.captions)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(STEPS):
+        one_of_each = torch.arange(0, len(taught), 9) + torch.randint(9, (len(taught) // 9,), generator=generator)
+        batch = one_of_each[torch.randperm(len(one_of_each), generator=generator)[:64]]  # no caption twice
+        with torch.enable_grad():
+            loss = minclip.clip_loss(images(pixels[batch]), texts(tokens[batch]), torch.tensor(1 / 0.07))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    print(f"{'with' if with_positions else 'without'} positions: loss {loss:.2f} in the last step")
+    return images, texts
+
+
+# %% [markdown]
+# Two questions to each, on the held-out scenes. *Which animals?* Of all 132 captions, is the nearest one about these
+# two, in whatever order? *Who is left?* Of the two captions about them, is the right one nearer? What will the model
+# without positions reach in the second?
+
+# %%
+check.predict("who is left, without positions (%)", None)
+
+# %%
+every_text = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples]
+own = torch.tensor([every_text.index(text) for text in aside.captions])  # (N,)
+other_way = torch.tensor([couples.index(couples[i][::-1]) for i in own.tolist()])  # (N,)
+
+
+def answers(towers, images):
+    """Of each scene: is it about the right animals (N,), is the right one left (N,)?"""
+    image_tower, text_tower = towers
+    cosine = (
+        F.normalize(image_tower(preprocess.normalize(images)), dim=1)
+        @ F.normalize(text_tower(small(every_text)), dim=1).T
+    )
+    best, places = cosine.argmax(dim=1), torch.arange(len(own))
+    return (best == own) | (best == other_way), cosine[places, own] > cosine[places, other_way]
+
+
+trained = {"with positions": train(True), "without positions": train(False)}
+results = {}
+for name, towers in trained.items():
+    whole, puzzle = answers(towers, aside.images), answers(towers, jigsaw(aside.images, seed=0))
+    results[name] = [100 * whole[0].float().mean(), 100 * whole[1].float().mean(), 100 * puzzle[1].float().mean()]
+    same = (whole[1] == puzzle[1]).float().mean()
+    print(f"{name:18} which animals {results[name][0]:5.1f} %   who is left {results[name][1]:5.1f} %", end="   ")
+    print(f"as a jigsaw {results[name][2]:5.1f} %, {100 * same:.0f} % of the answers unchanged")
+check.reveal("who is left, without positions (%)", results["without positions"][1].item(), within=3)
+
+# %% jupyter={"source_hidden": true}
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 3.1), width_ratios=[1, 1, 2.4])
+shown = aside.images[:1]
+for axes, title, content in (
+    (left, aside.captions[0], shown),
+    (middle, "the same patches", jigsaw(shown, seed=0)),
+):
+    axes.imshow(content[0].permute(1, 2, 0))
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[["top", "right"]].set_visible(True)
+questions = ["which animals?", "who is left?", "who is left,\nas a jigsaw"]
+for k, (name, values) in enumerate(results.items()):
+    places = [place + 0.4 * k - 0.2 for place in range(3)]
+    bars = right.bar(places, values, 0.38, label=name, color=("0.35", "0.85")[k], edgecolor="black")
+    right.bar_label(bars, fmt="%.0f", fontsize=9)
+right.plot([0.55, 2.45], [50, 50], color="black", linestyle="--", linewidth=1)
+right.text(2.47, 50, "a coin", va="center", fontsize=9)
+right.set(xticks=range(3), ylabel="right (%)", ylim=(0, 112), xlim=(-0.5, 2.8))
+right.set_xticklabels(questions)
+figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
+
+# %% [markdown]
+# The model without positions is not a bad model: it names the two animals. But who is left is beyond it, by the
+# argument above: it must give "cat left of dog" and "dog left of cat" the same feature, so that it is right on one of
+# them and wrong on the other, whatever it learned. A jigsaw changes none of its answers. The model with positions
+# learned who is left, and could say so of couples that it had never seen in either order; the jigsaw takes that away
+# from it.
+#
+# ## Does it look at the arrangement?
+#
+# Back to the model that was trained on emoji, whose names say *what* is drawn and hardly ever *where*. It could use the
+# arrangement. Does it? It names a good part of the unseen pictures right. What share of them, in percent, if every
+# picture comes as a jigsaw?
+
+# %%
+check.predict("unseen jigsaws named right (%)", None)
+
+# %%
+emoji, held_out = load_emoji(preprocess, artists=[OPENMOJI])
+held_out = without_twins(held_out, emoji)
 pixels, texts = held_out.images[:: check.pick(1, 4)], held_out.captions[:: check.pick(1, 4)]
 unseen = preprocess.normalize(pixels)  # (N, 3, R, R)
 
@@ -212,17 +398,17 @@ def top1(model, images):
 
 
 jigsaws = [jigsaw(unseen, seed) for seed in range(check.pick(4, 1))]
-results = {
+scores = {
     "whole pictures": [top1(model, unseen)],
     "jigsaws": [top1(model, images) for images in jigsaws],
     "whole, positions set to zero": [top1(blind, unseen)],
 }
 print(f"the right one of {len(texts)} captions, by chance {1 / len(texts):.1%}:")
-for name, values in results.items():
+for name, values in scores.items():
     spread = f"  (from {min(values):.1%} to {max(values):.1%} over {len(values)} orders)" if len(values) > 1 else ""
     print(f"  {name:29} {sum(values) / len(values):.1%}{spread}")
-lost = results["whole pictures"][0] - sum(results["jigsaws"]) / len(jigsaws)
-print(f"shuffling the patches costs {100 * lost:.1f} points of {100 * results['whole pictures'][0]:.1f}")
+in_pieces = sum(scores["jigsaws"]) / len(jigsaws)
+check.reveal("unseen jigsaws named right (%)", 100 * in_pieces, within=5)
 
 # %% [markdown]
 # It collapses, and how far depends on the order. Without any positions, as the last of the three rows says, most of the
@@ -232,7 +418,7 @@ print(f"shuffling the patches costs {100 * lost:.1f} points of {100 * results['w
 # Look at some of the jigsaws. On the left, pictures that have the right name as a whole and another one as a jigsaw
 # (three, if there are as many); then pictures that keep theirs.
 
-# %%
+# %% jupyter={"source_hidden": true}
 whole, puzzle = nearest_caption(model, unseen), nearest_caption(model, jigsaws[0])  # (N,)
 is_right = whole == torch.arange(len(texts))  # (N,)
 renamed, kept = (is_right & (puzzle != whole)).nonzero()[:, 0], (is_right & (puzzle == whole)).nonzero()[:, 0]
@@ -263,104 +449,34 @@ print(f"captions that say left, right, up or down: {len(directed)};", end=" ")
 print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(right_in_pieces[directed].sum())}")
 
 # %% [markdown]
-# So this model looks at the arrangement, although the names of emoji say *what* is drawn and hardly ever *where*.
-# Still, more right answers remain than a guess would find: the contents of the patches, an eye, a piece of a blue
-# sleeve, some skin tone, say something by themselves.
+# So this model looks at the arrangement. Still, more right answers remain than a guess would find: the contents of the
+# patches, an eye, a piece of a blue sleeve, some skin tone, say something by themselves.
 #
 # Do not make a law of it. That is one model, and how it was trained may decide whether it needs the arrangement: where
 # the contents of single patches are enough to tell the captions of a batch apart, nothing in the loss asks for more.
 # You can find out with `minclip train`, its `--augmentation` and this jigsaw.
 #
-# ## Similarity of learned positions
+# ## The answer
 #
-# In the ViT paper, figure 7 shows for each place how similar its learned vector is to those of all other places (the
-# cosine), and the places had found out their own geometry: near places had near vectors, and whole rows and columns
-# resembled each other. Do ours? The next cell draws that picture for our model: small map number *i* shows place *i*
-# against all; the framed square is the place itself, left blank (its cosine is 1), and teal is a right angle.
-
-# %%
-trained = model.visual.positional_embedding[1:]  # (P, D), without the class token
-torch.manual_seed(0)
-fresh = minclip.CLIP(model.config).visual.positional_embedding[1:]  # (P, D), as before training
-
-
-def cosines(positions):
-    positions = F.normalize(positions, dim=1)
-    return positions @ positions.T  # (P, P)
-
-
-def draw_maps(panel, positions, title):
-    grid = panel.subplots(side, side)
-    for place, axes in enumerate(grid.flat):
-        others = cosines(positions)[place].clone()  # (P,)
-        others[place] = torch.nan
-        image = axes.imshow(others.view(side, side), vmin=-0.5, vmax=0.5, cmap="viridis")
-        row, column = divmod(place, side)
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False))
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.set_title(place, fontsize=8, pad=2)
-    panel.suptitle(title, fontsize=11)
-    return grid, image
-
-
-figure = plt.figure(figsize=(10, 4.4))
-left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
-draw_maps(left, trained, "trained: place i against all")
-grid, image = draw_maps(right, fresh, "before training")
-bar = right.colorbar(image, ax=grid, label="cosine", shrink=0.8, extend="both")
-
-# %% [markdown]
-# To judge it by more than the eye: mean cosines of all pairs of neighbours, and, since the maps suggest them, of places
-# on the rim of the picture, of places in its middle, and of the two ends of a row. One yardstick for all: give the
-# trained vectors to the 16 places in random orders, many times. How often does the mean of a group then stand as far
-# from what chance gives on average?
-
-# %%
-places = torch.cartesian_prod(torch.arange(side), torch.arange(side))  # (P, 2)
-distance = torch.cdist(places.float(), places.float())  # (P, P)
-rim = ((places == 0) | (places == side - 1)).any(dim=1)  # (P,)
-groups = {
-    "neighbours": distance == 1,
-    "both on the rim": rim[:, None] & rim & (distance > 0),
-    "both in the middle": ~rim[:, None] & ~rim & (distance > 0),
-    "one on the rim, one in the middle": rim[:, None] & ~rim,
-    "the two ends of a row": (places[:, None, 0] == places[:, 0]) & (distance == side - 1),
-}
-matrix, generator = cosines(trained), torch.Generator().manual_seed(0)  # (P, P)
-orders = [torch.randperm(side**2, generator=generator) for _ in range(check.pick(5000, 300))]
-print(f"{'mean cosine':34} before  trained  shuffled places   as far by chance")
-for name, pairs in groups.items():
-    now, at_start = matrix[pairs].mean(), cosines(fresh)[pairs].mean()
-    shuffled = torch.stack([matrix[order][:, order][pairs].mean() for order in orders])  # (orders,)
-    often = ((shuffled - shuffled.mean()).abs() >= (now - shuffled.mean()).abs()).float().mean()
-    print(f"{name:34} {at_start:6.2f} {now:8.2f} {shuffled.mean():9.2f} ± {shuffled.std():.2f} {often:18.1%}")
-white = (pixels == 255).all(dim=1).float().mean(dim=0)  # (R, R), in how many of the pictures
-white = white.view(side, size, side, size).mean(dim=(1, 3)).flatten()  # (P,)
-print(f"white pixels of the unseen pictures: rim {white[rim].mean():.0%}, middle {white[~rim].mean():.0%}")
-
-# %% [markdown]
-# Before training every place is like itself and like nothing else. Training made neighbours alike, as in the ViT paper,
-# and it set the rim, which has most of the white, against the middle; neither is what chance would have. Nobody told
-# the model which places lie side by side: it found that out from the drawings. The two ends of a row are far apart, and
-# alike as well: look at the corners. They are mirror images of each other, and the halves of many drawings are, too;
-# that this is the reason is a guess. It all fits the jigsaw: a model that uses its places has learned something about
-# them.
+# A ViT sees a row of vectors, each a blend of one patch's pixels, and nothing but their positional embeddings says
+# where a patch was. Without them a picture and its jigsaw are the same thing, and "who is left?" is a coin toss; with
+# them, our model of the emoji has learned to use the arrangement, though nothing in the captions asked for it.
 #
 # ## What this lesson does not show
 #
-# How much the arrangement matters to another CLIP. This is one small model with few and large patches, trained on
-# drawings that are all cut to their ink; the same test on a model trained with photographs, or with captions such as
-# "a cat left of a dog", is an experiment that you can do with these functions. With 4 × 4 places there is little room
-# for a geometry, and we looked for rim, middle and ends only after such maps had suggested them. Nor does the jigsaw
-# say what the model uses the places for: a finger that points left has other patches than one that points
-# right, and perhaps it only knows which patch of a drawing to expect where.
+# How much the arrangement matters to another CLIP. Our scenes were made so that nothing else counts; and the emoji
+# model is one small model with few and large patches, trained on drawings that are all cut to their ink. Large models,
+# trained on photographs, are known to do badly on "left of": that the image tower *could* tell says nothing about
+# whether captions from the web ever made it learn that. Nor does the jigsaw show what the emoji model uses the places
+# for: a finger that points left has other patches than one that points right.
 #
-# ## What you take away
+# ## Harder, and without a solution
 #
-# - A ViT sees a row of patches. Patchify and one matrix are the strided convolution, to the last digit but rounding.
-# - Without positional embeddings, a picture and its jigsaw are the same thing, up to rounding.
-# - With them a model *can* use the arrangement. Whether it does is a question for an experiment. Of this model ours
-#   said: it does.
+# - How similar are the learned vectors of two places? Draw, for every place, its cosine with all others (figure 7 of
+#   the [ViT paper](https://arxiv.org/abs/2010.11929)). Then shuffle the places, many times: would chance draw that?
+# - Move the animals by half a patch. Is "who is left?" still a coin toss without positions? Why?
+# - Take the positions away from the *text* tower instead. Before you run it: which of the two questions suffers? (Under
+#   a causal mask the answer is not the obvious one.)
 #
-# Stuck? `from solutions.lesson_07 import patchify`, or read [solutions/lesson_07.py](solutions/lesson_07.py).
+# Stuck? `check.hint("ImageTower")` gives hints, one after the other; all solutions are in
+# [solutions/lesson_07.py](solutions/lesson_07.py).

@@ -1,15 +1,18 @@
-# %% [markdown]
+# %% [markdown] id="question"
 # # 16 · A first Triton kernel
 #
 # **The question.** A GPU runs thousands of copies of the same small program at once. What is such a *program*, what
 # is a *tile*, and why does everything that touches memory carry a *mask*?
 #
-# **You need** a little NumPy or PyTorch indexing. No GPU: the kernels of this lesson run on the CPU, in Triton's
-# interpreter, which executes them with NumPy, one program after another. That is slow, and it makes everything
-# visible.
+# **You need** a little NumPy or PyTorch indexing, and the log-sum-exp of lesson 15. No GPU: the kernels of this lesson
+# run on the CPU, in Triton's interpreter, which executes them with NumPy, one program after another. That is slow, and
+# it makes everything visible.
 #
 # **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of
 # any size into tiles, and find out when a kernel reads memory that is not its own.
+#
+# Eight small puzzles lead there, each a few lines long; lesson 17 puts the last ones together to CLIP's loss. About 75
+# minutes, exercises included.
 #
 # **Where Triton is not to be had** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
 # skipped, and the rest of the lesson goes on; all of their outputs stand in this notebook as it came.
@@ -32,7 +35,7 @@ check.skip_cells_without_triton()
 import triton
 import triton.language as tl
 
-# %% [markdown]
+# %% [markdown] id="program-run-many"
 # ## A program, run many times
 #
 # [Triton](https://triton-lang.org) is a language for GPU kernels inside Python ([Tillet, Kung and Cox
@@ -58,7 +61,7 @@ x, out = torch.arange(12.0), torch.empty(12)
 double_kernel[(3,)](x, out, BLOCK=4)  # three programs with four elements each
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="grid-how-many"
 # `[(3,)]` is the *grid*: how many programs there are. `BLOCK` is a `tl.constexpr`, a number that is fixed when the
 # kernel is compiled; tiles have sizes known at that time, and these must be powers of two.
 #
@@ -77,7 +80,7 @@ x, out = check.fenced(torch.arange(10.0)), torch.empty(12)
 double_kernel[(3,)](x, out, BLOCK=4)
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="program-took-whatever"
 # The program took whatever lay behind the tensor. Without the fence this is somebody else's data; on a GPU it may
 # also end the whole process with an *illegal memory access*, at some later time and some other place. Writing there
 # is worse: it changes somebody else's data.
@@ -94,7 +97,7 @@ try:
 except check.Wrong as wrong:
     print(wrong)
 
-# %% [markdown]
+# %% [markdown] id="mask"
 # ## The mask
 #
 # The remedy is a **mask**: a tile of yes and no, as large as the tile of addresses. Where it says no, nothing is
@@ -115,9 +118,26 @@ def masked_double_kernel(x, out, N, BLOCK: tl.constexpr):
 check.launch(masked_double_kernel, (triton.cdiv(10, 4),), x, out, 10, BLOCK=4)
 print(out.tolist())
 
-# %% [markdown]
+# %% [markdown] id="triton-cdiv-rounded"
 # `triton.cdiv(10, 4)` is 10/4 rounded up: enough programs to cover everything, the last one partly idle.
 #
+# **Puzzle 1: a sum.** The check tries ragged sizes and watches every address.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def add_kernel(x, y, out, N, BLOCK: tl.constexpr):
+    """x, y (N,) -> out (N,), their sum. Grid: (cdiv(N, BLOCK),)."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+add_kernel = check.add_kernel(add_kernel)
+
+# %% [markdown] id="two-dimensions"
 # ## Two dimensions
 #
 # A matrix lies in memory row after row: element $[i, j]$ of a matrix with $D$ columns is at place $i \cdot D + j$. So
@@ -161,15 +181,51 @@ axes.set(xlabel="column", ylabel="row", xlim=(-0.6, 15.6), ylim=(11.6, -0.6))
 axes.set_title(f"{N}×{D} elements, tiles of {BLOCK_N}×{BLOCK_D}: which program writes what")
 print("untouched elements:", int((out == -1).sum()))
 
-# %% [markdown]
+# %% [markdown] id="every-element-has"
 # Every element has one program, and the hatched parts of the tiles at the edges are masked.
 #
+# **Puzzle 2: turn a matrix round.** The same tile, loaded from one pattern of addresses and stored to another.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def transpose_kernel(x, out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x (N, D) -> out (D, N), its transpose. Grid: (cdiv(N, BLOCK_N), cdiv(D, BLOCK_D))."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+transpose_kernel = check.transpose_kernel(transpose_kernel)
+
+# %% [markdown] id="stepper"
+# `check.launch` returns what it saw, and `check.step_through` shows it: every load and store of *one* program. Here is
+# the program in the last corner of your kernel. Above is the tensor in memory: dark what is touched in this step, grey
+# what was touched in earlier ones. Below is the tile of addresses, as numbers of elements, with "no" where the mask
+# says no. Follow one corner of the tile from the load to the store. (With `pip install ipywidgets` you get a slider.)
+
+# %%
+# needs Triton
+N, D = 6, 7
+x, out = check.fenced(torch.arange(float(N * D)).view(N, D)), check.fenced(torch.empty(D, N))
+touches = check.launch(transpose_kernel, (2, 2), x, out, N, D, BLOCK_N=4, BLOCK_D=4)
+check.step_through(touches, (1, 1), x=x, out=out)
+
+# %% [markdown] id="next-row"
 # ## A column too many is the next row
 #
 # There is a trap in two dimensions. A wrong *row* leaves the tensor. A wrong *column* usually does not: behind the
 # last element of row 0 lies the first element of row 1. Such a read is legal, nothing crashes, and the number is
-# wrong. Below a tile reads a small matrix without a mask. Each element holds its own address as *row.column*, so you
-# can see where it was taken from.
+# wrong. Below, a tile of 8 × 8 reads a matrix of 5 × 5 without a mask. 39 of its 64 elements are not in the matrix's
+# columns or rows. How many of these come from the matrix all the same, in silence?
+
+# %%
+check.predict("silently wrong elements of 39", None)
+
+# %% [markdown] id="where-from"
+# Each element holds its own address as *row.column*, so you can see where it was taken from.
 
 # %%
 # needs Triton
@@ -200,14 +256,15 @@ axes.add_patch(Rectangle((-0.5, -0.5), D, N, fill=False, linewidth=2))
 axes.set(xlabel="column of the tile", ylabel="row of the tile", title="What was read, as row.column")
 for kind, words in enumerate(("inside the matrix (white)", "silently another row's (grey)", "behind it (dark)")):
     print(f"{int((kinds == kind).sum()):2} elements {words}")
+check.reveal("silently wrong elements of 39", int((kinds == 1).sum()), within=2)
 
-# %% [markdown]
+# %% [markdown] id="grey-elements-are"
 # The grey elements are the dangerous ones. So a mask needs both: `(rows < N)[:, None] & (columns < D)[None, :]`.
 #
-# **Exercise 1.** A kernel that CLIP needs: the squared length of each row of features, before they can be normalised.
-# Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tile * tile` multiplies element by element,
-# `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. Neither N nor D need
-# be a multiple of anything. The check watches every address.
+# **Puzzle 3: squared lengths.** A kernel that CLIP needs: the squared length of each row of features, before they can
+# be normalised. Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tile * tile` multiplies element by
+# element, `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. Neither N nor
+# D need be a multiple of anything.
 
 # %%
 # needs Triton
@@ -223,7 +280,103 @@ def squared_lengths_kernel(x, out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.cons
 # needs Triton
 squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 
-# %% [markdown]
+# %% [markdown] id="nothing"
+# ## What is nothing?
+#
+# A sum does not notice zeros. Other reductions need another nothing: `other` must be what the operation does not
+# notice.
+#
+# **Puzzle 4: the largest of a row.** Now the row is longer than the tile, so one program walks along it in pieces of
+# `BLOCK`: `for start in range(0, D, BLOCK)`. Each program has one row, `tl.program_id(0)`. `tl.max(piece, axis=0)` is
+# the largest number of a piece, `tl.maximum(a, b)` the larger of two, `float("inf")` is infinity; a single number is
+# stored without a mask. The rows of the check have only negative numbers.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def row_maximum_kernel(x, out, D, BLOCK: tl.constexpr):
+    """x (N, D), any D -> out (N,), the largest number of each row. Grid: (N,)."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+row_maximum_kernel = check.row_maximum_kernel(row_maximum_kernel)
+
+# %% [markdown] id="row-lse"
+# **Puzzle 5: the log-sum-exp of a row**, $\ln \sum_j e^{x_j}$, as in lesson 15. Whole rows again: `BLOCK_D` is at least
+# D. The numbers may be around 200 or −200. Useful: `tl.exp`, `tl.log`.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def row_lse_kernel(x, out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x (N, D) -> out (N,), the log-sum-exp of each row. Grid: (cdiv(N, BLOCK_N),), BLOCK_D >= D."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+row_lse_kernel = check.row_lse_kernel(row_lse_kernel)
+
+# %% [markdown] id="tile-lse"
+# **Puzzle 6: both axes of one tile.** CLIP asks for the rows *and* the columns, and each program has only a tile: so it
+# makes the part of the log-sum-exp of each of its rows, and of each of its columns. Lesson 15 puts parts together; here
+# they are only written down. No two programs may write to the same place: program (i, j) writes to *line* j of
+# `row_lse` and to line i of `column_lse`. (One `@triton.jit` function may call another, if you want to write the
+# log-sum-exp once.)
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def tile_lse_kernel(x, row_lse, column_lse, N, M, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr):
+    """x (N, M) -> row_lse (blocks of columns, N), column_lse (blocks of rows, M): those of each tile.
+
+    Grid: (cdiv(N, BLOCK_N), cdiv(M, BLOCK_M)).
+    """
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+tile_lse_kernel = check.tile_lse_kernel(tile_lse_kernel)
+
+# %%
+# needs Triton
+logits = check.fenced(torch.randn(10, 13, generator=generator))
+row_parts, column_parts = check.fenced(torch.empty(2, 10)), check.fenced(torch.empty(3, 13))
+check.launch(tile_lse_kernel, (3, 2), logits, row_parts, column_parts, 10, 13, BLOCK_N=4, BLOCK_M=8)
+print("parts put together, rows:   ", torch.allclose(row_parts.logsumexp(dim=0), logits.logsumexp(dim=1)))
+print("parts put together, columns:", torch.allclose(column_parts.logsumexp(dim=0), logits.logsumexp(dim=0)))
+
+# %% [markdown] id="diagonal"
+# **Puzzle 7: the diagonal.** The pairs of CLIP are the elements [i, i]. In memory they would be easy to find, but in
+# lesson 17 the matrix will exist only tile by tile. So load the whole tile, and pick the elements of the diagonal out
+# of it by comparing numbers: of the rows and columns of the *matrix*. `tl.where(condition, tile, 0.0)` keeps the
+# elements where the condition holds. Tiles need not be square here. Most of them have nothing of the diagonal, and must
+# write nothing.
+
+# %%
+# needs Triton
+
+
+@triton.jit
+def diagonal_kernel(x, out, N, M, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr):
+    """x (N, M), M >= N -> out (N,), x[i, i]. Grid: (cdiv(N, BLOCK_N), cdiv(M, BLOCK_M))."""
+    raise NotImplementedError
+
+
+# %%
+# needs Triton
+diagonal_kernel = check.diagonal_kernel(diagonal_kernel)
+
+# %% [markdown] id="product"
 # ## A product in tiles
 #
 # The matrix of cosines is a product: picture i with text j, over all D features. A program that wants one tile of it
@@ -235,11 +388,11 @@ squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 # tile stays where it is all the time, on a GPU in *registers*, the small and fastest memory of the processor itself,
 # and is written once.
 #
-# **Exercise 2.** Write it. Useful: `tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)` to begin with, `for start in
-# range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile, with
-# all digits of float32. `b` is (BLOCK_D, BLOCK_M). It needs no transposition: feature k of text c is at place
-# c · D + k, so make the tile of addresses with the features downwards and the texts to the right. Now N, M and D
-# are ragged, and the store needs a mask as much as the loads.
+# **Puzzle 8: the product.** Write it. Useful: `tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)` to begin with, `for
+# start in range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile,
+# with all digits of float32. `b` is (BLOCK_D, BLOCK_M). It needs no transposition: feature k of text c is at place
+# c · D + k, so make the tile of addresses with the features downwards and the texts to the right. Now N, M and D are
+# ragged, and the store needs a mask as much as the loads.
 
 # %%
 # needs Triton
@@ -255,11 +408,22 @@ def product_kernel(x, y, out, N, M, D, BLOCK_N: tl.constexpr, BLOCK_M: tl.conste
 # needs Triton
 product_kernel = check.product_kernel(product_kernel)
 
-# %% [markdown]
-# `check.launch` returns what it saw. So here is what one program of your kernel reads and writes: dark is what
-# program (1, 2) touches, the lines are the edges of the tiles.
+# %% [markdown] id="product-steps"
+# One program of it, step by step. Look at the second tile of each step: its addresses run down where those of x run to
+# the right, and that is all the transposing that there is.
 
 # %%
+# needs Triton
+N, M, D = 7, 11, 6
+x, y = check.fenced(torch.randn(N, D, generator=generator)), check.fenced(torch.randn(M, D, generator=generator))
+out = check.fenced(torch.empty(N, M))
+touches = check.launch(product_kernel, (2, 3), x, y, out, N, M, D, BLOCK_N=4, BLOCK_M=4, BLOCK_D=4)
+check.step_through(touches, (1, 2), x=x, y=y, out=out)
+
+# %% [markdown] id="product-in-all"
+# And a larger one, all steps together: dark is what program (1, 2) touches, the lines are the edges of the tiles.
+
+# %% jupyter={"source_hidden": true}
 # needs Triton
 N, M, D, BLOCK = 40, 56, 24, 16
 x, y = check.fenced(torch.randn(N, D, generator=generator)), check.fenced(torch.randn(M, D, generator=generator))
@@ -294,9 +458,9 @@ print(f"each row of x is read {grid[1]} times, by the {grid[1]} tiles in its row
 print(f"each row of y {grid[0]} times, by the {grid[0]} tiles in its column")
 print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 
-# %% [markdown]
-# Larger tiles mean fewer reads: that is what tiles are for. And the tile of the result is in nobody's memory until it
-# is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
+# %% [markdown] id="larger-tiles-mean"
+# Larger tiles mean fewer reads: that is what tiles are for (lesson 18 counts them). And the tile of the result is in
+# nobody's memory until it is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
 #
 # ## The interpreter is not a GPU
 #
@@ -327,7 +491,7 @@ print(f"sixteen times 1·1 in bfloat16, interpreter: {product[0, 0]:.6g}")
 same = "right" if product[0, 0] == 16 else "wrong: it multiplies the bit patterns, as if they were whole numbers"
 print(f"-> {same}")
 
-# %% [markdown]
+# %% [markdown] id="where-lines-above"
 # Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. What launches this
 # project's kernels does both. Two more differences do not show here:
 #
@@ -336,11 +500,16 @@ print(f"-> {same}")
 # - On an NVIDIA GPU, `tl.dot` wants at least 16 features at a time in 16 bits, and 8 in float32 (older versions of
 #   Triton: tiles of at least 16 by 16); the interpreter takes any power of two.
 #
+# ## The answer
+#
+# A program is one run of the kernel, known by its number; a tile is what it works on at once; and the mask is there
+# because sizes are ragged and tiles are not: an address beyond the edge is somebody else's memory, or the next row.
+#
 # ## What this lesson does not show
 #
 # Speed. The interpreter says nothing about it: what makes a kernel fast (how many programs fit on a chip, what stays
-# in its caches, how loads and products overlap) does not exist here. Nor does it show errors that come from programs
-# running at the same time.
+# in its caches, how loads and products overlap) does not exist here; lesson 18 finds out what can be known of it. Nor
+# does it show errors that come from programs running at the same time.
 #
 # ## What you take away
 #
@@ -349,4 +518,11 @@ print(f"-> {same}")
 # - Sizes are ragged, tiles are not. Every load and store has a mask, with one condition for each dimension.
 # - A kernel that passes on a full tile has proved nothing: test sizes that are no multiples, with NaN around them.
 #
-# Stuck? `from solutions.lesson_16 import product_kernel`, or read [solutions/lesson_16.py](solutions/lesson_16.py).
+# ## Harder, without a solution
+#
+# - Puzzle 5 for rows that are longer than a tile: the maximum of the pieces so far changes on the way (lesson 15).
+# - A softmax of each row, in place: the same tensor is read and written. What must be true of the grid?
+# - Turn a matrix round *within* its own memory, N × N. Which programs must not run at the same time, and how do you
+#   avoid that?
+#
+# Stuck? `check.hint("product_kernel")`, or read [solutions/lesson_16.py](solutions/lesson_16.py).

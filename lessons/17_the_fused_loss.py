@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] id="question"
 # # 17 · The fused loss
 #
 # **The question.** The loss needs sums over the rows *and* the columns of the N×N matrix, its gradient needs every
@@ -12,23 +12,29 @@
 # digits of a loss of a millionth, explain why a probability must not be rounded before 1 is taken off it, and count
 # what all this costs.
 #
-# The kernels run in Triton's interpreter on the CPU. **Where Triton is not to be had** (macOS, Windows), the cells
-# that begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.
+# **Two sittings**, about 50 minutes each, exercises included: the loss, and after a resting point the gradient. Lesson
+# 18 then asks what a GPU would make of it.
+#
+# The kernels run in Triton's interpreter on the CPU. Where Triton is not to be had (macOS, Windows), the cells that
+# begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.
 
 # %%
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides then
-os.environ["KINETO_LOG_LEVEL"] = "6"  # torch's profiler, below, need not report on itself
 
+import csv
 import math
 import warnings
+from pathlib import Path
 
 import check
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.patches import Rectangle
 from minclip_kernels import fused_clip_loss, reference
+from minclip_kernels.testing import KINDS, count_products
 
 import minclip
 
@@ -46,7 +52,91 @@ from solutions.lesson_16 import product_tile  # noqa: F401, the heart of product
 BACKEND = "triton"
 warnings.filterwarnings("ignore", category=RuntimeWarning)  # the interpreter's, when an exponential is 0 or infinite
 
-# %% [markdown]
+# %% [markdown] id="idea"
+# ## The whole idea
+#
+# Two passes over the matrix, and it is in memory in neither of them. Read the figure from 1 to 6. Each square is a
+# tile of the N×N logits, pictures downwards and texts to the right; the strips beside it are the features.
+
+# %% jupyter={"source_hidden": true}
+TILES, AT = 4, (1, 2)  # the tile that is being worked on: block of rows, block of columns
+
+
+def strip(axes, corner, size, place, dark, label=""):
+    """A vector or the features of a tower, in blocks; the block `place` is the one in use."""
+    vertical = size[1] == TILES
+    for k in range(TILES):
+        x, y = (corner[0], k) if vertical else (k, corner[1])
+        width, height = (size[0], 1) if vertical else (1, size[1])
+        shade = dark if k == place else "white" if label == "empty" and k > place else "0.85"
+        axes.add_patch(Rectangle((x, y), width, height, facecolor=shade, edgecolor="0.4", linewidth=0.7))
+
+
+def matrix(axes, tile, past, hatch=""):
+    """The tiles: the present one, those that were seen and forgotten, those that have never been."""
+    for i in range(TILES):
+        for j in range(TILES):
+            here, before = (i, j) == AT, i * TILES + j < AT[0] * TILES + AT[1]
+            shade = tile if here else "0.93" if before or past else "white"
+            look = {"hatch": hatch} if here else {}
+            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=shade, edgecolor="0.7", linewidth=0.7, **look))
+
+
+def arrow(axes, start, end):
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "tab:red", "linewidth": 2.2})
+
+
+figure, all_axes = plt.subplots(2, 3, figsize=(9.5, 6.9))
+row, column = AT[0] + 0.5, AT[1] + 0.5
+words = ["1  a product makes a tile", "2  sums: right and down", "3  the tile is forgotten"]
+words += ["4  the same product, again", "5  two vectors turn it into G", "6  two products, forgotten"]
+for number, (axes, title) in enumerate(zip(all_axes.flat, words, strict=True), 1):
+    second = number > 3
+    tile = {3: "0.93", 5: "0.6", 6: "0.6"}.get(number, "0.3")
+    matrix(axes, tile, past=second, hatch="////" if number > 4 else "")
+    strip(axes, (-0.8, 0), (0.6, TILES), AT[0], "0.3" if number in (1, 4, 6) else "0.85")  # x
+    strip(axes, (0, -0.8), (TILES, 0.6), AT[1], "0.3" if number in (1, 4, 6) else "0.85")  # y
+    vector = "0.3" if number in (2, 5) else "0.85"
+    strip(axes, (4.25, 0), (0.3, TILES), AT[0], vector, "" if second else "empty")
+    strip(axes, (0, 4.25), (TILES, 0.3), AT[1], vector)
+    axes.text(-0.5, -0.5, "x, y", ha="center", va="center", fontsize=9)
+    if number in (1, 4):
+        arrow(axes, (-0.2, row), (AT[1] + 0.1, row))
+        arrow(axes, (column, -0.2), (column, AT[0] + 0.1))
+    if number == 2:
+        arrow(axes, (AT[1] + 0.8, row), (4.25, row))
+        arrow(axes, (column, AT[0] + 0.8), (column, 4.25))
+    if number == 5:
+        arrow(axes, (4.25, row), (AT[1] + 0.9, row))
+        arrow(axes, (column, 4.25), (column, AT[0] + 0.9))
+    if number == 6:
+        strip(axes, (-1.7, 0), (0.6, TILES), AT[0], "tab:red")
+        strip(axes, (0, -1.7), (TILES, 0.6), AT[1], "tab:red")
+        arrow(axes, (AT[1] + 0.1, row), (-1.1, row))
+        arrow(axes, (column, AT[0] + 0.1), (column, -1.1))
+        axes.text(0.9, row - 0.15, "G y", ha="center", va="bottom", fontsize=10)
+        axes.text(column + 0.15, 0.6, "Gᵀx", fontsize=10)
+        axes.text(-1.4, 4.3, "gradient\nfor x", ha="center", va="top", fontsize=8)
+        axes.text(4.1, -1.4, "for y", va="center", fontsize=8)
+    axes.set(title=title, xlim=(-2, 5), ylim=(5, -2), aspect="equal")
+    axes.set_axis_off()
+    axes.text(4.4, 4.4, "LSE" if number in (2, 5) else "", fontsize=9, va="center")
+all_axes[0, 0].text(-1.9, 2, "first pass", rotation=90, va="center", fontsize=11)
+all_axes[1, 0].text(-1.9, 2, "second pass", rotation=90, va="center", fontsize=11)
+print("dark: in use; light grey: seen, or kept from before; hatched: the tile of G; red: the gradients")
+
+# %% [markdown] id="one-product"
+# What stays between the passes is two vectors of N numbers. The rest of the lesson is why that is enough, and how not
+# to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of all other logits is about
+# $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, the way that most code has
+# it?
+
+# %%
+check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", "as 0"))
+
+# %% [markdown] id="both-directions"
+# # First sitting: the loss
+#
 # ## One product, both directions
 #
 # Take a tile of the logits, some pictures with some texts. What does the loss want from it? For each of its rows, a
@@ -67,7 +157,7 @@ for i in range(2):
 print("rows:   ", row_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=1)))
 print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)))
 
-# %% [markdown]
+# %% [markdown] id="what-follows-product"
 # What follows the product in a kernel, on the tile that is still in registers, is called its **epilogue**. This one
 # turns a tile of BLOCK×BLOCK numbers into 2·BLOCK.
 #
@@ -107,8 +197,10 @@ for o, z in zip(others, pairs, strict=True):
     true = torch.log1p((o - z).double().exp())
     kept, usual = loss_from_others(o[None], z[None]).item(), (torch.logaddexp(o, z) - z).item()
     print(f"{z - o:7.0f}    {true.item():.6e}    {kept:.6e}      {usual:.6e}")
+right = abs(usual / true.item() - 1)  # of the last pair
+check.reveal("a loss of 4e-8", "as 0" if usual == 0 else "with 5 digits" if right < 1e-5 else "with 1 digit")
 
-# %% [markdown]
+# %% [markdown] id="function-ln-e"
 # The function $\ln(1 + e^t)$ is called **softplus**.
 #
 # ## The first kernel
@@ -124,7 +216,7 @@ print("taken off carelessly:", (nothing - largest).exp2().sum().log2().item())
 largest = torch.where(largest == -torch.inf, 0.0, largest)
 print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 
-# %% [markdown]
+# %% [markdown] id="another-detail-gpu"
 # Another detail: a GPU has an instruction for $2^x$ but none for $e^x$. As $e^z = 2^{z / \ln 2}$, we divide the scale
 # by $\ln 2$ once, and then use `tl.exp2` and `tl.log2` everywhere. All the log-sum-exps are then "in units of $\ln
 # 2$".
@@ -154,7 +246,7 @@ def sums_kernel(x, y, row_lse, column_lse, scale, N, D, BLOCK: tl.constexpr, BLO
 # needs Triton
 sums_kernel = check.sums_kernel(sums_kernel)
 
-# %% [markdown]
+# %% [markdown] id="rest-forward-pass"
 # The rest of the forward pass is a few lines of PyTorch on vectors: put the parts together, and use exercise 1.
 
 # %%
@@ -176,7 +268,23 @@ pairs = 20.0 * (x * y).sum(dim=1)  # (N,)
 print(f"from the kernel: {loss_from_others(others, pairs.expand(2, -1)).mean():.6f}")
 print(f"minclip:         {minclip.clip_loss(x, y, 20.0):.6f}")
 
-# %% [markdown]
+# %% [markdown] id="rest"
+# ## A resting point
+#
+# You have CLIP's loss without its matrix: one product for each tile, two vectors for the whole. If the two verdicts
+# above are ✓, this half is done, and kept in `lessons/mine/`. When you come back, run everything above this cell once
+# (in JupyterLab: *Run*, *Run All Above Selected Cell*).
+#
+# # Second sitting: the gradient
+#
+# A guess before it begins. The unit is N²D operations: a product of two N×D matrices into N×N costs 2. The plain loss
+# with one product and its transpose, forward and backward, costs 6 and keeps the matrix. What does the loss of the
+# figure cost, which keeps nothing but two vectors?
+
+# %%
+check.predict("cost without the matrix, in N²D", None)
+
+# %% [markdown] id="where-not-to-round"
 # ## The gradient, and where not to round
 #
 # Lesson 02: with $P^\mathrm{row}$ and $P^\mathrm{col}$ the softmax over the rows and over the columns,
@@ -196,7 +304,7 @@ print(f"minclip:         {minclip.clip_loss(x, y, 20.0):.6f}")
 # In words: the pull on a pair is the share that the others have. G has both directions on its diagonal, one such term
 # for the others in the row and one for those in the column. Why this matters is seen best in 16 bits, the form in
 # which a GPU wants the factors of its products. Round the probabilities first and subtract 1 then, or the other way
-# round: the picture shows the error of the result, each point the worst of 201 values of p close to it.
+# round: the figure shows the error of the result, each point the worst of 201 values of p close to it.
 
 # %%
 centers = torch.logspace(-0.3, -4, 38, dtype=torch.float64)  # 1 - p
@@ -218,7 +326,7 @@ axes.legend(fontsize=8, loc="upper left", ncols=2)
 p = torch.tensor(0.987, dtype=torch.float64)
 print(f"p = 0.987: bfloat16 makes p − 1 = {(p.bfloat16() - 1).item():.5f} instead of {p - 1:.5f}")
 
-# %% [markdown]
+# %% [markdown] id="at-black-line"
 # At the black line the error is as large as the number itself: p was rounded to 1, and the pair feels no pull at all
 # any more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
 # is near one half, the two orders are about equally good.)
@@ -260,7 +368,7 @@ def coefficients_kernel(
 # needs Triton
 coefficients_kernel = check.coefficients_kernel(coefficients_kernel)
 
-# %% [markdown]
+# %% [markdown] id="put-together"
 # ## Put together
 #
 # `torch.autograd.Function` is how PyTorch takes a loss whose gradient we know ourselves. Forward is what you have
@@ -318,7 +426,7 @@ for name, loss_function in (("the kernels", own_clip_loss), ("minclip.clip_loss"
 for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the scale"), *results.values(), strict=True):
     print(f"{what:14} largest difference {(mine - theirs).abs().max():.0e}, largest value {theirs.abs().max():.0e}")
 
-# %% [markdown]
+# %% [markdown] id="tests-project-on"
 # ## The tests of the project, on your kernels
 #
 # Ordinary features are the easy case. The project's tests use `minclip_kernels.testing`, which compares a loss and all
@@ -330,32 +438,59 @@ for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the sca
 
 # %%
 # needs Triton
-from minclip_kernels.testing import KINDS, assert_equals_reference, make_features
-
-count = 0
-for kind in check.pick(KINDS, ["cones", "tiny_loss"]):
-    for N, D in check.pick([(1, 3), (16, 16), (17, 5), (33, 40), (40, 33)], [(17, 20)]):
-        for scale, spread in ((1.0, 0.0), (100.0, 4.0)):
-            features = make_features(kind, N, D, seed=count, spread=spread)
-            assert_equals_reference(own_clip_loss, *features, scale)
-            count += 1
+shapes = check.pick([(1, 3), (16, 16), (17, 5), (33, 40), (40, 33)], [(17, 20)])
+cases = [
+    {"kind": kind, "count": N, "width": D, "spread": spread, "scale": scale}
+    for kind in check.pick(KINDS, ["cones", "tiny_loss"])
+    for N, D in shapes
+    for scale, spread in ((1.0, 0.0), (100.0, 4.0))
+]
 for dtype in (torch.bfloat16, torch.float16):
-    assert_equals_reference(own_clip_loss, *make_features("random", 33, 20, spread=1.0, dtype=dtype), 20.0)
-    count += 1
+    cases.append({"kind": "random", "count": 33, "width": 20, "spread": 1.0, "dtype": dtype, "scale": 20.0})
+for seed, case in enumerate(cases):
+    case["seed"] = seed
 yours = all(f.__module__ == "__main__" for f in (loss_from_others, sums_kernel.fn, coefficients_kernel.fn))
-print(
-    f"{'your kernels' if yours else 'the kernels, not all of them yours yet,'} passed {count} comparisons with float64"
+check.lesson_17.project_tests(
+    own_clip_loss, "your kernels" if yours else "the kernels, not all of them yours yet", cases
 )
 
-# %% [markdown]
-# That is what the kernels of this project are, with names that you know now: `log_sum_exp_kernel` and
-# `coefficients_kernel` in `kernels/minclip_kernels/kernels_triton.py`. They differ in what makes them fast on a GPU:
-# raw 16-bit features go into the product and their lengths are multiplied to the float32 result; G is written in 16
-# bits; tiles are larger, and ordered for the cache. In `clip_loss.py` beside them, both passes run forward, and the
-# gradients wait for `backward()`. And for the gradient of the scale, the mean cosine of the pairs is taken off every
-# cosine. That changes nothing but the rounding, because all of G sums to zero: the rows of $P^\mathrm{row}$ sum to 1
-# each, N in all, the columns of $P^\mathrm{col}$ as well, and 2N are taken off.
+# %% [markdown] id="the-project"
+# One line is the verdict: ✔, or ✘ with the first case that fails and by how much.
 #
+# ## The project's kernels, read with your eyes
+#
+# `log_sum_exp_kernel` and `coefficients_kernel` in `kernels/minclip_kernels/kernels_triton.py` are your two kernels,
+# with what makes them fast on a GPU, and right for features of any length:
+#
+# - **Features in 16 bits go into the product as they are.** `prepare_kernel` only multiplies each row by a power of
+#   two, which rounds nothing, and pads everything to whole tiles; the inverse lengths are multiplied to the float32
+#   result. `finish_kernel` turns the gradients into those of the raw features, which you left to PyTorch.
+# - **One exponential for each logit and pass.** You take two, one measured from the row's maximum and one from the
+#   column's. They measure every logit of a tile from the largest of the *tile*; row sums and column sums leave the
+#   kernel as they are, and `combine_kernel` takes logarithms when it adds the tiles up. Where a row of the tile is so
+#   far below its top that its sum would lose digits, the tile is done again by `exact_log_sum_exp_kernel`: that one is
+#   yours. In the second pass both exponentials become one by taking a number $m$ off that is the same for all,
+#   $2^{z - m} \cdot (2^{m - \mathrm{LSE}_i} + 2^{m - \mathrm{LSE}_j})$, as the next cell shows.
+# - **G is written in 16 bits**, one square chunk of the matrix at a time, for the vendor's products; the programs come
+#   in an order that is good for the cache (lesson 18).
+# - **Between the passes** (`between_passes` in `clip_loss.py`) stand exercise 1 and the $-\sigma$ of the pairs. Both
+#   passes run when the loss is computed, the second only if a gradient will be wanted; the gradients wait for
+#   `backward()`.
+# - For the gradient of the scale, the mean cosine of the pairs is taken off every cosine. That changes nothing but the
+#   rounding, because all of G sums to zero: the rows of $P^\mathrm{row}$ sum to 1 each, N in all, the columns of
+#   $P^\mathrm{col}$ as well, and 2N are taken off.
+
+# %%
+z = 5 * torch.randn(4, 4, generator=generator, dtype=torch.float64)  # logits of a tile, in units of ln 2
+row_lse, column_lse = (z * LN_2).logsumexp(dim=1) / LN_2, (z * LN_2).logsumexp(dim=0) / LN_2
+m = (torch.cat([row_lse, column_lse]).min() + torch.cat([row_lse, column_lse]).max()) / 2
+two = (z - row_lse[:, None]).exp2() + (z - column_lse).exp2()
+one = (z - m).exp2() * ((m - row_lse).exp2()[:, None] + (m - column_lse).exp2())
+print(f"one exponential for each logit instead of two: largest difference {(one - two).abs().max():.0e}")
+of_logits = reference.gradients(*torch.randn(2, 40, 24, generator=generator), 20.0).logits  # (N, N), G / 2N
+print(f"all of the gradient for the logits sums to {of_logits.sum():.0e}")
+
+# %% [markdown] id="error-by-dtype"
 # ## The error, by dtype
 #
 # The plain formula and the project's fused loss, here with its Triton kernels in the interpreter (without Triton, its
@@ -398,9 +533,9 @@ print(f"at the smallest loss, {losses[-1]:.0e}:")
 for (name, dtype), row in errors.items():
     print(f"  {name} {dtype}: {row[-1]:.0e}  (rounding a number costs up to {torch.finfo(dtype).eps / 2:.0e})")
 
-# %% [markdown]
+# %% [markdown] id="three-pairs-lines"
 # Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100,
-# and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the picture does not
+# and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the figure does not
 # say.) The fused loss computes in float32 what it does not write down. In 16 bits are only the elements of G, for the
 # two products, and the finished gradient; its error in 16 bits stays at the level of one such rounding. In float32
 # the plain formula is good until the loss gets small; there $-\sigma(o - z)$ in the place of $p - 1$ makes the
@@ -409,16 +544,14 @@ for (name, dtype), row in errors.items():
 # ## What does it cost?
 #
 # A product of two N×D matrices to N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
-# each element and feature. Gradients of a product cost two more of them. So let us count, with torch's profiler, the
-# products that really run, forward and backward (of the fused loss in PyTorch: torch does not see into kernels). *Two
-# products* is the way of [open_clip's
-# loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the pictures by one
-# product, those of the texts by a second one. *minclip* transposes the first.
+# each element and feature. The gradients of a product cost two more of them. So let us count the products that really
+# run, forward and backward (of the fused loss in PyTorch: torch does not see into kernels). *Two products* is the way
+# of [open_clip's loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the
+# pictures by one product, those of the texts by a second one. *minclip* transposes the first. `memory=0` forbids the
+# fused loss to keep any tile.
+
 
 # %%
-FIRST_FACTOR = {"aten::mm": 0, "aten::addmm_": 1}  # which argument: addmm_ adds a product to its first one
-
-
 def two_products(image_features, text_features, logit_scale):
     image, text = F.normalize(image_features, dim=1), F.normalize(text_features, dim=1)
     labels = torch.arange(len(image))
@@ -429,28 +562,23 @@ def two_products(image_features, text_features, logit_scale):
 def count_operations(loss_function, N, D):
     """Operations of all matrix products, forward and backward, in units of N²D."""
     inputs = [torch.randn(N, D, requires_grad=True) for _ in range(2)] + [torch.tensor(20.0, requires_grad=True)]
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+    with count_products() as products:
         loss_function(*inputs).backward()
-    total = 0
-    for event in profile.events():
-        if event.name in FIRST_FACTOR:
-            k = FIRST_FACTOR[event.name]
-            left, right = event.input_shapes[k : k + 2]
-            total += 2 * left[0] * left[1] * right[1]
-    return total / (N * N * D)
+    return products.get_total_flops() / (N * N * D)
 
 
 ways = {  # and the memory of each
     "plain, two products": (two_products, "N²"),
     "plain, one product": (minclip.clip_loss, "N²"),
-    "fused, several tiles": (lambda *inputs: fused_clip_loss(*inputs, backend="torch", chunk_size=100), "O(N)"),
-    "fused, all in one tile": (lambda *inputs: fused_clip_loss(*inputs, backend="torch"), "N² (a small N)"),
+    "fused, nothing kept": (lambda *inputs: fused_clip_loss(*inputs, backend="torch", memory=0), "O(N)"),
+    "fused, small batch": (lambda *inputs: fused_clip_loss(*inputs, backend="torch"), "up to 128 MiB"),
 }
 operations = {name: count_operations(way, 400, 32) for name, (way, _) in ways.items()}
 for name, number in operations.items():
-    print(f"{name:23} {number:5.1f} N²D")
+    print(f"{name:20} {number:5.1f} N²D")
+check.reveal("cost without the matrix, in N²D", operations["fused, nothing kept"], within=0.5)
 
-# %%
+# %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7, 2.8))
 colours = ["0.75", "0.75", "tab:blue", "tab:blue"]
 bars = axes.barh(list(operations), list(operations.values()), color=colours, edgecolor="black")
@@ -458,20 +586,39 @@ axes.bar_label(bars, [f"{operations[name]:.0f} N²D, memory {memory}" for name, 
 axes.set(xlabel="floating-point operations of all products / (N²D)", xlim=(0, 17))
 axes.invert_yaxis()
 
-# %% [markdown]
+# %% [markdown] id="price"
 # Without the matrix it takes four products this way: one for the sums, one to make the tiles again (no element of G
 # is known before a whole pass has been made over its column), two for the gradients: $4 \cdot 2N^2D$. With the
-# matrix, three are enough: the fourth product is the price of the memory. In PyTorch the fused loss keeps of its first
-# product what fits into one tile, or into as much memory as the features take, $2ND$ numbers: a small batch is served
-# with three products, a large one with nearly four. While the matrix fits, the price shows: on a CPU the plain loss,
-# compiled by `torch.compile`, was as fast as the fused one, or faster ([the table](../kernels/README.md#measured)).
+# matrix, three are enough: the fourth product is the price of the memory. On a CPU the project's loss therefore keeps
+# the exponentials of as many tiles as fit into 128 MiB (or into as much as the features take, if that is more), and
+# makes only the others again. On a GPU it keeps none. What that is worth was measured on a CPU, and is stored beside
+# the kernels:
+
+# %%
+with Path("../kernels/results/cpu-loss.csv").open(newline="") as file:
+    rows = [row for row in csv.DictReader(file) if row["loss"] == "clip" and row["D"] == "512"]
+contenders = ["bare products, 4", "fused, torch", "arange, torch.compile", "arange"]
+print("loss and gradients, D = 512, float32, milliseconds")
+print("     N  " + "  ".join(f"{name:>21}" for name in contenders))
+for N in ("256", "1024", "4096", "16384"):
+    times = {row["contender"]: float(row["both_ms"]) for row in rows if row["N"] == N and row["both_ms"]}
+    print(f"{int(N):6,}  " + "  ".join(f"{times[name]:21.4g}" for name in contenders))
+print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
+
+# %% [markdown] id="answer"
+# For small batches the compiled plain loss is the faster one; where the matrix gets large, the fused loss is.
+#
+# ## The answer
+#
+# One product makes a tile, and its epilogue sends one log-sum-exp for each row to the right and one for each column
+# downwards; that is both directions. A second pass makes each tile again, and the two vectors turn it into its part of
+# G, from which two products make the gradients, before it is forgotten for good.
 #
 # ## What this lesson does not show
 #
-# Time on a GPU. Counting operations says what must be done, not how fast it is; lesson 15 predicts that, and the
-# README of the kernels says what was measured on which machine, and what was not measured yet. The interpreter shows
-# that the kernels are right, not that they are quick, and it adds up in another order than a GPU would. And 16-bit G,
-# the vendor's products and grouped tiles are in the project's kernels, not in yours.
+# Time on a GPU: lesson 18 is about that. Counting operations says what must be done, not how fast it is, and the
+# interpreter shows that the kernels are right, not that they are quick; it also adds up in another order than a GPU
+# would. Nor does it show the loss over several GPUs (lesson 19).
 #
 # ## What you take away
 #
@@ -483,4 +630,12 @@ axes.invert_yaxis()
 #   the gradient of the scale is one more sum.
 # - 8 N²D operations and O(N) memory, between 6 with the matrix and 12 as it is often written.
 #
-# Stuck? `from solutions.lesson_17 import sums_kernel`, or read [solutions/lesson_17.py](solutions/lesson_17.py).
+# ## Harder, without a solution
+#
+# - Write the first kernel with *one* exponential for each logit, measured from the tile's largest. For which features
+#   does it lose digits, and how would the kernel notice?
+# - SigLIP's loss needs no sum over the others. Write it, and its gradient, in *one* pass, and let `project_tests` judge
+#   it (`assert_equals_reference` takes a `logit_bias`).
+# - Let captions repeat: pairs with equal ids are no negatives of each other. Where do both kernels need the ids?
+#
+# Stuck? `check.hint("sums_kernel")`, or read [solutions/lesson_17.py](solutions/lesson_17.py).

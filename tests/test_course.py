@@ -2,9 +2,11 @@
 
 import linecache
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import torch.nn.functional as F
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path.insert(0, str(LESSONS))
@@ -33,22 +35,22 @@ def cell(text: str, **notebook) -> dict:
 
 
 SIMPLE = """
-def causal_mask(length):
-    return torch.ones(length, length, dtype=torch.bool).tril()
+def causal_weights(scores):
+    return scores.masked_fill(torch.ones_like(scores).triu(1) == 1, -torch.inf).softmax(-1)
 """
 WITH_HELPERS = """
 import torch as th
 from torch import ones as all_ones
 from functools import partial as p
 
-BELOW = 0
+ABOVE = 1
 
-def lower(matrix):
-    return matrix.tril(BELOW)
+def upper(matrix):
+    return matrix.triu(ABOVE)
 
-def causal_mask(length):
-    images = all_ones(length, length, dtype=th.bool)
-    return p(lower)(images)
+def causal_weights(scores):
+    images = all_ones(scores.shape, dtype=th.bool)
+    return scores.masked_fill(p(upper)(images), -th.inf).softmax(-1)
 """
 
 
@@ -56,22 +58,25 @@ def causal_mask(length):
 def test_what_is_solved_is_kept_and_used_by_later_lessons(text, mine, capsys):
     import torch
 
-    attempt = cell(text, torch=torch, images=torch.ones(3))["causal_mask"]
-    assert check.causal_mask(attempt) is attempt
-    assert "kept in mine/causal_mask.py" in capsys.readouterr().out
-    again = check.yours("causal_mask")
-    assert capsys.readouterr().out == "causal_mask: yours\n"
+    attempt = cell(text, torch=torch, images=torch.ones(3))["causal_weights"]
+    assert check.causal_weights(attempt) is attempt
+    assert "kept in mine/causal_weights.py" in capsys.readouterr().out
+    again = check.yours("causal_weights")
+    assert capsys.readouterr().out == "causal_weights: yours\n"
     assert again is not attempt
-    assert torch.equal(again(3), attempt(3))
-    assert (mine / "causal_mask.py").read_text().startswith(("import torch", "from torch"))
+    scores = torch.randn(3, 3)
+    assert torch.equal(again(scores), attempt(scores))
+    assert (mine / "causal_weights.py").read_text().startswith(("import torch", "from torch"))
 
 
 def test_what_cannot_stand_by_itself_is_solved_but_not_kept(mine, capsys):
     import torch
 
-    text = "def causal_mask(length):\n    return table[:length, :length]\n"
-    attempt = cell(text, table=torch.ones(9, 9, dtype=torch.bool).tril())["causal_mask"]
-    assert check.causal_mask(attempt) is attempt
+    text = (
+        "def causal_weights(scores):\n    return (scores + table[: scores.shape[-1], : scores.shape[-1]]).softmax(-1)\n"
+    )
+    attempt = cell(text, table=torch.full((9, 9), -torch.inf).triu(1))["causal_weights"]
+    assert check.causal_weights(attempt) is attempt
     assert "not kept for later lessons: it uses table" in capsys.readouterr().out
     assert not mine.exists()
 
@@ -79,9 +84,9 @@ def test_what_cannot_stand_by_itself_is_solved_but_not_kept(mine, capsys):
 def test_what_depends_on_the_notebook_in_another_way_is_not_kept(mine, capsys):
     import torch
 
-    text = "def causal_mask(length):\n    return globals()['torch'].ones(length, length, dtype=bool).tril()\n"
-    attempt = cell(text.replace("dtype=bool", "dtype=globals()['torch'].bool"), torch=torch)["causal_mask"]
-    assert check.causal_mask(attempt) is attempt
+    text = SIMPLE.replace("-torch.inf", "-globals()['torch'].inf").replace("torch.ones", "globals()['torch'].ones")
+    attempt = cell(text, torch=torch)["causal_weights"]
+    assert check.causal_weights(attempt) is attempt
     assert "outside of this notebook it does something else" in capsys.readouterr().out
     assert not mine.exists()
 
@@ -89,10 +94,10 @@ def test_what_depends_on_the_notebook_in_another_way_is_not_kept(mine, capsys):
 def test_a_later_wrong_attempt_leaves_what_was_kept(mine):
     import torch
 
-    check.causal_mask(cell(SIMPLE, torch=torch)["causal_mask"])
-    before = (mine / "causal_mask.py").read_bytes()
-    check.causal_mask(cell(SIMPLE.replace("tril", "triu"), torch=torch)["causal_mask"])
-    assert (mine / "causal_mask.py").read_bytes() == before
+    check.causal_weights(cell(SIMPLE, torch=torch)["causal_weights"])
+    before = (mine / "causal_weights.py").read_bytes()
+    check.causal_weights(cell(SIMPLE.replace("triu", "tril"), torch=torch)["causal_weights"])
+    assert (mine / "causal_weights.py").read_bytes() == before
 
 
 def test_a_class_is_kept_as_a_function_is(mine):
@@ -103,21 +108,41 @@ def test_a_class_is_kept_as_a_function_is(mine):
     assert kept.load("Doubling", mine / "Doubling.py")()(4) == 8
 
 
+def test_a_block_is_kept_with_the_attention_that_it_uses(capsys):
+    import torch
+    from torch import nn
+
+    solution = (LESSONS / "solutions" / "lesson_06.py").read_text()
+    notebook = cell(
+        solution[solution.index("def causal_weights") :],
+        OrderedDict=OrderedDict,
+        torch=torch,
+        nn=nn,
+        F=F,
+        Tensor=torch.Tensor,
+    )
+    assert check.Block(notebook["Block"]) is notebook["Block"]
+    assert "kept in mine/Block.py" in capsys.readouterr().out
+    block = check.yours("Block")(8, 2, True)
+    assert capsys.readouterr().out == "Block: yours\n"
+    assert type(block.attn).__module__ == "mine_Block"
+
+
 def test_a_kept_file_that_was_broken_by_hand_gives_way_to_ours(mine, capsys):
     mine.mkdir()
-    (mine / "causal_mask.py").write_text("def causal_mask(length) return")
-    assert check.yours("causal_mask") is EXERCISES["causal_mask"].solution("causal_mask")
-    assert "ours (mine/causal_mask.py raised" in capsys.readouterr().out
+    (mine / "causal_weights.py").write_text("def causal_weights(scores) return")
+    assert check.yours("causal_weights") is EXERCISES["causal_weights"].solution("causal_weights")
+    assert "ours (mine/causal_weights.py raised" in capsys.readouterr().out
 
 
 def test_the_map_shows_what_is_solved(capsys):
     import torch
 
-    check.causal_mask(cell(SIMPLE, torch=torch)["causal_mask"])
+    check.causal_weights(cell(SIMPLE, torch=torch)["causal_weights"])
     capsys.readouterr()
     check.progress()
     shown = capsys.readouterr().out
-    assert "✓ causal_mask" in shown
+    assert "✓ causal_weights" in shown
     assert "· pool_at_end" in shown
     assert f"1 of {len(EXERCISES)} are yours" in shown
 
@@ -130,8 +155,8 @@ def test_hints_come_one_by_one_and_begin_anew(capsys):
             said.append(capsys.readouterr().out)
         assert said[0] == said[-1]
         assert len(set(said)) == len(exercise.steps)
-    check.hint("causal_musk")
-    assert "causal_mask" in capsys.readouterr().out
+    check.hint("causal_weihgts")
+    assert "causal_weights" in capsys.readouterr().out
 
 
 def test_a_guess_is_sealed_and_scored_once(capsys):

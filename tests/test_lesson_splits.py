@@ -18,7 +18,8 @@ SOURCES = {source.name[:2]: source for source in build.sources()}
 # Lesson -> a part of each cell that makes its split, and the names of every (test, train).
 SPLITS = {
     "00": (["load_emoji("], [("unseen", "train")]),
-    "07": (["load_emoji("], [("held_out", "train")]),
+    "02": (["load_emoji("], [("unseen", "train")]),
+    "07": (["load_emoji(", "ANIMALS = "], [("held_out", "emoji"), ("aside", "taught")]),
     "08": (
         ["load_emoji(", "TESTS = {"],
         [("unseen", "pairs"), ("TESTS['new tone']", "pairs"), ("TESTS['new drawing']", "pairs")],

@@ -1,5 +1,6 @@
 """Every lesson runs, is what its .py file says, and has exercises that tell right from wrong."""
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -13,15 +14,20 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import minclip
+from minclip.text import TextTransformer
+from minclip.tokenizer import Tokenizer, merge_pair, split_words, to_symbols
+from minclip.transformer import MLP
+from minclip.vision import VisionTransformer
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path[:0] = [str(LESSONS), str(Path(__file__).parent)]  # as in a notebook: `import check`, `from solutions.…`
 
 import build  # noqa: E402
 import check  # noqa: E402
-from check import verdict  # noqa: E402
+from check import lesson_05, verdict  # noqa: E402
 from mistakes import all_mistakes, load, mistake  # noqa: E402
 
 MISTAKES = {name: answers for name, (_, answers) in all_mistakes().items()}
@@ -46,7 +52,8 @@ def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys, tmp_
     text = build.stubs(build.read(source))[name].source
     skip_kernels_that_cannot_be_interpreted(text)
     imports = "import triton\nimport triton.language as tl\n" if HAS_TRITON else ""
-    stub = getattr(load(f"import torch\n{imports}{text}\n", tmp_path / "stub.py"), name)
+    imports += f"import torch\nfrom solutions.lesson_{source.name[:2]} import *\n"  # what the cells above it define
+    stub = getattr(load(f"{imports}{text}\n", tmp_path / "stub.py"), name)
     judge = getattr(check, name)
     assert judge(stub) is solution(source, name), "the lesson goes on with the solution"
     assert capsys.readouterr().out.startswith(NOT_YET)
@@ -54,10 +61,59 @@ def test_a_stub_is_not_yet_solved_and_the_solution_is(source, name, capsys, tmp_
     assert capsys.readouterr().out.startswith(SOLVED)
 
 
+class AttentionOfPyTorch(nn.MultiheadAttention):
+    def __init__(self, width, heads):
+        super().__init__(width, heads, batch_first=True)
+
+    def forward(self, x, causal):  # pyright: ignore[reportIncompatibleMethodOverride]
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if causal else None
+        return super().forward(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+class BlockOfPyTorch(nn.Module):
+    """With a mask in a buffer, as many people keep it, and parts in another order."""
+
+    def __init__(self, width, heads, causal):
+        super().__init__()
+        self.mlp = MLP(width, quick_gelu=False)
+        self.attn, self.causal = AttentionOfPyTorch(width, heads), causal
+        self.ln_2, self.ln_1 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.register_buffer("mask", torch.ones(9, 9))
+
+    def forward(self, x):
+        after = self.attn(self.ln_1(x), self.causal).add(x)
+        return after.add(self.mlp(self.ln_2(after)))
+
+
+class TextTowerByArgmax(TextTransformer):
+    def __init__(self, *sizes):
+        super().__init__(*sizes, quick_gelu=False)
+
+    def forward(self, tokens):
+        return self.encode_text(tokens)
+
+
+class ImageTowerByConvolution(VisionTransformer):
+    def __init__(self, *sizes):
+        super().__init__(*sizes, quick_gelu=False)
+
+
+def encode_by_replay(text, rank, ids):
+    words = [to_symbols(word) for word in split_words(text)]
+    for pair in sorted(rank, key=rank.get):
+        words = [merge_pair(word, pair) for word in words]
+    return [ids[symbol] for word in words for symbol in word]
+
+
 # Right answers, other than ours: each must be accepted.
 RIGHT = {
     "step_log_scale": lambda t, slope, rate: min(math.log(100), t - rate * slope * math.exp(t)),
     "n_pair_loss": lambda z: torch.stack([-torch.log_softmax(row, dim=0)[i] for i, row in enumerate(z)]).mean(),
+    "Attention": AttentionOfPyTorch,
+    "Block": BlockOfPyTorch,
+    "TextTower": TextTowerByArgmax,
+    "ImageTower": ImageTowerByConvolution,
+    "encode": encode_by_replay,
     "causal_weights": lambda s: s.masked_fill(torch.ones_like(s).triu(1).bool(), torch.finfo(s.dtype).min).softmax(-1),
     "pool_at_end": lambda x, tokens, end: torch.stack([x[i, row.tolist().index(end)] for i, row in enumerate(tokens)]),
     "online_logsumexp": lambda parts: functools.reduce(torch.logaddexp, (part.logsumexp(dim=1) for part in parts)),
@@ -68,9 +124,20 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_another_right_answer_is_accepted(name, capsys):
+def test_another_right_answer_is_accepted(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINCLIP_MINE", str(tmp_path))
     assert getattr(check, name)(RIGHT[name]) is RIGHT[name]
     assert capsys.readouterr().out.startswith(SOLVED)
+
+
+def test_the_merges_of_lesson_05_are_openais():
+    folder = Path(pytest.importorskip("open_clip").__file__).parent
+    tokenizer = Tokenizer.load(folder / "bpe_simple_vocab_16e6.txt.gz")
+    rank, ids = lesson_05.openai_vocabulary()
+    assert rank.items() <= tokenizer.rank.items()
+    assert ids.items() <= tokenizer.id_of_symbol.items()
+    for text, wanted in lesson_05.OPENAI_IDS.items():
+        assert tokenizer.encode(text) == wanted
 
 
 def helper():
@@ -232,6 +299,26 @@ def test_run_all_ends_whatever_the_reader_wrote(source, k, tmp_path, monkeypatch
         which = f'"{name}", {k % len(MISTAKES[name])}, Path(r"{tmp_path}")'
         answers[name] = f"{kernel}from pathlib import Path\nfrom mistakes import mistake\n{name} = mistake({which})"
     assert run(source, answers, fast=True) == {WRONG}
+
+
+@pytest.mark.slow
+def test_a_reader_who_solves_everything_trains_a_clip_of_their_own(tmp_path):
+    """The solutions as the reader's own text: each lesson keeps them, and lesson 08 puts them together."""
+    said = ""
+    for source in (s for s in SOURCES if s.name[:2] in ("01", "02", "05", "06", "07", "08")):
+        text = (LESSONS / "solutions" / f"lesson_{source.name[:2]}.py").read_text()
+        notebook = build.read(source)
+        for name, cell in build.stubs(notebook).items():
+            (definition,) = (d for d in ast.parse(text).body if getattr(d, "name", "") == name)
+            imports = [ast.get_source_segment(text, d) for d in ast.parse(text).body if isinstance(d, ast.ImportFrom)]
+            imports = [line for line in imports if line and "solutions" not in line]
+            cell.source = "\n".join([*imports, "Pair = tuple", "", ast.get_source_segment(text, definition) or ""])
+        build.run(notebook, fast=True, mine=tmp_path)
+        said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+        assert said.count("and kept in") == len(build.stubs(build.read(source)))
+        assert ": ours (" not in said
+    for part in ("encode", "TextTower", "ImageTower", "arange_loss"):
+        assert f"{part}: yours" in said
 
 
 @pytest.mark.slow

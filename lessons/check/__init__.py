@@ -20,22 +20,11 @@ from check.course import hint, progress, yours
 from check.exhibits import diagnose
 from check.interpreter import fenced, launch, skip_cells_without_triton
 from check.predictions import predict, reveal
-from check.verdict import EXERCISES
+from check.stepper import step_through
+from check.verdict import EXERCISES, Wrong
 
-__all__ = [
-    "EXERCISES",
-    "FAST",
-    "diagnose",
-    "fenced",
-    "hint",
-    "launch",
-    "pick",
-    "predict",
-    "progress",
-    "reveal",
-    "yours",
-]
-__all__ += ["skip_cells_without_triton"]
+__all__ = ["EXERCISES", "FAST", "fenced", "hint", "launch", "pick", "predict", "progress", "reveal", "yours"]
+__all__ += ["Wrong", "diagnose", "skip_cells_without_triton", "step_through"]
 
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 

@@ -20,6 +20,7 @@ class Touch(NamedTuple):
     verb: str  # "reads" or "writes"
     name: str  # of the tensor, as the kernel calls it
     places: Tensor  # (n,) int64: 0 is the first element of the tensor, row after row
+    tile: Tensor  # the places in the form of the tile, −1 where the mask says no
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> list[Touch]:
@@ -39,12 +40,15 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         def access(builder: Any, pointers: Any, *others: Any, **options: Any) -> Any:
             mask = others[place_of_mask].data
             chosen = pointers.data[mask]
+            addresses = torch.from_numpy(chosen.astype("int64"))
             touches.append(
-                _touch(builder.grid_idx[: len(grid)], verb, torch.from_numpy(chosen.astype("int64")), tensors)
+                _touch(builder.grid_idx[: len(grid)], verb, addresses, torch.from_numpy(mask.copy()), tensors)
             )
             if verb == "reads" and others[1] is None and not mask.all():
+                name = touches[-1].name
                 raise Wrong(
-                    f"a load from {touches[-1].name} has a mask but no `other`: what is it where the mask says no?"
+                    f"a load from {name} has a mask but no `other`: what is it where the mask says no?",
+                    "zero in the interpreter, but anything on a GPU: choose the `other` that does no harm later",
                 )
             return original(builder, pointers, *others, **options)
 
@@ -77,14 +81,16 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     return touches
 
 
-def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, tensors: dict[str, Tensor]) -> Touch:
+def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, mask: Tensor, tensors: dict[str, Tensor]) -> Touch:
     """Finds the tensor in which all the addresses lie."""
     distances = {}
     for name, tensor in tensors.items():
         places = (addresses - tensor.data_ptr()) // tensor.element_size()
         outside = (places < 0) | (places >= tensor.numel())
         if not outside.any():
-            return Touch(program, verb, name, places)
+            tile = torch.full(mask.shape, -1)
+            tile[mask] = places
+            return Touch(program, verb, name, places, tile)
         distances[name] = (addresses - tensor.data_ptr()).abs().min().item()
     name = min(distances, key=distances.__getitem__)
     tensor = tensors[name]
@@ -92,7 +98,8 @@ def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, tensors: dict
     place = int(places[(places < 0) | (places >= tensor.numel())][0])
     index = [place] if tensor.ndim < 2 else list(divmod(place, tensor.shape[1]))
     number = program[0] if len(program) == 1 else program
-    raise Wrong(f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}")
+    problem = f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}"
+    raise Wrong(problem, f"each size that is ragged needs a condition in the mask: where does {name} end?")
 
 
 def fenced(tensor: Tensor) -> Tensor:

@@ -100,11 +100,11 @@ def _source_of(name: str, value: Any) -> Iterator[str]:
 
 
 def _globals(value: Any) -> dict[str, Any]:
-    return getattr(_function_of(value), "__globals__", {})
+    return getattr(function_of(value), "__globals__", {})
 
 
-def _function_of(value: Any) -> Any:
-    """A function itself; of a class, one of its methods."""
+def function_of(value: Any) -> Any:
+    """Returns a function itself, and of a class one of its methods, or None."""
     if inspect.isclass(value):
         methods = [member for member in vars(value).values() if inspect.isfunction(member)]
         return methods[0] if methods else None
@@ -113,7 +113,7 @@ def _function_of(value: Any) -> Any:
 
 def _find(name: str, value: Any) -> str:
     """The source of a function or class, with its decorators, in the file or cell that it comes from."""
-    code = getattr(_function_of(value), "__code__", None)
+    code = getattr(function_of(value), "__code__", None)
     lines = linecache.getlines(code.co_filename) if code else []
     for node in ast.parse("".join(lines)).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == getattr(value, "__name__", name):

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from check.verdict import Wrong, exercise
 
 
-@exercise("all six, in their order, zero_grad too; the loss wants the scale itself, not its logarithm.", 6)
+@exercise(
+    "features, loss, zero_grad, backward, step, clamp, in this order; the loss wants the scale, not its logarithm.",
+    cases=6,
+    steps=(
+        "what must have happened before loss.backward(), and what after it?",
+        "contrastive_loss(model.encode_image(images), model.encode_text(tokens), model.logit_scale.exp()); then forget "
+        "the old gradients, compute the new ones, move",
+        "at the end: model.logit_scale.clamp_(max=math.log(100)), under torch.no_grad(); return loss.item()",
+    ),
+)
 def training_step(attempt, draw):
     from minclip.train import State, TrainConfig, train_step
 
@@ -21,8 +30,15 @@ def training_step(attempt, draw):
         images = torch.randn(B, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # (B, 3, R, R)
         tokens = torch.tensor([[512, 10 * step + i, 513, 0] for i in range(B)])  # (B, T): start, a letter, end, padding
         wanted = train_step(state, images, tokens, config).loss.item()
-        got = attempt(mine, my_optimizer, images, tokens)
+        got = attempt(_Interface(mine), my_optimizer, images, tokens)
         _compare_step(got, wanted, mine, twin, f"in step {step} on {B} pairs, from a scale of {scale:.4g},")
+
+
+class _Interface:
+    """What the lesson promises of a model, and nothing else."""
+
+    def __init__(self, clip: Any) -> None:
+        self.encode_image, self.encode_text, self.logit_scale = clip.encode_image, clip.encode_text, clip.logit_scale
 
 
 def _tiny_clip(scale: float) -> Any:
@@ -41,16 +57,24 @@ def _tiny_clip(scale: float) -> Any:
     return model
 
 
+_LOSS = "the loss takes both directions, and model.logit_scale.exp(), before anything is moved"
+_ADDED = "gradients add up: optimizer.zero_grad() before loss.backward()"
+
+
 def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> None:
     if not isinstance(got, float):
         raise Wrong(f"{where} it returned a {type(got).__name__}, expected the loss as a float: loss.item()")
     if abs(got - wanted) > 1e-4 * (1 + abs(wanted)):
-        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}")
+        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}", _LOSS)
     after = mine.logit_scale.exp().item()
     if after > 100.01:
-        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be 100 at most")
+        hint = (
+            "model.logit_scale holds the logarithm: its largest value is log(100), and the optimizer moves it past that"
+        )
+        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be 100 at most", hint)
     expected = dict(twin.named_parameters())
     for name, parameter in mine.named_parameters():
         difference = (parameter - expected[name]).abs().max().item()
         if difference > 1e-4 * (1 + expected[name].abs().max().item()):
-            raise Wrong(f"{where} {name} is off by up to {difference:.2g} from what one step makes of it")
+            hint = _ADDED if "step 2" in where else "what moves the parameters? it comes after loss.backward()"
+            raise Wrong(f"{where} {name} is off by up to {difference:.2g} from what one step makes of it", hint)

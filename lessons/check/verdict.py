@@ -1,6 +1,7 @@
 """What makes a check out of a function that tries an attempt: random cases, one verdict, a hint that fits."""
 
 import importlib
+import inspect
 import signal
 import threading
 import traceback
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from check import kept
 
@@ -122,7 +123,12 @@ def first_wrong(body: Body, attempt: Attempt, cases: int) -> Wrong | None:
 
 
 def unchanging(attempt: Attempt) -> Attempt:
-    """The attempt, which raises Wrong if it changes a tensor that it was given: the lesson goes on to use that."""
+    """The attempt, which raises Wrong if it changes a tensor that it was given: the lesson goes on to use that.
+
+    Of a class, the objects that it makes are guarded when they are called.
+    """
+    if inspect.isclass(attempt):
+        return lambda *sizes: _unchanging_object(attempt(*sizes))
 
     def guarded(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
@@ -134,6 +140,12 @@ def unchanging(attempt: Attempt) -> Attempt:
         return got
 
     return guarded
+
+
+def _unchanging_object(made: Any) -> Any:
+    if isinstance(made, nn.Module):
+        made.forward = unchanging(made.forward)
+    return made
 
 
 CPU_SECONDS = 10  # for one case
@@ -160,13 +172,18 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 def _is_of_stub(error: BaseException, attempt: Attempt) -> bool:
     """Whether the line `raise NotImplementedError` of the attempt itself was reached. PyTorch's own has a message."""
-    innermost = traceback.extract_tb(error.__traceback__)[-1].name
-    return type(error) is NotImplementedError and not error.args and innermost == getattr(attempt, "__name__", "")
+    if type(error) is not NotImplementedError or error.args:
+        return False
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    if inspect.isclass(attempt):
+        methods = (member for member in vars(attempt).values() if inspect.isfunction(member))
+        return innermost.f_code in [method.__code__ for method in methods]
+    return innermost.f_code.co_name == getattr(attempt, "__name__", "")
 
 
 def _line_of(error: BaseException, attempt: Attempt) -> str:
     """The last line of the file, or of the notebook's cell, of the attempt that the error came through."""
-    code = getattr(getattr(attempt, "fn", attempt), "__code__", None)
+    code = getattr(kept.function_of(getattr(attempt, "fn", attempt)), "__code__", None)
     lines = [
         frame.line for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename
     ]

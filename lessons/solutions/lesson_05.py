@@ -1,7 +1,7 @@
 from collections import Counter
 from itertools import pairwise
 
-from minclip.tokenizer import CHAR_TO_BYTE, END_OF_WORD
+from minclip.tokenizer import split_words, to_symbols
 
 Pair = tuple[str, str]
 
@@ -19,7 +19,7 @@ def glue(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
     return tuple(glued)
 
 
-def learn_bpe(words: dict[tuple[str, ...], int], n_merges: int) -> list[Pair]:
+def train_bpe(words: dict[tuple[str, ...], int], n_merges: int) -> list[Pair]:
     merges: list[Pair] = []
     while len(merges) < n_merges:
         pair_counts: Counter[Pair] = Counter()
@@ -34,11 +34,11 @@ def learn_bpe(words: dict[tuple[str, ...], int], n_merges: int) -> list[Pair]:
     return merges
 
 
-def symbols_to_text(symbols: list[str]) -> str:
-    everything = "".join(symbols).replace(END_OF_WORD, " ")
-    return bytes(ord(" ") if char == " " else CHAR_TO_BYTE[char] for char in everything).decode().strip()
-
-
-def fit_to_context(ids: list[int], start_id: int, end_id: int, length: int) -> list[int]:
-    row = [start_id, *ids[: length - 2], end_id]
-    return row + [0] * (length - len(row))
+def encode(text: str, rank: dict[Pair, int], ids: dict[str, int]) -> list[int]:
+    found: list[int] = []
+    for word in split_words(text):
+        symbols = to_symbols(word)
+        while known := [pair for pair in pairwise(symbols) if pair in rank]:
+            symbols = glue(symbols, min(known, key=rank.__getitem__))
+        found += [ids[symbol] for symbol in symbols]
+    return found

@@ -1,15 +1,25 @@
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
-import minclip
+from solutions.lesson_01 import cosine_matrix
+from solutions.lesson_02 import arange_loss
 
 
-def training_step(model: minclip.CLIP, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor) -> float:
+def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Tensor:
+    logits = scale * cosine_matrix(image_features, text_features)  # (B, B)
+    return (arange_loss(logits) + arange_loss(logits.T)) / 2
+
+
+def training_step(model: Any, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor) -> float:
     image_features = model.encode_image(images)  # (B, E)
     text_features = model.encode_text(tokens)  # (B, E)
-    loss = minclip.clip_loss(image_features, text_features, model.logit_scale.exp())
+    loss = contrastive_loss(image_features, text_features, model.logit_scale.exp())
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    model.clamp_logit_scale()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
     return loss.item()

@@ -2,7 +2,7 @@
 
 from solutions.lesson_05 import glue as glued
 
-from minclip.tokenizer import CHAR_TO_BYTE, learn_merges
+from minclip.tokenizer import Tokenizer, learn_merges
 from mistakes import Hinted
 
 
@@ -23,7 +23,7 @@ MISTAKES = {
         lambda symbols, pair: tuple("".join(symbols).replace("".join(pair), "".join(pair))),
         Hinted(("            i += 1\n", ""), "what ends each loop?"),  # never ends
     ],
-    "learn_bpe": [
+    "train_bpe": [
         lambda words, n: learn_merges({text(word): 1 for word in words}, n),  # every word once
         lambda words, n: learn_merges({text(word): 2 * count for word, count in words.items()}, n),  # stops too late
         lambda words, n: learn_merges({text(word): count for word, count in words.items()}, n + 1),
@@ -34,28 +34,19 @@ MISTAKES = {
         ("pair_counts[pair] += count", "pair_counts[pair] = count"),
         ("(-pair_counts[pair], pair)", "(pair_counts[pair], pair)"),  # the rarest
     ],
-    "symbols_to_text": [
-        lambda symbols: "".join(  # each symbol on its own
-            bytes(CHAR_TO_BYTE[char] for char in symbol.removesuffix("</w>")).decode(errors="replace")
-            + " " * symbol.endswith("</w>")
-            for symbol in symbols
-        ),
-        lambda symbols: "".join(symbols).replace("</w>", " "),  # the printable characters taken for letters
-        lambda symbols: bytes(CHAR_TO_BYTE[c] for c in "".join(symbols).replace("</w>", "")).decode(),  # no blanks
-        ('"".join(symbols)', '" ".join(symbols)'),  # a blank between any two symbols
-        (".decode().strip()", '.decode("latin-1").strip()'),
-        ('bytes(ord(" ") if char == " " else CHAR_TO_BYTE[char]', "bytes(CHAR_TO_BYTE[char]"),  # a KeyError
-        ("CHAR_TO_BYTE[char] for", "ord(char) for"),
-        (".decode().strip()", '.decode(errors="ignore").strip().lower().replace(" ", "")'),
-    ],
-    "fit_to_context": [
-        lambda ids, start, end, length: ([start, *ids, end] + [0] * length)[:length],  # cuts EOT off
-        lambda ids, start, end, length: [start, *ids[: length - 2], end],  # no padding
-        lambda ids, start, end, length: [start, *(ids + [0] * length)[: length - 2], end],  # EOT behind the padding
-        lambda ids, start, end, length: (ids + [0] * length)[:length],  # neither start nor end
-        lambda ids, start, end, length: [start, *ids[: length - 2], end] + [end] * (length - 2 - len(ids)),
-        lambda ids, start, end, length: [0] * (length - 2 - len(ids)) + [start, *ids[: length - 2], end],
-        lambda ids, start, end, length: [start, *ids[: length - 1], end] + [0] * (length - 2 - len(ids)),
-        lambda ids, start, end, length: [start, *ids[-(length - 2) :], end] + [0] * (length - 2 - len(ids)),
+    "encode": [
+        ("min(known, key=rank.__getitem__)", "max(known, key=lambda pair: len(''.join(pair)))"),  # the longest symbol
+        ("min(known, key=rank.__getitem__)", "known[0]"),  # the leftmost
+        ("min(known, key=rank.__getitem__)", "max(known, key=rank.__getitem__)"),  # the one that was learned last
+        ("min(known, key=rank.__getitem__)", "min(known)"),  # the first in sort order
+        ("while known :=", "if known :="),  # one merge for each word
+        Hinted(("split_words(text)", "text.split()"), "cleaned and cut"),
+        Hinted(("split_words(text)", "split_words(text)[:1]"), ""),
+        ("found += [ids[symbol] for symbol in symbols]", "found += symbols"),  # no ids
+        ("found += [ids[symbol] for symbol in symbols]", "found += [ids.get(symbol, 0) for symbol in word]"),
+        ("to_symbols(word)", "tuple(word)"),  # neither bytes nor the mark
+        ("for word in split_words(text):", "for word in [''.join(split_words(text)) or ' ']:"),  # across words
+        ("    return found\n", "    return [ids['<|startoftext|>'], *found, ids['<|endoftext|>']]\n"),
+        lambda text, rank, ids: Tokenizer([]).encode(text),  # bytes
     ],
 }

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from mistakes import Hinted
+
 MISTAKES = {
     "patchify": [
         lambda images, size: images.reshape(len(images), -1, 3 * size**2),
@@ -19,18 +21,6 @@ MISTAKES = {
         lambda images, size: images.unfold(2, size, size).unfold(3, size, size).flatten(1, 3).flatten(2),
         lambda images, size: torch.cat([F.unfold(c, size, stride=size).mT for c in images.split(1, 1)], dim=1),
     ],
-    "unpatchify": [
-        lambda patches, size: patches.reshape(len(patches), 3, round(patches.shape[1] ** 0.5) * size, -1),
-        lambda patches, size: (
-            F.fold(patches.transpose(1, 2), round(patches.shape[1] ** 0.5) * size, size, stride=size).mT
-        ),
-        lambda patches, size: F.fold(patches, round(patches.shape[1] ** 0.5) * size, size, stride=size),
-        lambda patches, size: F.fold(patches.transpose(1, 2), patches.shape[1] * size, size, stride=size),
-        lambda patches, size: F.fold(patches.mT, round(patches.shape[1] ** 0.5) * size, size, stride=size)[0],
-        lambda patches, size: F.fold(patches.mT, round(patches.shape[1] ** 0.5) * size, size, stride=size).flip(1),
-        ("permute(0, 3, 1, 4, 2, 5)", "permute(0, 3, 1, 2, 4, 5)"),
-        ("permute(0, 3, 1, 4, 2, 5)", "permute(0, 3, 4, 1, 2, 5)"),
-    ],
     "embed_patches": [
         lambda images, weight: F.conv2d(images, weight, stride=weight.shape[-1]).flatten(2),  # (B, D, P)
         lambda images, weight: F.conv2d(images, weight).flatten(2).transpose(1, 2),  # stride 1
@@ -42,5 +32,45 @@ MISTAKES = {
         ("patches @ weight.flatten(1).T", "patches @ weight.transpose(2, 3).flatten(1).T"),  # down the columns
         ("patches @ weight.flatten(1).T", "F.normalize(patches, dim=-1) @ weight.flatten(1).T"),
         ("patches @ weight.flatten(1).T", "patches @ weight.permute(0, 2, 3, 1).flatten(1).T"),  # the channel last
+    ],
+    "ImageTower": [
+        Hinted(
+            (("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), ("x[:, 0]", "x[:, -1]")),
+            "stands in front",
+        ),
+        Hinted(("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), "is read there"),
+        Hinted((" + self.positional_embedding  #", "  #"), "positions are added"),
+        Hinted(
+            (
+                "torch.cat([token, patches], dim=1) + self.positional_embedding",
+                "torch.cat([token, patches + self.positional_embedding[1:]], dim=1)",
+            ),
+            "at place 0 as well",
+        ),
+        Hinted(("self.transformer(self.ln_pre(x))", "self.transformer(x)"), "in front of the first block"),
+        Hinted(
+            (
+                ("torch.cat([token, patches], dim=1) +", "self.ln_pre(torch.cat([token, patches], dim=1)) +"),
+                ("self.transformer(self.ln_pre(x))", "self.transformer(x)"),
+            ),
+            "behind the sum",
+        ),
+        Hinted(("x[:, 0]", "x[:, -1]"), "read at the class token"),
+        Hinted(("x[:, 0]", "x.mean(dim=1)"), "not at the mean"),
+        Hinted(("x[:, 0]", "x[:, 1:].mean(dim=1)"), "read at the class token"),
+        Hinted(("self.ln_post(x[:, 0])", "x[:, 0]"), "before the projection"),
+        Hinted((" @ self.proj  #", "  #"), "@ self.proj"),
+        Hinted(
+            (
+                "return self.ln_post(x[:, 0]) @ self.proj",
+                "return nn.functional.normalize(self.ln_post(x[:, 0]) @ self.proj)",
+            ),
+            "the loss's business",
+        ),
+        Hinted(("embed_patches(images, self.conv1.weight)", "self.conv1(images).mT.flatten(2).mT"), "reading order"),
+        Hinted(("bias=False", "bias=True"), "names in the text"),
+        Hinted(("1 + (resolution", "(resolution"), "names in the text"),  # no place for the class token
+        ("embed_patches(images, self.conv1.weight)", "self.conv1(images).flatten(2)"),  # (B, D, P)
+        ("causal=False) for", "causal=True) for"),  # the class token would see itself alone
     ],
 }

@@ -1,38 +1,29 @@
 """Wrong answers to the exercises of lesson 08, Train it."""
 
-import torch
-import torch.nn.functional as F
+from mistakes import Hinted
 
-import minclip
-
-
-def _step_with(mistake: str, model, optimizer, images, tokens):
-    features = model.encode_image(images), model.encode_text(tokens)
-    scale = model.logit_scale if mistake == "scale without exp" else model.logit_scale.exp()
-    loss = minclip.clip_loss(*features, scale)
-    if mistake == "one direction":
-        logits = scale * F.normalize(features[0], dim=1) @ F.normalize(features[1], dim=1).T
-        loss = F.cross_entropy(logits, torch.arange(len(logits)))
-    if mistake not in ("no zero_grad", "zero_grad after backward"):
-        optimizer.zero_grad()
-    loss.backward()
-    if mistake == "zero_grad after backward":
-        optimizer.zero_grad()
-    if mistake != "no step":
-        optimizer.step()
-    if mistake != "no clamp":
-        model.clamp_logit_scale()
-    return loss if mistake == "a tensor" else loss.item()
-
+CLAMP = "    with torch.no_grad():\n        model.logit_scale.clamp_(max=math.log(100))\n"
+ZERO, STEP = "    optimizer.zero_grad()\n", "    optimizer.step()\n"
+BOTH = "contrastive_loss(image_features, text_features, model.logit_scale.exp())"
 
 MISTAKES = {
     "training_step": [
-        lambda *case: _step_with("no zero_grad", *case),
-        lambda *case: _step_with("zero_grad after backward", *case),
-        lambda *case: _step_with("no clamp", *case),
-        lambda *case: _step_with("no step", *case),
-        lambda *case: _step_with("scale without exp", *case),
-        lambda *case: _step_with("one direction", *case),
-        lambda *case: _step_with("a tensor", *case),
+        Hinted((ZERO, ""), "gradients add up"),
+        (("    loss.backward()\n", "    loss.backward()\n" + ZERO), (ZERO + "    loss", "    loss")),  # too late
+        Hinted((CLAMP, ""), "holds the logarithm"),
+        Hinted((("clamp_(max=math.log(100))", "clamp_(max=100)"),), "holds the logarithm"),
+        ((CLAMP, ""), (STEP, CLAMP + STEP)),  # clamped before the move
+        Hinted((STEP, ""), "what moves the parameters"),
+        Hinted((("model.logit_scale.exp())", "model.logit_scale)"),), "model.logit_scale.exp()"),
+        Hinted(
+            ((BOTH, "arange_loss(model.logit_scale.exp() * cosine_matrix(image_features, text_features))"),), "both"
+        ),
+        Hinted(((BOTH, "arange_loss(model.logit_scale.exp() * image_features @ text_features.T)"),), "both"),
+        ("return loss.item()", "return loss"),
+        ("loss.backward()", "loss.detach().requires_grad_().backward()"),
+        (
+            "text_features = model.encode_text(tokens)",
+            "text_features = model.encode_text(tokens).detach()",
+        ),  # one tower
     ],
 }

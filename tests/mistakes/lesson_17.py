@@ -7,37 +7,51 @@ from mistakes import Hinted
 
 MISTAKES = {
     "loss_from_others": [
-        lambda others, pairs: torch.logaddexp(others, pairs) - pairs,  # small losses are lost
-        lambda others, pairs: (1 + (others - pairs).exp()).log(),  # these, and large ones overflow
+        Hinted(lambda others, pairs: torch.logaddexp(others, pairs) - pairs, "lost digits"),
+        Hinted(lambda others, pairs: (1 + (others - pairs).exp()).log(), "lost digits"),
+        Hinted(lambda others, pairs: torch.log1p((others - pairs).exp()), "no float32"),
         lambda others, pairs: (others - pairs).exp(),
-        lambda others, pairs: F.softplus(pairs - others),  # the sign
-        lambda others, pairs: -(pairs - torch.logaddexp(others, pairs)),
+        Hinted(lambda others, pairs: F.softplus(pairs - others), "which one is subtracted"),
+        Hinted(lambda others, pairs: -(pairs - torch.logaddexp(others, pairs)), "lost digits"),
         lambda others, pairs: F.relu(others - pairs),
-        lambda others, pairs: torch.log1p((others - pairs).exp()).mean(),
-        lambda others, pairs: -F.sigmoid(pairs - others).log(),
+        Hinted(lambda others, pairs: F.softplus(others - pairs).mean(), "no mean"),
+        Hinted(lambda others, pairs: -F.sigmoid(pairs - others).log(), "lost digits"),
     ],
     "sums_kernel": [
-        (" & (rows[:, None] != columns[None, :])", ""),  # the pair kept
-        ('tl.where(largest == -float("inf"), 0.0, largest)', "largest"),
+        Hinted((" & (rows[:, None] != columns[None, :])", ""), "counts in its own sum"),
+        Hinted(('tl.where(largest == -float("inf"), 0.0, largest)', "largest"), "no logit is left"),
+        Hinted(
+            (
+                "counted = (rows < N)[:, None] & (columns < N)[None, :] & (rows[:, None] != columns[None, :])",
+                "counted = rows[:, None] != columns[None, :]",
+            ),
+            "rows *and* columns",
+        ),
         ("counted = (rows < N)[:, None] & (columns < N)[None, :]", "counted = (rows < N)[:, None]"),
         ("counted = (rows < N)[:, None] & (columns < N)[None, :]", "counted = (columns < N)[None, :]"),
         ("tl.constexpr(0)", "tl.constexpr(1)"),
-        ("column_lse + i * N", "column_lse + j * N"),
-        ("tl.constexpr(0)), mask=columns < N)", "tl.constexpr(0)))"),
-        ("tl.sum(tl.exp2(logits", "tl.sum(tl.exp(logits"),
-        ("largest = tl.max(logits, axis)", "largest = tl.zeros_like(tl.max(logits, axis))"),  # overflows
+        Hinted(("column_lse + i * N", "column_lse + j * N"), "line i of column_lse"),
+        Hinted(("tl.constexpr(0)), mask=columns < N)", "tl.constexpr(0)))"), "condition in the mask"),
+        Hinted(("tl.sum(tl.exp2(logits", "tl.sum(tl.exp(logits"), "exp2, not exp"),
+        Hinted(("largest = tl.max(logits, axis)", "largest = tl.zeros_like(tl.max(logits, axis))"), "off before exp2"),
     ],
     "coefficients_kernel": [
-        ("rows[:, None] == columns[None, :], on", "rows[:, None] - first == columns[None, :], on"),
-        (" + tl.exp2(scale * cosines - of_columns[None, :])", ""),
-        ("of_columns[None, :])", "of_rows[:, None])"),
-        ("on_diagonal[:, None], G)", "G - 2.0, G)"),
-        ("out + (rows - first)[:, None]", "out + rows[:, None]"),
-        ("tl.where(inside, G * cosines, 0.0)", "G * cosines"),
-        ("tl.where(inside, G * cosines, 0.0)", "tl.where(inside, G * scale * cosines, 0.0)"),
+        Hinted(
+            ("rows[:, None] == columns[None, :], on", "rows[:, None] - first == columns[None, :], on"),
+            "counted from the first row of all",
+        ),
+        Hinted((" + tl.exp2(scale * cosines - of_columns[None, :])", ""), "over the rows only"),
+        Hinted(("of_columns[None, :])", "of_rows[:, None])"), "of the *column*"),
+        Hinted(("on_diagonal[:, None], G)", "G - 2.0, G)"), "do not subtract 1"),
+        Hinted(("G = tl.where(rows[:, None] == columns[None, :], on_diagonal[:, None], G)", "pass"), "still missing"),
+        Hinted(("out + (rows - first)[:, None]", "out + rows[:, None]"), "condition in the mask"),
+        Hinted(("tl.where(inside, G * cosines, 0.0)", "G * cosines"), "is NaN"),
+        Hinted(
+            ("tl.where(inside, G * cosines, 0.0)", "tl.where(inside, G * scale * cosines, 0.0)"), "not times the logit"
+        ),
         Hinted(
             ("i * tl.num_programs(1) + j", "i * tl.num_programs(0) + j"), "a place in it for each block of *columns*"
         ),
-        ("mask=rows < last, other=0.0)  # (BLOCK,)", "other=0.0)  # (BLOCK,)"),
+        Hinted(("mask=rows < last, other=0.0)  # (BLOCK,)", ")  # (BLOCK,)"), "condition in the mask"),
     ],
 }
