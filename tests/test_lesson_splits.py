@@ -38,6 +38,7 @@ SPLITS = {
         ],
     ),
     "13": (["LARGE = "], [("test", "home"), ("test", "away.select(known.tolist())")]),
+    "21": (["FOLDER = None", "unlink(", "hold_out(pairs)"], [("held_out", "train")]),
 }
 
 
