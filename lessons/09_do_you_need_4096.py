@@ -55,22 +55,24 @@ torch.set_num_threads(1)  # matrices as small as those below are multiplied fast
 # The first two sound good and the third bad. So "is a bigger batch better?" has no answer before you say what is kept
 # equal:
 #
-# | kept equal | a batch 4 times as big gets | who asks so |
+# | kept equal | a batch 4 times as big gets | who asks this question |
 # |---|---|---|
-# | **samples**: pairs looked at | a quarter of the steps | who pays for arithmetic: the bill is the same |
-# | **steps**: updates of the weights | 4 times the samples | who has more GPUs: the waiting time is the same |
+# | **samples**: pairs looked at | a quarter of the steps | someone who pays for arithmetic: the bill is the same |
+# | **steps**: updates of the weights | 4 times the samples | someone who has more GPUs: the wait is the same |
 #
-# We do both, ask as well where each size ends if it may train for as long as that helps, and then turn the first of the
-# three alone.
+# We make both comparisons. Then we let each size train for as long as that helps, and ask where it ends. Last, we
+# change the first of the three, the negatives, alone.
 
 # %% [markdown]
 # ## The smallest CLIP
 #
-# The comparison needs dozens of trainings, so one training may take only seconds. The task is that of lesson 08:
-# learn from emoji and their names, then find the right one of all captions for each of the *unseen* pictures, nearly
-# all of them another skin tone of a drawing that it knows. The pictures shrink to 12 × 12 pixels. A tenth of the
-# training pictures is put aside as a **validation set**: by it we choose learning rates, and by nothing else. From
-# both test sets `without_twins` removes the few pictures that the training has a second time, under another name:
+# The comparison needs dozens of trainings, so one training may take only seconds. The task is that of lesson 08: learn
+# from emoji and their names, then find the right one of all captions for each of the *unseen* pictures, nearly all of
+# them another skin tone of a drawing that it knows. The pictures shrink to 12 × 12 pixels. A tenth of the training
+# pictures is put aside as a **validation set**: we choose the learning rates by it, and by nothing else. It is harder
+# than the unseen pictures: about half of its drawings are known in no other tone, and many of its captions have a word
+# that no training caption has. From both sets `without_twins` removes the few pictures that the training has a second
+# time, under another name:
 
 # %%
 everything, unseen = load_emoji(Preprocess(24), artists=[OPENMOJI])
@@ -91,9 +93,10 @@ train_data, aside_data, unseen_data = tensors(train), tensors(aside), tensors(un
 print(f"{len(train)} pairs to train on, {len(aside)} aside, {len(unseen)} unseen: chance is {100 / len(unseen):.2f} %")
 
 # %% [markdown]
-# The towers are the simplest that can work. Pictures: two layers on the 432 numbers of a picture. Texts: the *mean*
-# of the vectors of the tokens (PyTorch calls this `EmbeddingBag`), then two layers. No attention, no order of words.
-# The rest is as ever: two features, their cosines, a learned temperature, the loss of lesson 02.
+# The towers are the simplest that can work. Pictures: two layers on the 432 numbers of a picture. Texts: the *mean* of
+# the vectors of the tokens (PyTorch calls this `EmbeddingBag`), then two layers. No attention, no order of words. The
+# rest is as before: two features, their cosines, a learned temperature, the loss of lesson 02. To measure a model,
+# `ranks` counts for each picture the wrong captions that are at least as near as its own; top-1 asks for none.
 
 
 # %%
@@ -126,8 +129,8 @@ def top1(model, pairs):
 # texts of its own group only (and each text among its pictures). The step still averages over the whole batch; only
 # the number of negatives is smaller.
 #
-# **Exercise.** Write that loss. All groups count the same, and both directions, as in lesson 02. With one group it is
-# `minclip.clip_loss`.
+# **Exercise.** Write that loss. All groups count the same, and so do both directions, as in lesson 02. With one group,
+# it is `minclip.clip_loss`.
 
 
 # %%
@@ -186,9 +189,10 @@ def fit(model, batch, steps, lr, seed, group=None):
 # ## The plan
 #
 # Four batch sizes and four lengths, each four times the one before. So one grid holds both comparisons: the cells of a
-# *column* below have seen equal samples, and the cells of a *diagonal*, from the left up to the right, have made equal
-# steps. Every cell is a training of its own, with a schedule that ends there. (A longer training, looked at on the way,
-# would still have a high learning rate.) One cell stays empty: it would take about three times as long as the next.
+# *column* below have seen equal samples, and the cells of a *diagonal*, from the upper left to the lower right, have
+# made equal steps. Every cell is a training of its own, with a schedule that ends there. (A longer training, looked at
+# on the way, would still have a high learning rate.) One cell stays empty: it would take about three times as long as
+# any other.
 
 # %%
 SIZES = check.pick((16, 64, 256, 1024), (16, 64))
@@ -203,10 +207,10 @@ for size in SIZES:
 # ## The learning rate, or how to cheat without noticing
 #
 # Fix one learning rate for all, and you compare batch sizes *at a learning rate that suits one of them*. So every cell
-# gets its own. The rule: start at 0.01, and go up or down a ladder in steps of about three for as long as that is
-# better on the validation set. The unseen pictures are not looked at. Then the rate is fixed, and two more trainings
-# follow with other seeds (other initial weights, another order of the pairs). Three are few, but they show how far
-# luck reaches.
+# gets its own. The rule: start at 0.01, and go up or down a ladder, by a factor of about three each time, for as long
+# as that is better on the validation set. The unseen pictures are not looked at. Then the rate is fixed, and two more
+# trainings follow with other seeds (other initial weights, another order of the pairs). Three are few, but they give an
+# idea of how much is luck.
 
 # %%
 LADDER = check.pick((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-2,))
@@ -275,13 +279,13 @@ right.set(xscale="log", xlabel="steps (equal steps)")
 legend = left.legend(loc="lower right")
 
 # %% [markdown]
-# *Each point: the mean of three trainings; the band: the lowest and the highest. The same points stand in both halves,
-# on the left over the samples that they cost, on the right over the steps.*
+# *Each point: the mean of three trainings; the band: the lowest and the highest. Both halves show the same points, on
+# the left over the samples that they cost, on the right over the steps.*
 #
 # ## First comparison: equal samples
 #
 # When do we call a difference clear? Here: when every training of the one batch size is better than every training of
-# the other. If there were no difference, luck alone would do that once in ten times, one way or the other.
+# the other. If there were no difference, luck alone would do that one time in ten, in one direction or the other.
 
 # %%
 print(f"by luck: {2 / math.comb(2 * len(SEEDS), len(SEEDS)):.0%} of the comparisons\n")
@@ -314,13 +318,13 @@ for epochs, guess in EXPECT.items():
 
 # %% [markdown]
 # **The curves cross.** After 4 epochs the batch of 64 is first, and the batch of 1024 has hardly begun: it has made a
-# dozen steps. With every fourfold of the training the lead moves to a bigger batch, and after 256 epochs those that
-# were last are ahead, 256 and 1024, too near to each other to tell them apart. So an experiment that stops after 4
-# epochs teaches the opposite of one that goes on to 256.
+# dozen steps. The longer the training, the bigger the batch that leads: 256 has the highest mean after 16 and after 64
+# epochs, and after 256 epochs the two that were last are ahead, 256 and 1024, too near to each other to tell them
+# apart. So an experiment that stops after 4 epochs teaches the opposite of one that goes on to 256.
 #
 # ## Second comparison: equal steps
 #
-# Who waits for steps and has GPUs enough looks at the diagonals: a batch four times as big, with four times the
+# If you have enough GPUs and only wait for steps, look at the diagonals: a batch four times as big, with four times the
 # epochs.
 
 # %%
@@ -330,14 +334,14 @@ for size, epochs in sorted(PLAN):
 table("equal steps", {f"{steps:,} steps": cells for steps, cells in by_steps.items() if len(cells) > 1})
 
 # %% [markdown]
-# (The numbers of steps are rounded to tens.) At equal steps the bigger batch is clearly ahead on every line. It has
-# also looked at four times as many pairs. And along a line each fourfold buys less than the one before.
+# (The numbers of steps are rounded to tens.) At equal steps the bigger batch is clearly ahead, for every number of
+# steps. It has also looked at four times as many pairs. And at the same number of steps, each further factor of four in
+# the batch buys less than the one before.
 #
 # ## Third comparison: until it stops improving
 #
-# Both comparisons stop everyone at the same line. The third lets each batch size train for as long as that helps, and
-# asks where it ends. Whether it still helps, the validation set says: by how much did the last fourfold of epochs
-# raise it?
+# Both comparisons stop before the end. The third lets each batch size train for as long as that helps, and asks where
+# it ends. The validation set says whether it still helps: how many points did the last fourfold of epochs bring?
 
 # %%
 best_of = {}
@@ -353,18 +357,18 @@ print()
 table("each at its best length", {"best": best_of})
 
 # %% [markdown]
-# **None of the four has stopped improving**, so this comparison is not finished: where each size *ends* we do not know.
-# What the longest trainings say is this: 256 and 1024 cannot be told apart, and 64 is clearly behind both. The batch
-# of 16 had only 64 epochs; compare it with the others after 64, where it is clearly the last. Whether small batches
-# would catch up in still longer trainings was not tried.
+# **None of the four has stopped improving**, so this comparison is not finished: we do not know where each size *ends*.
+# What the longest trainings say is this: 256 and 1024 cannot be told apart, and 64 is clearly behind both. The batch of
+# 16 had only 64 epochs; compare it with the others after 64, where it is clearly last. Whether small batches would
+# catch up in still longer trainings was not tried.
 #
 # ## Only the negatives
 #
 # Steps and samples cannot both be kept equal while B changes. With your `grouped_loss` there is a fourth experiment,
-# and it asks what the argument for big batches is really about: *does it help to be told apart from more at once?*
-# The batch stays, and the number of steps; only who competes is changed. Same pairs, same number of updates; only the
-# number of negatives differs (and with it the gradient, and the temperature that is learned). A group of four has
-# three negatives; the triplet of lesson 01 had one.
+# and it asks what the argument for big batches is really about: *does it help a picture to be told apart from more
+# texts at once?* The batch and the number of steps stay the same, and so do the pairs; only the number of negatives
+# differs (and with it the gradient, and the temperature that is learned). A group of four has three negatives; the
+# triplet of lesson 01 had one.
 
 # %%
 MIDDLE, LONG = check.pick((256, 64), (64, 4))
@@ -387,12 +391,13 @@ for few, many in itertools.pairwise(groups):
     print(f"{few:3} → {many:3} competitors: {means[0]:.1f} → {means[1]:.1f} %, {sure} different")
 
 # %% [markdown]
-# Each fourfold of the competitors made a clear difference: they taught more, from the same pairs in the same steps. So
-# the argument for big batches has a true core, and each fourfold bought less than the one before. Nothing broke where
-# there were only four.
+# Four times as many competitors made a clear difference each time: more was learned from the same pairs in the same
+# number of steps. So the argument for big batches has a true core, though each fourfold bought less than the one
+# before. Nothing broke where there were only four.
 #
-# One more comparison can be read off now: sixteen competitors, once as a batch of 16 with its many small steps, once
-# as groups of 16 in big steps. Equal samples, equal negatives, and only the number (and noise) of the steps differs.
+# One more comparison can be read off now: sixteen competitors, once as a batch of 16 with its many small steps, once as
+# groups of 16 in big steps. The samples are equal, and so are the negatives; only the number of the steps differs, and
+# how noisy each is.
 
 # %%
 for name, trainings in (
@@ -409,12 +414,12 @@ for name, trainings in (
 # ## "Does not even converge"
 #
 # The article does not say that 4096 is the border; it says that without a *fairly large* batch CLIP does not converge,
-# whatever the time. Every batch here is below 4096, so take the smallest one. To be able to lose, we say beforehand
-# what counts: **it learned** if the loss on its batches falls below half of ln B, the loss of an untrained model, *and*
-# it finds more than ten times as many unseen pictures as chance. One training that learns is enough against a claim
-# about all of them. And because you may object that these towers are toys, the last line is a real `minclip.CLIP`, with
-# a Transformer in each tower, on the same pictures with the same small batch: once, for three epochs, at a learning
-# rate that was not tuned.
+# whatever the time. Every batch here is below 4096, so take the smallest one. We say beforehand what would count, so
+# that we can also be wrong: **it learned** if the loss on its batches falls below half of ln B, the loss of an
+# untrained model, *and* it finds more than ten times as many unseen pictures as chance. One training that learns is
+# enough against a claim about all of them. And because you may object that these towers are toys, the last line is a
+# real `minclip.CLIP`, with a Transformer in each tower, on the same pictures with the same small batch: once, for three
+# epochs, at a learning rate that was not tuned.
 
 # %%
 smallest, chance = min(SIZES), 100 / len(unseen)
@@ -470,8 +475,8 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #   be told apart.
 # - *"The usual value is 4096 or more."* Not tested: there are not so many pairs here.
 # - *"Without a fairly large batch CLIP does not even converge, however long it is trained."* Here it does. With a batch
-#   of 16 the loss falls to nearly nothing, and the model finds hundreds of times as many unseen pictures as chance. It
-#   ends lower than with a bigger batch, which is another claim.
+#   of 16 the loss falls to nearly nothing, and the model finds hundreds of times as many unseen pictures as chance. Its
+#   top-1 is lower than with a bigger batch, but that is a different claim.
 # - *"Because a batch does not have a wide enough field of comparison"* is the reason that the article goes on to give.
 #   It has a true core: more competitors alone, at equal samples and equal steps, made a clear difference.
 #
@@ -490,9 +495,8 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #   Warm-up, weight decay and the optimizer's averages were not tuned for each size at all.
 # - **Three seeds are few.** They vary the start and the order of the pairs, not the choice of the test pictures; all
 #   the runs share those.
-# - **It counts samples and steps, not minutes.** On a GPU a batch of 16 leaves most of the machine idle, so in
-#   minutes a bigger batch looks better than at equal samples. That is an honest reason for big batches on big
-#   machines.
+# - **It counts samples and steps, not minutes.** On a GPU a batch of 16 leaves most of the machine idle, so counted in
+#   minutes a bigger batch does better than at equal samples. That is a good reason for big batches on big machines.
 #
 # ## What you take away
 #
@@ -501,16 +505,16 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 # - "Does a bigger batch help?" is not a question until you say what is kept equal: equal samples and equal steps give
 #   different answers.
 # - The number of negatives is only one of the things that a bigger batch brings. It can be varied alone, and it counts.
-# - A claim that *nothing* below some size can learn falls with one training that does. How well it learns is another
+# - A claim that *nothing* below some size can learn is refuted by one training that does. How well it learns is another
 #   question.
-# - Tune the learning rate for each size on a validation set; repeat with other seeds; look whether the curves have
+# - Tune the learning rate for each size on a validation set; repeat with other seeds; check that the curves have
 #   stopped rising before you compare where they end.
-# - To have a big batch in a small memory is a question of its own: lesson 14 has the exact gradient in parts, and
-#   lesson 15 the loss without its matrix.
+# - How to fit a big batch into a small memory is a question of its own: lesson 14 computes the exact gradient in parts,
+#   and lesson 15 the loss without its matrix.
 #
 # ## The plain answer
 #
-# No. At this scale a batch of 16 learns, too; a bigger batch ends higher, if the training is long enough for its fewer
+# No. At this scale even a batch of 16 learns; a bigger batch ends higher, if the training is long enough for its fewer
 # steps.
 #
 # **Harder, without a solution.**

@@ -42,9 +42,10 @@ print(f"{len(unseen)} pictures that were never trained on, and their captions; l
 # %% [markdown] id="three-numbers"
 # ## The three numbers
 #
-# OpenAI's models multiply cosines by 100 before the softmax (the scale is clipped at 100, section 2.5 of
-# [Radford et al. 2021](https://arxiv.org/abs/2103.00020); the released models stand at it). So a difference $d$
-# between two cosines becomes a factor of $e^{100 d}$ between two shares:
+# OpenAI's models multiply cosines by 100 before the softmax (the scale is clipped at 100, section 2.5 of [Radford et
+# al. 2021](https://arxiv.org/abs/2103.00020); the released models stand at it). So a difference $d$ between two cosines
+# becomes a factor of $e^{100 d}$ between two **shares**, as we call what the softmax returns: they are positive and add
+# up to 1:
 
 # %%
 asked = torch.tensor([0.25, 0.22, 0.19])
@@ -53,9 +54,9 @@ for label, c, share in zip(("vehicle", "motor", "computer"), asked, (100 * asked
 
 # %% [markdown] id="how-far-ahead"
 # So 0.25 was a clear answer, because it was 0.03 *ahead*. How far ahead must a right text be in training, where it
-# competes with a whole batch? Take the paper's batch of 32,768 pairs, let all wrong texts have the same cosine, and
-# ask for a share of one half for the right one. Guess before you compute: with a scale of 100, how many hundredths or
-# tenths must lie between them? Write your guess for None.
+# competes with a whole batch? Take the paper's batch of 32,768 pairs, let all wrong texts have the same cosine, and ask
+# for a share of one half for the right one. Guess before you compute: with a scale of 100, by how much must its cosine
+# be larger? Write your guess, a difference of two cosines, in place of None.
 
 # %%
 check.predict("lead that gives a share of one half among 32,768", None)
@@ -100,8 +101,8 @@ legend = axes.legend(loc="upper left")
 
 # %% [markdown] id="two-levels"
 # So ours is like theirs: the right pairs stand at about a third, and 0.25 is a clear answer, which few wrong pairs
-# reach. And it *works*: a right pair does not have to be near 1, it has to be to the right of the grey heap. But why
-# just there? Here is an experiment that you can check by hand.
+# reach. And it *works*: a right pair does not have to be near 1, it has to be to the right of the grey heap. But what
+# decides where it stands? Here is an experiment that you can check by hand.
 #
 # ## The loss cannot see the level
 #
@@ -113,7 +114,8 @@ legend = axes.legend(loc="upper left")
 #
 # All cosines are squeezed and moved down *alike*. Their order stays. With a scale that is $1 + a^2$ times as large,
 # every logit is moved by the same amount, and a softmax does not notice that: it divides by the sum, and a common
-# factor falls out. (With $+a$ in place of $-a$ everything moves up, and $+a^2$ stands in the numerator.)
+# factor of the exponentials cancels. (With $+a$ in place of $-a$ everything moves up, and $+a^2$ stands in the
+# numerator.)
 #
 # Choose $a$ so that the right pairs land where you want them:
 
@@ -144,24 +146,26 @@ for name, level in LEVELS.items():
 
 # %% [markdown] id="level-is-free"
 # Same answers, same loss, and right pairs at a level that we chose. Only the scale has a limit, its clamp at 100, and
-# what that allows is not what one would expect: right pairs at *zero* are possible. Right pairs at 0.9 are not, since
-# there the wrong ones come along and all differences become tiny. Training has no reason to bring right pairs to 1.
+# what that allows may surprise you: right pairs at *zero* are possible. Right pairs at 0.9 are not (in this way), since
+# the wrong ones come along, all differences become tiny, and the scale would have to be far above 100. Training has no
+# reason to bring right pairs to 1.
+#
 # The Chinese introduction to CLIP from which this project started says of the matrix of cosines
 #
 # > 只要使对角线的位置尽可能的接近1,而其他位置尽可能接近0,这就达到了我们优化的目的
 #
 # In English: *as soon as the places on the diagonal are as near as possible to 1, and the other places as near as
 # possible to 0, the aim of our optimisation is reached.* A model that does so has a low loss, yes. But the loss asks
-# for less: that the right one is *ahead*. The row "further" has the same loss as the
-# trained model, with its diagonal at 0.
+# for less: that the right one is *ahead*. The row "further" has the same loss as the trained model, with its diagonal
+# at 0.
 #
 # ## The gap between the towers
 #
-# Such a push is not only a thought. In trained models pictures do lie in one region and texts in another: the
+# Such a push also happens without us. In trained models pictures do lie in one region and texts in another: the
 # **modality gap** ([Liang et al. 2022](https://arxiv.org/abs/2203.02053)). They trace it to the start: an untrained
-# network sends everything into a narrow cone, each tower into its own, and the loss does not have to close the gap.
-# Is it so in ours? The figure draws all features in the plane of the two directions along which they vary most
-# (principal components).
+# network sends everything into a narrow cone, each tower into its own, and the loss does not have to close the gap. Is
+# it so in ours? The figure draws all features in the plane of the two directions along which they vary most (principal
+# components).
 
 # %%
 torch.manual_seed(0)
@@ -188,15 +192,16 @@ legend = both[0].legend(loc="upper left")
 
 # %% [markdown] id="gap-left"
 # Before training there is a wide gap, as the paper says. The pictures lie in a very narrow cone, the texts in a much
-# wider one. Training has narrowed the gap and not closed it: two pictures are still more alike than two texts. *Why*
-# it keeps a gap, and whether another training would close it, this lesson does not test.
+# wider one. Training has narrowed the gap but not closed it: the centres are about half as far apart as before, and two
+# pictures, or two texts, are still more alike than one of each. This lesson does not test *why* a gap is left, or
+# whether another training would close it.
 #
 # ## The level moves with the words
 #
 # A class is a text, and its wording matters. The paper wraps ImageNet's labels into **prompts**, such as "A photo of a
 # {label}.", which gives 1.3 points; and it averages the features of 80 prompts for each class, which gives 3.5 more
-# (section 3.1.4). Such an average is called a **prompt ensemble**. It also says what a class feature *is*: a
-# direction, in which no single wording stands.
+# (section 3.1.4). Such an average is called a **prompt ensemble**. It also shows what the feature of a class *is*: a
+# direction, and not the feature of one particular wording.
 #
 # **Exercise 1.** Make one feature for each label out of the features of its prompts. Every prompt should count the
 # same, however long its feature is (its length means nothing: the cosine divides it out), and the result should have
@@ -215,8 +220,8 @@ prompt_ensemble = check.prompt_ensemble(prompt_ensemble)
 # %% [markdown] id="which-prompt"
 # Stuck? `check.hint("prompt_ensemble")`, more than once.
 #
-# Does it help our model? Each of six wordings alone, then all six together. For each the top-1 and the mean cosine of
-# the right pairs. **Guess first:** does the ensemble beat the best of its six members?
+# Does it help our model? We try each of six wordings alone, then all six together, and print the top-1 and the mean
+# cosine of the right pairs. **Guess first:** does the ensemble beat the best of its six members?
 
 # %%
 check.predict("the ensemble against its best member", None, options=("better", "equal", "worse"))
@@ -255,20 +260,20 @@ print(f"by {lead:+.1f} points; against the average of the six, {rows['all six'][
 # decided between *vehicle* and *motor*. So a cosine with "a photo of a dog." must not be compared with a cosine with
 # "cat": within one comparison all classes need the same wording.
 #
-# Now the left one. The ensemble does not do here what it did for the paper: it beats the average of its members, and
-# that is all. In this model's training many captions stood behind "a" or "the" or before "emoji". A photo was never
-# mentioned, and the two wordings that the training did not have are the bad ones. So a prompt helps when it makes a
-# label look like the texts of the training. OpenAI's were sentences from the web, and ImageNet's labels are single,
-# often ambiguous words.
+# Now the left one. The ensemble does not do here what it did for the paper: it beats the average of its members, but
+# not the best of them. In this model's training many captions had "a" or "the" before them, or "emoji" behind. The two
+# wordings that the training did not have, the photo and the exclamation mark, are the bad ones. That fits the usual
+# explanation: a prompt should make a label look like the texts of the training. OpenAI's were sentences from the web,
+# whereas ImageNet's labels are single, often ambiguous words.
 #
 # ## What can be measured, then? The order
 #
 # A search sorts. *Recall@k* is the share of queries that have **a** right answer among their k nearest candidates. A
-# push that moves all cosines alike cannot change it. For pictures with several captions it is counted so, too: one of
-# them is enough ([Karpathy & Fei-Fei 2015](https://arxiv.org/abs/1412.2306) report it in this way, with five captions
-# for each picture).
+# push that moves all cosines alike cannot change it. If a picture has several captions, finding one of them is enough
+# ([Karpathy & Fei-Fei 2015](https://arxiv.org/abs/1412.2306) report it in this way, with five captions for each
+# picture).
 #
-# **Exercise 2.** Write it. The check compares with counting one by one.
+# **Exercise 2.** Write it. Row *q* of both matrices belongs to query *q*. The check counts query by query.
 
 
 # %%
@@ -331,9 +336,8 @@ axes.minorticks_off()
 legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, title="thin: guessing")
 
 # %% [markdown] id="the-end"
-# A right caption is nearly always among the first few. Single words do worse, although they have more right answers
-# and guessing alone brings them further: always read a recall beside its chance. Why words do worse, this lesson does
-# not test.
+# A right caption is nearly always among the first few. Single words do worse, although they have more right answers, so
+# that even guessing finds more: always read a recall beside its chance. This lesson does not test why words do worse.
 #
 # ## The answer
 #
@@ -353,8 +357,8 @@ legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, tit
 #    normalise again. The gap is closed. What happens to the two histograms, and to recall@1? (Take the means from
 #    training pairs.)
 # 2. Which weights for the six prompts give the best recall on *training* pictures, and do they help on the unseen?
-# 3. Karpathy and Fei-Fei's recall asks for one right answer. For a query with 20 right pictures that is little. Write
+# 3. Karpathy and Fei-Fei's recall asks for one right answer. For a query with 20 right pictures that is little. Compute
 #    the mean average precision, and compare the four curves by it.
 #
-# Stuck? `from solutions.lesson_10 import prompt_ensemble`, or read
+# Stuck? `check.hint("recall_at")`, `from solutions.lesson_10 import prompt_ensemble, recall_at`, or read
 # [solutions/lesson_10.py](solutions/lesson_10.py).

@@ -77,9 +77,9 @@ print(f"the others that went to an animal did so with a share of {100 * first_sh
 
 # %% [markdown] id="a-word"
 # For the model "other" is a word. Its feature lies somewhere, and it wins where *its* cosine happens to be the largest.
-# Nothing in the training said that it means "none of the texts beside me". Another word draws another lot, and the
-# wrong answers do not look doubtful: a softmax divides the level away, so that shares say who is ahead, not by what
-# right (lesson 10).
+# Nothing in the training said that it means "none of the texts beside me". Each word gets another part of the pictures,
+# and the wrong answers do not look doubtful: a softmax divides the level away, so that the shares say which text is
+# ahead, not whether any text fits (lesson 10).
 #
 # ## One picture, twenty texts, and a threshold
 #
@@ -116,12 +116,13 @@ for axes, picture in zip(both, (insider, outsider), strict=True):
     inset.axis("off")
 
 # %% [markdown] id="two-ways"
-# *The dashed line is a threshold: what does not reach it, is refused.*
+# *The dashed line is one possible threshold, 0.25: a picture none of whose cosines reaches it is refused.*
 #
 # A threshold on the largest cosine is what OpenAI's [answer in #44](https://github.com/openai/CLIP/issues/44) proposes
 # first. It proposes a second way: add many other words as classes, "and see if enough probability mass moves away". Let
-# us measure both. Draw twenty captions as the class set. The twenty pictures that belong to them are **insiders**, all
-# others **outsiders**. Each of four rules gives a number that should be larger for insiders:
+# us measure both, and compare them with the bare shares and with the word "other". Draw twenty captions as the class
+# set. The twenty pictures that belong to them are **insiders**, all others **outsiders**. Each of four rules gives a
+# number that should be larger for insiders:
 #
 # - the **largest share** among the twenty classes;
 # - **"other"**: the share that an added class "other" does *not* get;
@@ -166,11 +167,11 @@ for rule, values in areas.items():
     print(f"{rule:18} {100 * sum(values) / DRAWS:.1f} %")
 
 # %% [markdown] id="cosine-wins"
-# "other" is the weakest of the four. The largest cosine does better than the largest share, although lesson 10
-# found that the loss cannot see the level of the whole matrix. It does see the level of one picture *compared with
-# other pictures*: the loss asks every caption, too, for its picture among all the pictures of the batch. A softmax over
-# thousands of rivals does as well, since among them there is probably one near to any outsider; but it needs a good
-# list of others, where the cosine needs one number.
+# "other" is the weakest of the four. The largest cosine does better than the largest share, although lesson 10 found
+# that the loss cannot see the level of the whole matrix. It does see the level of one picture *compared with other
+# pictures*: the loss also asks every caption for its picture among all the pictures of the batch. A softmax over
+# thousands of rivals does equally well, probably because one of them is near to almost any outsider; but it needs a
+# good list of others, where the cosine needs one number.
 #
 # ## Which number?
 #
@@ -195,9 +196,9 @@ rejection_threshold = check.rejection_threshold(rejection_threshold)
 # %% [markdown] id="never-on-the-test"
 # Stuck? `check.hint("rejection_threshold")`, more than once.
 #
-# Half of the unseen pictures, with their captions, become the validation set, the other half the test set. Each draws
-# its own twenty classes. And because few people have hundreds of validation pictures, the same with *five* insiders and
-# five outsiders. What happens if somebody is tempted to choose on the test pictures themselves?
+# Half of the unseen pictures, with their captions, become the validation set, the other half the test set. From each,
+# twenty classes are drawn. And because few people have hundreds of validation pictures, we do the same with *five*
+# insiders and five outsiders. What happens if you give in to temptation and choose on the test pictures themselves?
 
 # %%
 halves = order[: len(order) // 2], order[len(order) // 2 :]
@@ -235,9 +236,10 @@ for few in (None, 5):
 print(f"the mean threshold from all validation pictures: {chosen:.2f}")
 
 # %% [markdown] id="optimism"
-# Read the lines in pairs. Chosen on the test pictures the figure is always higher, and it is not true: the same
-# threshold does worse on the next pictures. With hundreds of pictures the difference is small; with ten it is several
-# points, though the model and the task are the same. The honest figure is the lower one.
+# Read the lines in pairs, by their mean. Chosen on the test pictures it is higher, and it promises too much: the first
+# line of each pair shows what a threshold does on pictures that it was not chosen on. With about two hundred pictures
+# the difference is small; with ten it is several points, though the model and the task are the same. The honest figure
+# is the lower one.
 #
 # A threshold also belongs to the *pictures* that it was chosen on. Take it to the other artist: twenty of the sixty
 # names as the class set, all sixty pictures.
@@ -256,24 +258,24 @@ print(f"on Noto's drawings the threshold {chosen:.2f} keeps {kept:.0f} % and ref
 print(f"the largest cosine still ranks an insider above an outsider in {its_area:.0f} % of the cases")
 
 # %% [markdown] id="moved"
-# The outsiders are refused, and so are most of the insiders: another hand's drawings stand lower, right pairs
-# included. Another threshold would mend a part of that. The rest it cannot mend, because the *order* has suffered, too
-# (lesson 12 asks why). minclip's own `--reject` takes its threshold from drawings of an artist who was left out of the
+# The outsiders are refused, and so are most of the insiders: another hand's drawings stand lower, right pairs included.
+# Another threshold would mend a part of that. It cannot mend the rest, because the *order* has suffered as well (lesson
+# 12 is about this). minclip's own `--reject` takes its threshold from drawings of an artist who was left out of the
 # training ([model card](../minclip/weights/MODEL_CARD.md)).
 #
 # ## A loss that asks yes or no
 #
-# The softmax asks "which of these?", and so has no word for "none". **SigLIP** ([Zhai et al.
+# The softmax asks "which of these?", and has no way to answer "none". **SigLIP** ([Zhai et al.
 # 2023](https://arxiv.org/abs/2303.15343)) asks another question: of each of the N² pairs of a batch, "do these two
-# belong together?" A sigmoid, $\sigma(z) = 1 / (1 + e^{-z})$, makes a probability out of a logit $z_{ij} = s
-# \cos_{ij} + b$, with a scale $s$ and a bias $b$ that are learned:
+# belong together?" A sigmoid, $\sigma(z) = 1 / (1 + e^{-z})$, makes a probability out of a logit
+# $z_{ij} = s \cos_{ij} + b$, with a scale $s$ and a bias $b$ that are learned:
 #
 # $$L = -\frac{1}{N} \sum_{i} \sum_{j} \log \sigma(\pm z_{ij}), \qquad + \text{ on the diagonal, } - \text{ elsewhere}$$
 #
 # Texts no longer compete. If no text fits, all answers can be no. And here the loss *does* see the level: move all
 # cosines, and every answer changes.
 #
-# **Exercise 2.** Write it. (Mind what the logarithm does with the sigmoid of a very negative number.)
+# **Exercise 2.** Write it. (Mind what the logarithm does to the sigmoid of a very negative number.)
 
 
 # %%
@@ -292,7 +294,7 @@ sigmoid_loss = check.sigmoid_loss(sigmoid_loss)
 # the probability $\sigma(b)$ to everything. In [open_clip #650](https://github.com/mlfoundations/open_clip/issues/650)
 # somebody asks whether $b$ should not start where this costs least: at the share of right pairs, $p = 1/N$, that is
 # $b = \ln \frac{p}{1 - p} = -\ln(N - 1)$. "`init_logit_bias=-10` would be the ideal value for batch size 22027." Let
-# your loss say what it thinks of that, with features that have nothing to do with each other:
+# your loss judge that, with random features. Which bias will be the cheapest for N = 128?
 
 # %%
 BATCH = 128
@@ -309,15 +311,15 @@ check.reveal("cheapest bias for a batch of 128", cheapest, within=0.5)
 print(f"−ln(N − 1) is {-math.log(BATCH - 1):.2f} for N = {BATCH}, and {-math.log(22026):.2f} for N = 22,027")
 
 # %% [markdown] id="bias-found"
-# With a bias of 0 the loss starts very high, since the model says yes to half of all pairs, and the first steps
-# would go into unsaying it. −10 is a good start for batches of some ten thousand, and for 128 it is too low, but much
-# less bad than 0: an error on that side is cheap.
+# With a bias of 0 the loss starts very high, since the model gives every pair a probability of one half, and the first
+# steps would go into taking that back. −10 is a good start for batches of some twenty thousand. For 128 it is too low,
+# but much less bad than 0: an error on that side is cheap.
 #
 # ## Side by side
 #
 # Two small models now, alike in everything but the loss: the same random towers, the same batches of OpenMoji's
-# drawings in the same order. The softmax model gets its threshold from the validation pictures. The sigmoid model gets
-# none: it accepts what it says yes to, with a probability of one half or more.
+# drawings in the same order. The softmax model needs a threshold from validation pictures. The sigmoid model can do
+# without: it accepts what it says yes to, with a probability of one half or more.
 
 # %%
 small_train, small_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -388,11 +390,11 @@ for name, (kept, refused, bare_kept, bare_refused, its_area) in small_results.it
 check.reveal("refuses more outsiders without a threshold", max(small_results, key=lambda name: small_results[name][3]))
 
 # %% [markdown] id="what-yes-means"
-# Without a threshold the sigmoid model refuses nearly every outsider, where the softmax model with "other" lets most of
-# them in. That is a real difference. But it also refuses most of the *insiders*. Why so shy? It learned from batches in
-# which one pair of 128 is right, and there a yes has to overcome odds of 127 to 1. Is its yes worth its price, then?
-# Ask it about all pairs of test pictures and captions, 128 by 128 as in the training, and sort the pairs by the
-# probability that it gives them:
+# Without a threshold the sigmoid model refuses nearly every outsider, where the softmax model with "other" lets nearly
+# all of them in. But it also refuses most of the *insiders*. Why so shy? It learned from batches in which one pair of
+# 128 is right, and there a yes has to overcome odds of 127 to 1. Can its probabilities be trusted, then? Ask it about
+# all pairs of test pictures and captions, 128 by 128 as in the training, and sort the pairs by the probability that it
+# gives them:
 
 # %%
 chosen_ones = torch.randperm(len(small_unseen), generator=generator)[:BATCH]
@@ -411,14 +413,15 @@ for low, high in itertools.pairwise(EDGES):
 
 # %% [markdown] id="honest-probabilities"
 # The last two columns rise together: of the pairs to which it gives a low probability, few are right, and of those to
-# which it gives a high one, many. So its numbers mean something, for a world in which one pair of 128 is right. Where
-# right pairs are more frequent, as among our twenty labels, its yes comes too late, and a threshold chosen on
-# validation pictures mends that. As in [open_clip #716](https://github.com/mlfoundations/open_clip/issues/716), where
-# somebody finds 0.22 for the right text "too low": it is not, beside the others.
+# which it gives a high one, many (the last row has few pairs). So its numbers mean something, for a world in which one
+# pair of 128 is right. Where right pairs are more frequent, as among our twenty labels, it says yes too rarely, and a
+# threshold chosen on validation pictures mends that. In
+# [open_clip #716](https://github.com/mlfoundations/open_clip/issues/716) somebody finds 0.22 for the right text "too
+# low"; compared with the other texts' numbers it is not.
 #
-# And which model *ranks* better, insiders above outsiders? By the areas above, in this short training the softmax.
-# Neither of the two has stopped improving, so this says nothing about their ends; the paper's models trained for
-# billions of pairs.
+# And which model *ranks* better, insiders above outsiders? By the areas above, in this short training, the softmax.
+# Both were trained for a few hundred steps only, so this says nothing about where they would end; the paper's models
+# saw billions of pairs.
 
 # %% jupyter={"source_hidden": true}
 figure, both = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
@@ -438,7 +441,7 @@ both[0].set_ylabel("density")
 legend = both[0].legend(loc="upper left")
 
 # %% [markdown] id="the-end"
-# *The sigmoid's own border, where its probability is one half, beside a softmax that has none.*
+# *Dashed: the sigmoid's own border, where its probability is one half. The softmax has none.*
 #
 # ## The answer
 #
@@ -453,8 +456,8 @@ legend = both[0].legend(loc="upper left")
 # - *"Any class set"* and *"will naturally give a score"*: yes. Any texts can be compared with any picture, without
 #   training, and the scores are there.
 # - *"Other"* in that set: it gets its score as a word, and we found it the weakest of four rules. Of the fifty pictures
-#   that were none of the three animals it got only a part (the first table of this lesson), and the rest went to an
-#   animal with a large share.
+#   that were none of the three animals it got fewer than half (the first table of this lesson), and the rest went to an
+#   animal, with a large share.
 #
 # (We tested a small model of drawings, not OpenAI's. That a softmax always shares out 100 %, whatever is in the
 # picture, holds for both.)
@@ -469,12 +472,12 @@ legend = both[0].legend(loc="upper left")
 #
 # ## Harder
 #
-# 1. Multiply the sigmoid's odds by what the prior of twenty labels suggests (Bayes), in place of a threshold from
+# 1. Multiply the sigmoid's odds by what the prior of twenty labels suggests (Bayes), instead of taking a threshold from
 #    validation pictures. How near does it come?
 # 2. One threshold for all classes is crude: a common caption stands higher than a rare one. Subtract from each cosine
 #    the mean of its caption over the *training* pictures. Does the area grow?
 # 3. Train the softmax model with a twenty-first kind of text, "none of these", for pictures of a group that is left out
 #    of the rest. Does it learn what the words mean, and for which outsiders?
 #
-# Stuck? `from solutions.lesson_11 import rejection_threshold`, or read
+# Stuck? `check.hint("sigmoid_loss")`, `from solutions.lesson_11 import rejection_threshold, sigmoid_loss`, or read
 # [solutions/lesson_11.py](solutions/lesson_11.py).

@@ -2,18 +2,19 @@
 # # 12 · Another hand
 #
 # **The question.** Does it know a cat, or this artist's cat? A model that names nine of ten pictures of its test set
-# has been tested on pictures by the hands that it learned from. Then somebody else draws.
+# has been tested on pictures by the hands that it learned from. (A *hand*, in this lesson, is an artist with a style of
+# their own.) Then somebody else draws.
 #
 # CLIP's authors put this question at the centre of their section 3.3 ([Radford et al.
 # 2021](https://arxiv.org/abs/2103.00020), "Robustness to Natural Distribution Shift"): networks trained on ImageNet
-# lose much on other collections of the same objects, and zero-shot CLIP loses less. Their figure 13 is the model for
-# the one below: accuracy at home on one axis, accuracy elsewhere on the other.
+# lose much on other collections of the same objects, and zero-shot CLIP loses less. Their figure 13 is the pattern for
+# a figure below: accuracy at home on one axis, accuracy elsewhere on the other.
 #
 # **You need** to have trained a CLIP (lesson 08), and recall@k (lesson 10).
 #
 # **Afterwards you can** split a collection so that a whole source is left out, say what a score on an unseen source is
 # worth beside a baseline of bare pixels, compute **effective robustness**, and say what a second source, augmentation
-# or a few labels mend.
+# or a few labels improve.
 #
 # About 60 minutes, exercises included. *Part III, What it knows. It builds on lessons 08 and 10.*
 
@@ -54,8 +55,8 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 # %% [markdown] id="the-split"
 # ## A split by artist
 #
-# The model learns from OpenMoji alone: that is its *home*. Twemoji is *away*. Four sets of pictures, none in the
-# training:
+# The model learns from OpenMoji alone: that is its *home*. Twemoji is *away*. We test on three sets of pictures, none
+# of them in the training:
 #
 # | | drawn by the home artist | drawn by the other one |
 # |---|---|---|
@@ -64,7 +65,7 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 #
 # A split by artist can leak as well: two artists draw some things alike, a plain square or a flag, pixel for pixel or
 # nearly. `without_twins` takes such pictures out of the *test*, as in lesson 08. Of Twemoji's drawings of the basic
-# emoji (no tones of skin, no flags of countries) 700 are put aside as labels that we may need later.
+# emoji (no tones of skin, no flags of countries) 700 are put aside, with their names, as *labels* for later.
 
 # %%
 home_train, home_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -83,11 +84,11 @@ for name in ("home_train", "home_unseen", "away_unseen", "away_known"):
 print(f"{len(with_twins) - len(away_known)} drawings of Twemoji are, nearly, in the training or among the labels")
 
 # %% [markdown] id="first-training"
-# Train on the home artist, and ask on the way. Top-5 is the share of pictures whose right caption is among the five
-# nearest; the candidates are the captions of that set.
+# Now train on the home artist, and test several times on the way. Top-5 is the share of pictures whose right caption is
+# among the five nearest; the candidates are the captions of that set.
 #
-# **Guess first.** At the end the model finds about nine of ten of its own artist's *unseen* captions among the first
-# five. Of the other artist's drawings of names that it was *trained on*, in top-5?
+# **Guess first.** At the end, for nine of ten pictures by its own artist, the model has the *unseen* caption among the
+# nearest five. For how many of the other artist's drawings, whose names it was *trained on*?
 
 # %%
 check.predict("top-5 on the other hand's drawings of trained names, in percent", None)
@@ -155,9 +156,9 @@ chance = [100 * min(5, len(pairs)) / len(pairs) for pairs in (home_unseen, away_
 print(f"chance: {chance[0]:.1f} % and {chance[1]:.1f} %; for the trained names {chance[2]:.1f} %")
 
 # %% [markdown] id="this-artists-cat"
-# **It knows this artist's cat.** It can name its own artist's drawings under captions that it never read, and of the
-# other artist's drawings it finds few, although it was trained on their very names. Chance is low, so it is not blind.
-# But is it better than looking?
+# **It knows this artist's cat.** It finds captions that it never read for its own artist's drawings, and few for the
+# other artist's drawings, although it was trained on their very names. It is well above chance, so it is not blind. But
+# is it better than a look at the pixels?
 #
 # ## The plainest rival: bare pixels
 #
@@ -180,8 +181,8 @@ nearest_names = check.nearest_names(nearest_names)
 # %% [markdown] id="pixels-win"
 # Stuck? `check.hint("nearest_names")`, more than once.
 #
-# The rival may choose among all names of the training, the model only among those of the test set: so let the rival,
-# too, know only training pictures whose name is in the test set.
+# The model chooses only among the names of the test set. To be fair, the rival too gets only those training pictures
+# whose name is in the test set.
 
 # %%
 candidates = set(away_known.captions)
@@ -194,18 +195,18 @@ print(
 print(f"top-1: the model {100 * home['known1']:.1f} %, nearest pixels {100 * pixels:.1f} %")
 
 # %% [markdown] id="below-pixels"
-# The trained model is *below* the rival that never learned anything. What it learned at home, fine differences between
-# the tones and lines of one artist, is worth less on the other's drawings than a comparison of blurred shapes. (Not so
-# for the compositions: no training picture has their captions, so there the rival cannot have one right.)
+# The trained model is *below* the rival that never learned anything. Whatever it learned at home is worth less on the
+# other's drawings than a comparison of coarse pixels. (For the compositions there is no such comparison: no training
+# picture has their captions, so the rival cannot get one right.)
 #
 # ## What mends it?
 #
-# Four remedies, each trained for as many steps as the first model:
+# Three remedies, each trained for as many steps as the first model:
 #
 # - **augmentation**: more random changes of colour and sharpness, so that less of the one hand can be learned by heart
 #   (and, to compare, none at all);
-# - **10, 100 or 700 labels**: that many of the other artist's drawings with their names in the training, repeated
-#   until they are about a tenth of it;
+# - **10, 100 or 700 labels**: that many of the other artist's drawings, with their names, in the training. The 10 and
+#   the 100 are repeated until they are about a tenth of it; the 700 are a sixth of it without being repeated;
 # - **a second artist** from the beginning. With two artists that can only be tested on a third: below.
 #
 # The score is top-5 on `away_unseen`: the same captions as in `home_unseen`, by the other hand. None of its captions
@@ -229,15 +230,17 @@ print(f"the standard error of the first score on away_unseen is {100 * error:.1f
 # %% [markdown] id="robust"
 # ## Better, or more robust?
 #
-# A model that is better at home is usually better elsewhere, too. That alone is no robustness. [Taori et al.
-# 2020](https://arxiv.org/abs/2007.00644) drew home against elsewhere for some two hundred ordinary models and found
-# them on a *line*, if both axes are logits, $\ln \frac{p}{1 - p}$. They call **effective robustness** how far a model
-# stands above that line: what it has beyond what its accuracy at home promises. CLIP's authors use the same measure.
+# A model that is better at home is usually better elsewhere as well. That alone is not robustness. [Taori et al.
+# 2020](https://arxiv.org/abs/2007.00644) plotted accuracy elsewhere against accuracy at home for some two hundred
+# models, and found the ordinary ones on a *line*, if both axes are logits, $\ln \frac{p}{1 - p}$, of the accuracy $p$.
+# How far a model stands above that line they call its **effective robustness**: what it has beyond what its accuracy at
+# home promises. CLIP's authors use the same measure.
 #
 # Our ordinary models are the ten stages of the first training.
 #
-# **Exercise 2.** Fit the line (least squares) to the logits of the baselines, and return how far `away` is above what
-# the line promises for a model with the accuracy `home`. All are shares between 0 and 1, and so is the difference.
+# **Exercise 2.** Fit the line (least squares) to the logits of these *baselines*, and return how far `away` is above
+# what the line promises for a model with the accuracy `home`. Arguments and result are shares, not percent or logits:
+# turn the promise back into a share before you subtract.
 
 
 # %%
@@ -280,17 +283,19 @@ legend = axes.legend(loc="upper left", fontsize=8)
 # %% [markdown] id="what-mended"
 # *Both axes are logits. Dashed: no loss at all; the line: what ordinary training promises.*
 #
-# Read the figure by its distances from the line. Leaving the augmentation out raises the score at home and lowers the
-# one away: an experiment that only looks at home would have chosen it. Strong augmentation does the opposite, without a
-# label. Seven hundred labels do most, although none of them has the caption of a test picture: what they teach is how
-# this hand draws. Ten labels do little here, and a hundred hardly more than ten. (A standard error of the score away is
-# about one and a half points, so do not rank neighbours.)
+# Read the figure by its vertical distances from the line. Leaving the augmentation out raises the score at home and
+# lowers the one away: an experiment that only looks at home would have chosen it. Strong augmentation does the
+# opposite, without a label. Seven hundred labels do most, although none of them has the caption of a test picture: what
+# they teach is how this hand draws. Ten labels do little here, and a hundred hardly more than ten. (The standard error
+# of a score away is about one and a half points, and one of the ten stages is itself almost three points above the
+# line. So do not rank neighbours.)
 #
 # ## Leave one artist out
 #
-# By which of the augmentations should you train a model for drawings by *any* artist? Not by the score at home. And not
-# by the artist on whom you will report. **Leave one artist out**: train on the others, score on the one who was left
-# out, in turns, and choose what is best on average. Here are the turns for "gentle" and "strong":
+# With which of the augmentations should you train a model for drawings by *any* artist? Do not choose by the score at
+# home, nor by the artist on whom you will report. **Leave one artist out**: train on the others, score on the one who
+# was left out, in turns, and choose what is best on average. Here are the turns for "gentle" (the first model's
+# augmentation) and "strong":
 
 # %%
 turns = {
@@ -307,8 +312,8 @@ print(f"chosen: {best}")
 # %% [markdown] id="last-look"
 # ## The last look
 #
-# Noto is a third artist, on whom nothing was chosen. Sixty drawings, sixty names, once, at the end. Now the second
-# artist can be tried, too: the same number of steps, shared between two hands.
+# Noto is a third artist, on whom nothing was chosen. Sixty drawings, sixty names, once, at the end. Now the third
+# remedy can be tested as well: the same number of steps, shared between two hands.
 
 # %%
 for name in ("home", "strong augmentation", "away", "both"):
@@ -332,21 +337,21 @@ for row in stored["rows"]:
 # Sixty pictures are few: read the differences of the small models beside their standard errors. They neither confirm
 # nor refute the choice of an augmentation; the model of both artists is the highest, by little more than an error. The
 # stored, longer trainings point the same way, and more clearly: from two artists a model finds several times as many
-# names of a third. (Not a clean comparison: the third row is another test artist, and twice as many steps.) And all
+# names of a third. (Not a clean comparison: the third row has another test artist, and twice as many steps.) And all
 # three stand below bare pixels.
 #
 # ## The answer
 #
 # **It knows this artist's cat.** Trained on one hand, a small CLIP names new captions in that hand and almost nothing
-# in another; bare pixels do better. Hundreds of labelled drawings of the other hand mend a part of it, strong
-# augmentation a smaller part, and a better score at home can be a worse one elsewhere.
+# in another; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
+# augmentation a smaller part, and a better score at home can go with a worse one elsewhere.
 #
 # ## What this lesson does not show
 #
 # - **Trained to the end.** The first training was still improving a little at home when it stopped. That longer
 #   trainings on one artist stay behind can only be read in the stored table.
 # - **How sure the small differences are.** One seed each; one picture is a quarter of a point, and drawings of one
-#   person in five tones of skin are no independent tries.
+#   person in five tones of skin are not independent tries, so the standard errors are too small.
 # - **The paper's finding.** Zero-shot CLIP is robust because it learned from 400 million pictures by many hands. Ours
 #   shows the other side of it: a model that learned from one hand.
 #
@@ -358,5 +363,5 @@ for row in stored["rows"]:
 # 3. Draw the learning curve: 0, 10, 30, 100, 300, 700 labels, three seeds each. How many labels of a new hand are
 #    worth as much as another artist's 3,500 drawings?
 #
-# Stuck? `from solutions.lesson_12 import nearest_names`, or read
+# Stuck? `check.hint("effective_robustness")`, `from solutions.lesson_12 import effective_robustness`, or read
 # [solutions/lesson_12.py](solutions/lesson_12.py).

@@ -5,7 +5,8 @@
 # nothing, or borrow the eyes of a network that has already looked at a million photographs. How many labels does the
 # loan save?
 #
-# **You need** features and cosines (lesson 01), the prompt ensemble (lesson 10), and the other hand (lesson 12).
+# **You need** features and cosines (lesson 01), the prompt ensemble (lesson 10), and the test on another artist's
+# drawings (lesson 12); for exercise 1, derivatives with respect to a matrix, or one of the hints.
 #
 # **Afterwards you can** read off frozen features what they know (a **linear probe**), compare few labels with none (a
 # **few-shot** curve beside the **zero-shot** line), lock a pretrained image tower and train only the texts to it
@@ -39,10 +40,10 @@ prompt_ensemble = check.yours("prompt_ensemble")
 # %% [markdown] id="the-task"
 # ## The task
 #
-# Unicode sorts the emoji into groups, such as "Food & Drink" or "Travel & Places". A drawing comes in; which group is
-# it of? As in lesson 12 OpenMoji is the home artist, whose names a CLIP may learn, and Twemoji the other hand. Of
-# Twemoji's drawings a third is the **test set**; from the rest we draw a few labels for each group. The test set shares
-# no drawing with either, nearly equal ones included.
+# Unicode sorts the emoji into groups, such as "Food & Drink" or "Travel & Places". A drawing comes in; which group does
+# it belong to? As in lesson 12 OpenMoji is the home artist, whose names a CLIP may learn, and Twemoji the other hand.
+# Of Twemoji's drawings a third is the **test set**; from the rest we draw a few labels for each group. The test set
+# shares no drawing with either, nearly equal ones included.
 
 # %%
 LARGE = data.Preprocess(96, frozen.MEAN, frozen.STD, trim=True)  # what the borrowed eyes will see
@@ -74,9 +75,9 @@ print(", ".join(f"{group} ({int((away_group[tested] == g).sum())})" for g, group
 # %% [markdown] id="probe"
 # ## A linear probe
 #
-# A network that was trained for something else has turned each picture into D numbers. Do these numbers know the
-# group? Freeze them, and fit the simplest classifier there is: C columns of weights, one for each class. What it reads
-# off must have been there.
+# A network that was trained for something else has turned each picture into D numbers. Do these numbers tell the group?
+# Freeze them, and fit the simplest classifier there is: C columns of weights, one for each class. What it reads off
+# must have been there.
 #
 # The paper's probe is a logistic regression (section 3.2 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020)).
 # Ours is its quicker cousin, **ridge regression**: let the prediction $XW + b$ come near to $Y$, whose rows are 1 for
@@ -84,10 +85,12 @@ print(", ".join(f"{group} ({int((away_group[tested] == g).sum())})" for g, group
 #
 # $$\min_{W, b} \; \sum_i \lvert x_i W + b - y_i \rvert^2 + \lambda \lvert W \rvert^2$$
 #
-# in words: squared errors, and a price, the *strength* λ, for large weights. Without it, D weights for each class
-# would fit a few pictures perfectly, and nothing else. The bias costs nothing. The minimum can be written down.
+# in words: squared errors, summed over the pictures, and a price, the *strength* λ, for large weights. Without it, D
+# weights for each class would fit a few pictures perfectly, and nothing else. The bias costs nothing. Its derivatives
+# are 0 at the minimum; that is a linear system, so no gradient descent is needed.
 #
-# **Exercise 1.** Find it.
+# **Exercise 1.** Find the minimum. (First set the derivative with respect to $b$ to 0: which $b$ belongs to a given
+# $W$? Put it in; then do the same with $W$.)
 
 
 # %%
@@ -104,8 +107,8 @@ linear_probe = check.linear_probe(linear_probe)
 #
 # ## Own eyes
 #
-# First without a loan. A small CLIP learns OpenMoji's drawings with their names, from random weights. Its features, and
-# for comparison the bare pixels, are what the probe gets.
+# First without borrowing. A small CLIP learns OpenMoji's drawings with their names, from random weights. The probe gets
+# its features and, for comparison, the bare pixels.
 
 # %%
 STEPS = check.pick(300, 10)
@@ -122,9 +125,10 @@ for name, (_, seen) in features.items():
     print(f"{name}: {seen.shape[1]} numbers for each picture")
 
 # %% [markdown] id="zero-shot"
-# A CLIP can also do without any label: **zero-shot**. The name of a group, "Travel & Places", is not a caption that it
-# has met. But a group has many names, and lesson 10 has shown how several texts become one direction: the feature of a
-# group is the ensemble of the features of the *home* names in it. (Your `prompt_ensemble`, if you solved it.)
+# A CLIP can also do without any label of the other hand: **zero-shot**. The name of a group, "Travel & Places", is not
+# a caption that it has met. But a group contains many names, and lesson 10 has shown how several texts become one
+# direction: the feature of a group is the ensemble of the features of the *home* names in it. (This uses your
+# `prompt_ensemble`, if you solved it.)
 
 
 # %%
@@ -150,8 +154,8 @@ check.predict("labels per group that overtake zero-shot", None, options=("1 or 2
 # ## Borrowed eyes
 #
 # EfficientNet-Lite0 ([Tan and Le 2019](https://arxiv.org/abs/1905.11946)) learned to tell the thousand classes of
-# ImageNet, from 1.3 million photographs. It has seen no emoji and no text. We take what stands before its classifier:
-# 1,280 numbers for each picture. It is *frozen*: nothing in it learns.
+# ImageNet apart, from 1.3 million photographs. It has seen no emoji and no text. We take what stands before its
+# classifier: 1,280 numbers for each picture. It is *frozen*: nothing in it learns.
 
 
 # %%
@@ -173,11 +177,10 @@ features["borrowed eyes"] = [F.normalize(part, dim=1) for part in seen]
 print(f"{len(seen[0])} + {len(seen[1])} drawings, {seen[0].shape[1]} numbers for each")
 
 # %% [markdown] id="lit"
-# For a zero-shot answer these numbers must meet texts. **LiT** ([Zhai et al.
-# 2022](https://arxiv.org/abs/2111.07991), *locked-image text tuning*): keep the image tower locked, and let only the
-# text tower (here with one projection of the 1,280 numbers) learn to point to where the pictures are. Same pairs, same
-# text tower, same number of steps as before. Besides the group we ask for the *name*: is the drawing's own name among
-# the five nearest of all?
+# For a zero-shot answer these numbers must meet texts. **LiT** ([Zhai et al. 2022](https://arxiv.org/abs/2111.07991),
+# *locked-image text tuning*): keep the image tower locked, and let only the text tower (here with one projection of the
+# 1,280 numbers) learn to point to where the pictures are. Same pairs, same text tower, same number of steps as before.
+# Besides the group we ask for the *name*: is the drawing's own name among the five nearest of all home names?
 
 # %%
 # needs minclip[lit]
@@ -206,9 +209,9 @@ print(f"zero-shot, the name among {len(home)}, top-5: borrowed eyes {named[0]:.1
 # %% [markdown] id="few-shot"
 # ## Few labels, and none
 #
-# Now the curves. For 1, 2, 4, … labelled drawings per group, drawn five times, a probe on each kind of features. The
-# strength λ has to be chosen, and not on the test: we take it from the *home* artist's drawings (8 per group, tested on
-# the rest of them), one for each kind of features.
+# Now the curves: for 1, 2, 4, … labelled drawings per group, drawn at random five times, we fit a probe on each kind of
+# features. The strength λ has to be chosen, and not on the test set: we choose it on the *home* artist's drawings (8
+# per group, tested on the rest of them), one for each kind of features.
 
 # %%
 SHOTS, DRAWS = check.pick((1, 2, 4, 8, 16, 32), (1, 4)), check.pick(5, 2)
@@ -287,15 +290,15 @@ legend = axes.legend(loc="upper left", fontsize=8)
 # *Lines: no label of this hand. Curves: the mean of five draws; bands: the lowest and the highest.*
 #
 # Read the figure twice. Upwards, at the same number of labels: what the borrowed eyes add. Sideways, at the same
-# accuracy: how many labels they save (the last line of numbers). Own eyes, which have seen one artist, are *worse* than
-# bare pixels on another, as in lesson 12. What a million photographs taught carries over to drawings that look nothing
-# like photographs.
+# accuracy: how many labels they save (the last two lines of numbers). Own eyes, which have seen one artist, are *worse*
+# than bare pixels on another, as in lesson 12. What a million photographs taught carries over to drawings that look
+# nothing like photographs.
 #
-# Zero-shot is another matter. By name the locked tower finds several times as many drawings as the own one; by group
-# it is no better, and a probe with two labels per group overtakes it. Its texts have read nothing but 1,500 names, and
-# what makes a *group* of them stood in no caption. The borrowed eyes know such groups, as the probe shows; the texts
-# that point to them were not borrowed. (And zero-shot is not free of labels: the names of the home artist's drawings
-# are labels, of another hand.)
+# Zero-shot is another matter. By name the locked tower finds several times as many drawings as the own one; by group it
+# is no better, and a probe with two labels per group overtakes it. Its text tower has read nothing but 1,500 names, and
+# no caption said which of them form a *group*. The borrowed eyes know such groups, as the probe shows; the texts that
+# point to them were not borrowed. (And zero-shot is not free of labels: the names of the home artist's drawings are
+# labels, of another hand.)
 #
 # (The paper's figure 6 shows the same comparison: on average over its data sets, zero-shot CLIP is as good as a probe
 # on its own features with *four* labels per class.)
@@ -305,8 +308,8 @@ legend = axes.legend(loc="upper left", fontsize=8)
 # A score says how well a picture fits a text, not why. One way to ask: cover a part, and see how far the score falls
 # ([Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901)).
 #
-# **Exercise 2.** Cover one square after the other, each in a copy of the picture of its own, and return by how much
-# the score falls.
+# **Exercise 2.** Cover one square at a time, each in its own copy of the picture, and return by how much the score
+# falls.
 
 
 # %%
@@ -323,8 +326,9 @@ def occlusion_map(score, image, size, fill):
 occlusion_map = check.occlusion_map(occlusion_map)
 
 # %% [markdown] id="maps"
-# Now the model that ships with minclip, on emoji that it was not trained on. The same picture with two texts each: if
-# it looks at what the text is about, the maps must differ. The ground is white, so we cover with white.
+# Now the model that ships with minclip, on emoji that it was not trained on. Each picture is asked about with two
+# texts: if the model looks at what the text is about, the two maps must differ. The background is white, so we cover
+# with white.
 
 # %%
 shipped, preprocess, shipped_tokenizer = minclip.load()
@@ -382,17 +386,21 @@ for axes in grid.flat:
 colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shrink=0.8)
 
 # %% [markdown] id="the-end"
-# Red: covered, the cosine falls; blue: it rises. The last line of the cell above is the test of the maps: covering
-# together the squares that the map calls important lowers the score far more than covering those that it calls
-# unimportant. Beyond that be careful. Covering makes pictures that the model never saw, and a white square on a dark
-# coat is a thing of its own: some of what you see is that.
+# Red: the cosine falls when this square is covered; blue: it rises. The two maps of a picture do differ. For "red hair"
+# the darkest squares lie on the hair; for "woman", below it, the faint ones lie mostly on the face. But few maps are so
+# easy to read: "wings" has hardly more than a trace on the wings, "fire engine" hardly anything anywhere, and covering
+# the cat's back in white raises its cosine with "black".
+#
+# The last line of numbers is a test of the maps: covering together the eight squares with the largest falls lowers the
+# score; covering the eight with the smallest raises it a little. Beyond that be careful. Covering makes pictures that
+# the model never saw, and a white square on a dark coat is something to see: a part of the map is about that.
 #
 # ## The answer
 #
 # **Pretraining is worth labels, and the figure counts them sideways.** On another artist's drawings a network borrowed
-# from photographs gets along with a fraction of the labels that bare pixels need, and does with a few what own eyes,
-# trained on one artist, do not reach with 32. Texts that are trained to it name several times as many drawings without
-# a label of this hand, but they know only what they have read.
+# from photographs needs only a fraction of the labels that bare pixels need, and reaches with a few what own eyes,
+# trained on one artist, do not reach with 32. A text tower trained to it names several times as many drawings without a
+# label of this hand, but it knows only what it has read.
 #
 # ## What this lesson does not show
 #
@@ -406,8 +414,8 @@ colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shr
 # 1. Give the own eyes 96 pixels, or the borrowed eyes pictures that were shrunk to 24 and enlarged again. How much of
 #    the difference is resolution?
 # 2. Add the home artist's drawings to each probe's few labels. When do they help, when do they harm?
-# 3. Make the occlusion map with the mean colour of the picture in place of white, and with squares of 8 and 12 pixels.
+# 3. Make the occlusion map with the mean colour of the picture instead of white, and with squares of 8 and 12 pixels.
 #    Which findings stay?
 #
-# Stuck? `from solutions.lesson_13 import linear_probe`, or read
+# Stuck? `check.hint("occlusion_map")`, `from solutions.lesson_13 import linear_probe, occlusion_map`, or read
 # [solutions/lesson_13.py](solutions/lesson_13.py).

@@ -1,8 +1,9 @@
-"""The checks of lesson 09, Do you need 4096?."""
+"""The checks of lesson 09, Do you need 4096?"""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 
 import minclip
@@ -27,5 +28,24 @@ def grouped_loss(attempt, draw):
         each = zip(image.split(group), text.split(group), strict=True)
         return torch.stack([minclip.clip_loss(*one, scale) for one in each]).mean()
 
+    def one_way(image, text):
+        logits = scale * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
+        return F.cross_entropy(logits, torch.arange(len(logits)))
+
+    right = reference(image, text, scale, group)
+    suspects = {
+        "the groups are added up: take their mean, so that the step stays as large with any group size": right * groups,
+        "each picture competes with the whole batch: cut it into groups first": minclip.clip_loss(image, text, scale),
+        "that is the first group alone: all groups count": minclip.clip_loss(image[:group], text[:group], scale),
+        "a group is `group` pairs that stand one after another, not every n-th pair of the batch": torch.stack(
+            [minclip.clip_loss(image[i::groups], text[i::groups], scale) for i in range(groups)]
+        ).mean(),
+        "`group` is how many pairs are in a group, not how many groups there are": torch.stack(
+            [minclip.clip_loss(*one, scale) for one in zip(image.chunk(group), text.chunk(group), strict=True)]
+        ).mean(),
+        "one direction is missing: each text also chooses among the pictures of its group": torch.stack(
+            [one_way(*one) for one in zip(image.split(group), text.split(group), strict=True)]
+        ).mean(),
+    }
     case: dict[str, Any] = {"image_features": image, "text_features": text, "scale": scale, "group": group}
-    expect_and_differentiate(attempt, reference, [image, text], scale, group, **case)
+    expect_and_differentiate(attempt, reference, [image, text], scale, group, suspects=suspects, **case)
