@@ -369,7 +369,7 @@ print(f"the eight of the smallest {sum(least) / len(least):+.2f}")
 # %% jupyter={"source_hidden": true}
 figure, grid = plt.subplots(3, len(ASKED), figsize=(9, 6.4))
 figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
-limit = max(drop.abs().max() for drop in maps.values())
+limit = max(drop.abs().max() for drop in maps.values()) / 2  # most maps are faint
 for column, (caption, texts) in enumerate(ASKED.items()):
     picture = unseen.images[unseen.captions.index(caption)].permute(1, 2, 0)
     grid[0][column].imshow(picture)
@@ -379,17 +379,20 @@ for column, (caption, texts) in enumerate(ASKED.items()):
         squares = grid[row][column].imshow(
             maps[caption, text], cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, side, side, 0)
         )
+        y, x = (SQUARE * ((maps[caption, text] < -limit / 4).nonzero().T + 0.5)).tolist()  # the middles of squares
+        grid[row][column].plot(x, y, "_", color="0.2", markersize=5)
         grid[row][column].contour(picture.float().mean(dim=2), levels=[200], colors="0.4", linewidths=0.6)
         grid[row][column].set_title(f"{text!r}", fontsize=9)
 for axes in grid.flat:
     axes.set(xticks=[], yticks=[])
-colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shrink=0.8)
+colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shrink=0.8, extend="both")
 
 # %% [markdown] id="the-end"
-# Red: the cosine falls when this square is covered; blue: it rises. The two maps of a picture do differ. For "red hair"
-# the darkest squares lie on the hair; for "woman", below it, the faint ones lie mostly on the face. But few maps are so
-# easy to read: "wings" has hardly more than a trace on the wings, "fire engine" hardly anything anywhere, and covering
-# the cat's back in white raises its cosine with "black".
+# Red: the cosine falls when this square is covered; blue: it rises, with a dash if clearly. (One square lies beyond the
+# ends of the scale, the darkest.) The two maps of a picture do differ. For "red hair" most of the dark squares lie on
+# the hair; for "woman", below it, the faint ones lie mostly on the face. But few maps are so easy to read: "wings" has
+# hardly more than a trace on the wings, "fire engine" hardly anything anywhere, and covering the cat's back in white
+# raises its cosine with "black".
 #
 # The last line of numbers is a test of the maps: covering together the eight squares with the largest falls lowers the
 # score; covering the eight with the smallest raises it a little. Beyond that be careful. Covering makes pictures that
