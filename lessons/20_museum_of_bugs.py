@@ -309,9 +309,10 @@ check.diagnose("a lucky line", None)
 # ## Your turn: a loss
 #
 # **Exercise 1.** Return a list of properties. Each is a function that takes a loss and returns `True` if the property
-# holds; it may also raise (`assert`). It must hold for four correct losses: with a one-hot target, with `arange`, by
-# log-sum-exp, and minclip's fused one. And for each of sixteen mutants at least one property must fail. Nine of these
-# carry their names (you met most of them above); seven are **hidden**: you learn whether they live, and get a hint.
+# holds. If not, it returns `False` or raises (`assert`). It must hold for four correct losses: with a one-hot target,
+# with `arange`, by log-sum-exp, and minclip's fused one. And for each of sixteen mutants at least one property must
+# fail. Nine of these carry their names (you met most of them above); seven are **hidden**: you learn whether they live,
+# and get a hint.
 #
 # All losses are called as `loss(image_features, text_features, scale)`: features (N, D), not normalised, the scale
 # already exponentiated, a float or a tensor. The correct losses compute in the features' dtype, so be as strict as
