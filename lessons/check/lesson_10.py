@@ -55,7 +55,7 @@ def recall_at(attempt, draw):
         best = sorted(range(C), key=lambda c: -similarity[query, c].item())[:k]
         hits[query] = is_right[query, best].float()
     suspects = {
-        "a share of the queries lies between 0 and 1: the mean, in place of the sum": hits.amax(dim=1).sum().item(),
+        "a share of the queries lies between 0 and 1: take the mean, not the sum": hits.amax(dim=1).sum().item(),
         "that counts right answers; recall@k asks of each query only whether there is one": hits.mean().item(),
         "found answers over all right ones is another recall; here one right answer is enough": (
             hits.sum() / is_right.sum()

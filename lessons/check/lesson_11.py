@@ -55,7 +55,7 @@ def _why_no_threshold(attempt: Callable[..., Any]) -> str:
     counts = {t: ((inside >= t).sum() + (outside < t).sum()).item() for t in (*inside.tolist(), *outside.tolist())}
     strict = {t: ((inside > t).double().mean() + (outside <= t).double().mean()).item() for t in counts}
     causes = {
-        "the middle between the two means does not know how far either heap spreads": [
+        "the middle between the two means does not know how far either set spreads": [
             (inside.mean().item() + outside.mean().item()) / 2
         ],
         "that looks at the right ones only, and keeps all of them: what does it cost on the other side?": [
@@ -63,7 +63,7 @@ def _why_no_threshold(attempt: Callable[..., Any]) -> str:
         ],
         "that turns every outsider away, whatever it costs inside": [outside.max().item()],
         "a cosine *at* the threshold is accepted (>=), one below it is refused (<)": _best_of(strict),
-        "the larger heap outvotes the smaller one: take shares of each, not counts": _best_of(counts),
+        "the larger set outvotes the smaller one: take shares of each, not counts": _best_of(counts),
     }
     return next((hint for hint, values in causes.items() if any(abs(got - v) < 1e-6 for v in values)), "")
 

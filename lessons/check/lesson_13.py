@@ -68,7 +68,7 @@ def _why_no_probe(attempt: Callable[..., Any]) -> str:
         "the bias is not held back: only the weights are in the penalty": torch.linalg.solve(
             with_one.T @ with_one + strength * torch.eye(3), with_one.T @ y
         )[:2],
-        "a sum over the pictures, no mean: the strength is not multiplied by their number": solve(
+        "the penalty meets a sum over the pictures, not a mean: do not multiply the strength by their number": solve(
             centred, around, strength * len(x)
         ),
         "the penalty is strength · |W|², not its square": solve(centred, around, strength**2),
@@ -133,11 +133,11 @@ def _why_no_map(attempt: Callable[..., Any]) -> str:
     image = torch.arange(48.0).view(3, 4, 4) % 7
     drops = _drops(image, 2, 2.0)
     causes = {
-        "the drop is the score of the whole picture minus that of the covered one": -drops,
+        "the fall is the score of the whole picture minus that of the covered one": -drops,
         "that is the score of the covered pictures: how far is it below that of the whole?": _score(image[None])
         - drops,
-        "rows of squares go down, columns to the right: they are exchanged": drops.T,
-        "the squares are filled with `fill`, which need not be 0": _drops(image, 2, 0.0),
+        "rows of squares go down, columns to the right: yours are exchanged": drops.T,
+        "the squares are filled with `fill`, which is not always 0": _drops(image, 2, 0.0),
     }
     found = attempt(_score, image, 2, 2.0)
     if not isinstance(found, Tensor) or found.shape != drops.shape:

@@ -46,7 +46,7 @@ MISTAKES = {
             "a fresh copy",
         ),
         Hinted(("view(squares, squares)", "view(squares, squares).T"), "exchanged"),
-        Hinted((" = fill", " = 0"), "need not be 0"),
+        Hinted((" = fill", " = 0"), "is not always 0"),
         ("copy[:, ", "copy[0, "),  # one colour only
         Hinted(("return drop.view(squares, squares)", "return drop"), "one number for each square"),
         (COPY, "            copy = image\n"),  # the given picture changes
