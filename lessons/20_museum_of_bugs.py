@@ -1,16 +1,18 @@
 # %% [markdown] id="question"
 # # 20 · Museum of bugs
 #
-# *Part V, On your own: lesson 20 of 21. It builds on lessons 02 to 04 (the loss, its floors, its scale), 06 (the end
-# token), 14 and 19 (parts of a batch).*
+# *Part V, On your own, begins. Parts I to IV built a model, a loss and a kernel; from here on you judge such work, your
+# own included.*
 #
-# **The question.** A contrastive loss forgives nearly everything: it falls, the curve looks well, and the model is
+# **The question.** A contrastive loss forgives nearly everything: it falls, the curve looks good, and the model is
 # wrong. Would you have noticed? And would your tests?
 #
-# **You need** to have met the loss (lesson 02) and what a loss of $\ln N$ means (lesson 03).
+# **You need** the loss (lesson 02), what a loss of $\ln N$ means (lesson 03) and how the scale is stored and clamped
+# (lesson 04). Single exhibits use the end token (06), a threshold (11), batches in parts (14) and several workers (19);
+# if you skipped those lessons, the answers explain them.
 #
 # **Afterwards you can** read a plot or a log as a symptom and name its cause; write tests as **properties** that hold
-# for every right implementation; and measure how good your tests are, by **mutants**.
+# for every correct implementation; and measure how good your tests are, by **mutants**.
 #
 # About 75 minutes: 35 for the fifteen exhibits, 40 for the three exercises.
 
@@ -65,7 +67,7 @@ def guessing(axes, steps=STEPS):
 # %% [markdown] id="room-of-the-loss"
 # ## The room of the loss
 #
-# **Suddenly nan.** A training in mixed precision, which went so well.
+# **Suddenly nan.** A training in mixed precision (the logits are float16), which had been going well.
 
 # %%
 table(museum.suddenly_nan(), ("loss", "scale", "largest logit"))
@@ -194,8 +196,8 @@ print(f"the largest 1 − p whose gradient is 0: {gone:.5f}")
 check.diagnose("stairs", None)
 
 # %% [markdown] id="a-second-machine"
-# **A second machine.** The same training on one worker and on four. "The first loss is the same to the last digit, so
-# the code for several workers must be right."
+# **A second machine.** The same training on one worker and on four. *Norm* is the length of the gradient of all
+# parameters. "The first loss is the same to the last digit, so the code for several workers must be right."
 
 # %%
 for workers in (1, 4):
@@ -220,8 +222,9 @@ check.diagnose("whose neighbour", None)
 
 # %% [markdown] id="twice-as-good"
 # **Twice as good.** Emoji are sorted into Unicode's nine groups ("Food & Drink", …). The files were shuffled, and a
-# fifth of them tested, by the simplest of all models: the group of the training picture with the nearest pixels. The
-# figure sorts the test pictures by the distance to that picture (the root of the mean square, in levels of 255).
+# fifth of them tested, with the simplest of all models: it answers the group of the training picture with the nearest
+# pixels. The figure sorts the test pictures by the distance to that picture (the root of the mean square, in levels of
+# 255).
 
 # %% jupyter={"source_hidden": true}
 leak = museum.twice_as_good()
@@ -262,9 +265,9 @@ table(some(museum.perfect(50), 4), ("loss", "top-1", "top-5"))
 check.diagnose("perfect", None)
 
 # %% [markdown] id="a-lucky-line"
-# **A lucky line.** A model says "none of these" below a threshold. In half of the 24 test pictures that would be right.
-# On the left, how many of them each threshold treats rightly, and the one that went into the report. On the right, the
-# same for 5,000 pictures that came later.
+# **A lucky line.** A model says "none of these" below a threshold. For half of the 24 test pictures that is the right
+# answer. On the left, the share that each threshold gets right; the dot is the threshold that went into the report. On
+# the right, the same for 5,000 pictures that came later.
 
 # %% jupyter={"source_hidden": true}
 thresholds = torch.linspace(-3, 3, 300)
@@ -291,11 +294,12 @@ check.diagnose("a lucky line", None)
 # %% [markdown] id="what-they-have-in-common"
 # ## What they have in common
 #
-# None of these programs crashed (but one), and in most of them the loss fell. So "it trains" is no test. But nearly
-# every one had a number that could not be right: a first loss that is not $\ln N$, two sums equal to the last digit, a
-# perfect score beside the loss of guessing, the same text with two scores. Such a statement, true of every right
-# program whatever its inputs, is called a **property**. It has an advantage over comparing with a known result: you
-# need not know the result.
+# None of these programs crashed, only one printed a nan, and in most of them the loss fell. So "it trains" is no test.
+# But nearly every one had a number that could not be right: a first loss that is not $\ln N$, two sums equal to the
+# last digit, a perfect score beside the loss of guessing, the same text with two scores. A statement that is true of
+# every correct program, whatever its inputs, is called a **property**: here, "the first loss is about $\ln N$" or "the
+# score of a text does not depend on its neighbours". It has an advantage over comparing with a known result: you do not
+# have to know the result.
 #
 # And how do you know that your properties are good ones? Put a bug in on purpose, and see whether one of them fails.
 # The program with the bug is a **mutant**; a property that fails for it **kills** it. This is **mutation testing**
@@ -305,12 +309,13 @@ check.diagnose("a lucky line", None)
 # ## Your turn: a loss
 #
 # **Exercise 1.** Return a list of properties. Each is a function that takes a loss and returns `True` if the property
-# holds; it may also raise (`assert`). It must hold for four right losses: with a one-hot target, with `arange`, by
-# log-sum-exp, and minclip's fused one. And for each of sixteen mutants at least one property must fail. Nine of these
-# carry their names (you met them above); seven are **hidden**, and you only learn whether they live.
+# holds. If not, it returns `False` or raises (`assert`). It must hold for four correct losses: with a one-hot target,
+# with `arange`, by log-sum-exp, and minclip's fused one. And for each of sixteen mutants at least one property must
+# fail. Nine of these carry their names (you met most of them above); seven are **hidden**: you learn whether they live,
+# and get a hint.
 #
-# All losses are called as `loss(image_features, text_features, scale)`: features (N, D) of any length, the scale
-# already exponentiated, a float or a tensor. Right losses are computed in the features' dtype, so be as strict as
+# All losses are called as `loss(image_features, text_features, scale)`: features (N, D), not normalised, the scale
+# already exponentiated, a float or a tensor. The correct losses compute in the features' dtype, so be as strict as
 # float32 allows, and not more.
 
 
@@ -325,7 +330,7 @@ loss_properties = check.loss_properties(loss_properties)
 
 # %% [markdown] id="the-grid"
 # Here is your list at work: a row for each property, a column for each implementation. Black is a mutant killed. The
-# four right ones on the left must stay white. (As long as the exercise is not solved, these are our properties.)
+# four correct ones on the left must stay white. (As long as the exercise is not solved, these are our properties.)
 
 
 # %% jupyter={"source_hidden": true}
@@ -351,9 +356,9 @@ show(loss_properties(), LOSSES)
 
 # %% [markdown] id="reading-the-grid"
 # Look for the row with the most black cells. In ours it is the comparison with a formula in float64, of values *and*
-# gradients: an independent **reference** is the strongest property that there is, where you have one. Then look for
-# the columns with a single black cell: take that row away, and the mutant lives. The others are what a reference does
-# not reach: inputs at which numbers end.
+# gradients: an independent **reference** is the strongest property that there is, where you have one. Then look for the
+# columns with a single black cell: take that row away, and the mutant lives. Two columns stay white in the row of the
+# reference: those mutants fail only at inputs at which floating-point numbers overflow or underflow.
 #
 # Let us run that: each property alone, and the list without it.
 
@@ -368,11 +373,14 @@ for k, property_ in enumerate(properties):
     print(f"{sum(not held for held in cells[k]):14} {without:13} of {total}   {property_.__name__}")
 
 # %% [markdown] id="data-and-scores"
+# In our list three rows can be taken away, one at a time, and all the mutants still die. Such a row is still useful: a
+# reference that fails says *that* a loss is wrong, while "length does not matter" says *what* is wrong with it.
+#
 # ## Your turn: a split
 #
 # **Exercise 2.** A split takes pictures (P, …) uint8 and returns two lists of rows, `(train, test)`. About a tenth of
 # the pictures are for the test, a picture's own pixels decide and nothing else, and so equal pictures are on the same
-# side. Three right ones, eight mutants, five of them hidden.
+# side. Three correct ones, eight mutants, five of them hidden.
 
 
 # %%
@@ -390,7 +398,7 @@ show(split_properties(), SPLITS)
 #
 # **Exercise 3.** `top1(cosines)` takes a matrix (P, P): row $i$ are the cosines of picture $i$ with all captions, and
 # caption $i$ is its own. It returns the share of pictures whose own caption has a higher cosine than *every* other.
-# Three right ones, eight mutants, five of them hidden.
+# Three correct ones, eight mutants, five of them hidden.
 
 
 # %%
@@ -406,9 +414,9 @@ show(score_properties(), SCORES)
 # %% [markdown] id="the-end"
 # ## The answer
 #
-# **Only some of them.** A falling loss notices none of these bugs; a few statements that are true of every right
-# program, tried at the inputs where numbers end, notice all the mutants that we thought of, and mutants are the way to
-# find out which ones they do not.
+# **Some of them, if you know what to look at.** A falling loss notices none of these bugs. A few statements that are
+# true of every correct program, tried also at the limits of floating-point numbers, notice all the mutants that we
+# thought of; and with mutants you find out what your statements do not notice.
 #
 # ## What this lesson does not show
 #
@@ -419,9 +427,9 @@ show(score_properties(), SCORES)
 # - **Large trainings.** Our towers learn 64 vectors. In a real training the symptoms are the same, but hidden in noise,
 #   and they take days to appear: a reason to look for them in a small one first.
 #
-# ## Harder
+# ## Harder, without a solution
 #
-# 1. Three of the four right losses are not as right as they seem. Ask for the value at
+# 1. Three of the four correct losses are less exact than they seem. Ask for the value at
 #    `minclip_kernels.testing.make_features("tiny_loss", 70, 200)` and a scale of 100, to one part in a hundred, and
 #    only one survives. Which step costs the others their digits? (Lesson 17.)
 # 2. Write a mutant that your own list does not kill, without looking at the inputs that it tries. Then kill it.

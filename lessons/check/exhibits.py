@@ -52,8 +52,8 @@ EXHIBITS = {
         "https://github.com/openai/CLIP/issues/46, https://github.com/openai/CLIP/pull/530",
         {
             "the towers over-fit": (
-                "they do, a little, as the top-1 says. But the top-1 hardly moves while the held-out loss doubles: "
-                "what gets worse is not the order of the captions, it is the confidence"
+                "they do, a little, as the top-1 says. But the top-1 hardly moves while the held-out loss more than "
+                "doubles: what gets worse is not the order of the captions, it is the confidence"
             ),
             "the held-out captions are shuffled": "then the top-1 would be at chance, 1 of 64",
             "the learning rate is too high": "then the training loss would not lie still at zero",
@@ -64,11 +64,12 @@ EXHIBITS = {
         "the scale is used without exp",
         "logit_scale stores a logarithm, 2.66 at the start. Used as it is, and clamped at ln 100 = 4.6, it limits how "
         "far apart a softmax can put two captions: even with perfect features N − 1 wrong captions keep much of the "
-        "probability. That is the floor. The order of the captions is not affected, so the top-1 looks well.",
+        "probability. That is the floor. The order of the captions is not affected, so the top-1 looks good.",
         "https://github.com/BAAI-DCAI/M3D/issues/52",
         {
             "many captions are equal": (
-                "equal captions would also keep the top-1 below 100 %: nobody can choose between them"
+                "equal captions would also keep the top-1 below 100 %, as no model can choose between them; and here "
+                "each of the 64 concepts has its own caption"
             ),
             "the learning rate is too low": "the top-1 is 100 % long before the loss flattens: the towers have learned",
             "the labels are wrong": "then the top-1 would be low. It is measured with the right labels",
@@ -148,7 +149,7 @@ EXHIBITS = {
         "batches of 16, of which four are accumulated",
         "An untrained model guesses among the N captions of its batch and pays about ln N. 2.8 is ln 16, and not ln "
         "64 = 4.2. Adding up the gradients of four batches gives every pair the negatives of its own 16 (lesson 14). "
-        "The loss of the two curves is therefore not comparable, and being lower says nothing.",
+        "The two losses are therefore not comparable, and being lower says nothing.",
         "https://github.com/huggingface/sentence-transformers/pull/1822",
         {
             "the towers have been trained before": (
@@ -174,13 +175,15 @@ EXHIBITS = {
     ),
     "a second machine": Exhibit(
         "the gathered features carry no gradient",
-        "torch.distributed.all_gather returns plain copies. The loss is right to the last digit. But each worker only "
-        "learns how its pairs see the others, and not how the others see its pairs: that half of the gradient is cut "
-        "off. Gather with gradient (torch.distributed.nn.all_gather), as lesson 19 does.",
+        "torch.distributed.all_gather returns plain copies; here each worker puts its own rows back, so that these "
+        "have a gradient. The loss is right to the last digit. But the push that the other workers' rows give its "
+        "features is cut off. Each pair keeps its whole pull and only a part of the push, and the two no longer "
+        "cancel: that is why the norm is larger. Gather with gradient (torch.distributed.nn.all_gather), as in lesson "
+        "19.",
         "https://github.com/mlfoundations/open_clip/issues/616, https://github.com/facebookresearch/SLIP/issues/31",
         {
             "the workers see other pictures": "then the loss of the first step would differ",
-            "rounding": "the gradients differ by a factor, and rounding is one part in a million",
+            "rounding": "the gradients differ threefold, and rounding is one part in a million",
             "each worker counts its labels from 0": "then the loss of the first step would differ, too",
         },
         1,

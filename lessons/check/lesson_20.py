@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from check.cases import show
 from check.mutants import LOSSES, SCORES, SPLITS, Property, Room, holds, survivors
 from check.verdict import Wrong, exercise
 
@@ -23,10 +24,11 @@ def _judge(attempt: Callable[[], Any], room: Room) -> None:
     for name, implementation in room.right.items():
         for property_ in properties:
             if not holds(property_, implementation):
-                raise Wrong(
-                    f"{_name(property_)} does not hold for {name!r}, which is right{_why(property_, implementation)}",
-                    "is it true of what the task describes? And how exact is a number in float32?",
-                )
+                why, hint = _why(property_, implementation)
+                if not hint:
+                    more = "And how exact is a number in float32?" if room is LOSSES else "What else may be correct?"
+                    hint = f"is it true of what the task describes? {more}"
+                raise Wrong(f"{_name(property_)} does not hold for {name!r}, which is correct: {why}", hint)
     alive = list(survivors(properties, room))
     if not alive:
         return
@@ -40,19 +42,23 @@ def _name(property_: Property) -> str:
     return getattr(property_, "__name__", "a property")
 
 
-def _why(property_: Property, implementation: Callable[..., Any]) -> str:
-    """What a property raises, as the end of a sentence."""
+def _why(property_: Property, implementation: Callable[..., Any]) -> tuple[str, str]:
+    """What a property that does not hold returns or raises, and a hint if that shows a slip in the property itself."""
     try:
         with torch.random.fork_rng():
-            property_(implementation)
+            result = property_(implementation)
+    except AssertionError as error:
+        return f"it raised AssertionError: {error}".rstrip(": "), ""
     except Exception as error:
-        return f": it raised {type(error).__name__}: {error}".rstrip(": ")
-    return ": it returned False or nothing"
+        hint = "the property stopped before it could compare: does it call what it gets as the task describes?"
+        return f"it raised {type(error).__name__}: {error}".rstrip(": "), hint
+    hint = "a property returns True or False, or asserts and then returns True: is a return missing?"
+    return f"it returned {show(result)}", hint if result is None else ""
 
 
 STEPS: Sequence[str] = (
     "how do you notice that a function is wrong if you do not know what it should return?",
-    "change the input in a way that must not change the result, or must change it in a way that you can foretell; or "
+    "change the input in a way that must not change the result, or must change it in a way that you can predict; or "
     "take an input for which you know the result",
 )
 

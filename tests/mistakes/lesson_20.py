@@ -137,7 +137,7 @@ MISTAKES = {
         Hinted(list, "one function for each property"),
         Hinted(lambda: [exactly_ln], "how exact is a number in float32"),
         Hinted(lambda: [without_the_mean], "is it true of what the task describes"),
-        Hinted(lambda: [forgets_to_return], "is it true of what the task describes"),
+        Hinted(lambda: [forgets_to_return], "is a return missing"),
         Hinted(lambda: [lengths], "change their places"),
         Hinted(lambda: [symmetric], "for which scales does exp overflow"),
         Hinted(lambda: [symmetric, finite], "three times as long"),
