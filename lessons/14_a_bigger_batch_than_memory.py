@@ -564,7 +564,7 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
     print(f"chunks {name:13} {share:4.0%} of the push from the own chunk, cosine to the true gradient {cosine:.3f}")
 
 # %% [markdown] id="do-not-overrate"
-# The cosine rises, as it must if the explanation is right. It stays below 1, because much of the push still comes from
+# The cosine rises, as it must if the explanation is right. It stays below 1: part of the push still comes from
 # other chunks.
 #
 # Do not overrate the difference, though. Compare the column *other batch* again: at every stage, another 256 pairs

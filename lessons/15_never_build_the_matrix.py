@@ -204,9 +204,9 @@ print("the share of its log-sum-exp that a block has: rows right of the matrix, 
 # C library keeps.
 #
 # We measure two versions of the loss in chunks (our solution, since the script does not know yours): the loss alone,
-# and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it would
-# otherwise keep small matrices after all, to save time.) Before you look: which of the curves will be parallel to that
-# of the N×N matrix?
+# and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it
+# would otherwise keep up to 128 MiB of tiles, to save time.) Before you look: which of the curves will be parallel to
+# that of the N×N matrix?
 
 # %%
 MEASURE = r"""
