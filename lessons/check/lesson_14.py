@@ -233,7 +233,9 @@ def compare(got: float, loss: float, gradients: Gradients, wanted: Gradients, ch
         if name not in gradients:
             hint = "loss.backward() must reach the features of both towers"
             if name == "logit_scale":
-                hint = "the loss depends on the scale as well: which pass gives its gradient? Once, and without a detach"
+                hint = (
+                    "the loss depends on the scale as well: which pass gives its gradient? Once, and without a detach"
+                )
             raise Wrong(f"{name} has no gradient{case}", hint)
     scale, right_scale = gradients["logit_scale"].item(), wanted["logit_scale"].item()
     towers, right_towers = ({k: v for k, v in g.items() if k != "logit_scale"} for g in (gradients, wanted))
