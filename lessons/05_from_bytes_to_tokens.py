@@ -6,7 +6,7 @@
 # you get one for your own captions? ([openai/CLIP #233](https://github.com/openai/CLIP/issues/233); the answer there
 # is the name of another library. Here is the algorithm.)
 #
-# **You need** Python: strings, tuples, dictionaries. Nothing of the other lessons.
+# **You need** Python: strings, tuples, dictionaries. No other lesson is needed.
 #
 # **Afterwards you can** train a byte-pair encoding with pencil and paper and with twenty lines of Python, write the
 # `encode` that gives OpenAI's own ids, say what a tokenizer keeps of a text and what it throws away, and explain why
@@ -43,11 +43,11 @@ for text in ("cat", "né", "猫", "🐈"):
 # With 256 ids nothing can ever be unknown: no letter, no language, no emoji. The price is length: "cat" is three ids
 # instead of one, and the model's work grows faster than the length (lesson 06).
 #
-# **Byte-pair encoding** (BPE) starts from the bytes and buys back the length. It looks for the pair of neighbours
-# that occurs most often, makes one new **symbol** of the two, puts it in the vocabulary, and begins again. Frequent
-# words end as one symbol; rare ones stay in pieces; nothing is ever unknown. (A compression trick first; used for
-# translation by [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), on bytes in GPT-2, and from there in CLIP:
-# section 2.4 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020).)
+# **Byte-pair encoding** (BPE) starts from the bytes and makes the texts short again. It looks for the pair of
+# neighbours that occurs most often, makes one new **symbol** of the two, puts it in the vocabulary, and begins again.
+# Frequent words end up as one symbol; rare ones stay in pieces; nothing is ever unknown. (BPE was a compression trick
+# first. [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909) used it for translation and GPT-2 on bytes; CLIP took
+# it from there: section 2.4 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020).)
 #
 # Before any pair is counted, CLIP does three things to a text. It **cleans** it (lower case, HTML entities, broken
 # Unicode, white space). It cuts it into **words** with a pattern: runs of letters, single digits, endings such as 's,
@@ -61,17 +61,17 @@ print(to_symbols("heart"))
 print(to_symbols("né"), "two bytes for é")
 
 # %% [markdown]
-# Some of the 256 bytes have no visible sign (a blank, the end of a line). CLIP, like GPT-2, gives every byte a
-# visible stand-in, in the table `BYTE_TO_CHAR`: printable Latin letters and signs for themselves, other letters for
-# the rest. So a list of symbols is a readable text file. `CHAR_TO_BYTE` is the way back, and é, the bytes 195 and
-# 169, prints as Ã©.
+# Some of the 256 bytes are invisible when printed (a blank, the end of a line). CLIP, like GPT-2, gives every byte a
+# visible stand-in, in the table `BYTE_TO_CHAR`: printable Latin letters and signs stand for themselves, other letters
+# for the rest. So a list of symbols can be stored as a readable text file. `CHAR_TO_BYTE` is the way back, and é, the
+# bytes 195 and 169, prints as Ã©.
 #
 # ## `aaabdaaabac`, with a pencil
 #
-# Take a pencil; this small string is the classic example. (1) Count every pair of neighbours, overlapping ones, too:
-# `a a a` holds (a, a) twice, though only one of them can be glued. (2) Glue the most frequent pair, everywhere, from
-# the left. If two pairs are equally frequent, take the one that comes first in Python's order of tuples: (a, b)
-# before (aa, a). Again, until no pair stands twice.
+# Take a pencil; this small string is the classic example. (1) Count every pair of neighbours, including overlapping
+# ones: `a a a` holds (a, a) twice, though only one of them can be glued. (2) Glue the most frequent pair into one
+# symbol, everywhere, from the left. If two pairs are equally frequent, take the one that comes first in Python's order
+# of tuples: (a, b) before (aa, a). Repeat both steps until no pair occurs twice.
 #
 # Here are the counts of the first round, to start you off:
 
@@ -114,7 +114,7 @@ def train_bpe(words, n_merges):
 train_bpe = check.train_bpe(train_bpe)
 
 # %% [markdown]
-# Compare with your paper:
+# Compare with what you wrote down:
 
 # %%
 symbols = word
@@ -127,7 +127,7 @@ for pair in train_bpe({word: 1}, 10):
 # Each line is a **merge**. The vocabulary is: the bytes, the bytes with `</w>`, one new symbol for each merge in
 # their order, and two special ids for the start and the end of a text. So the list of merges *is* the tokenizer, and
 # that is what OpenAI's file holds: a line with a version, then a pair on each line, the earliest merge first. (It
-# lists more of them than the model uses, which takes the first so many.)
+# lists more merges than the model uses; the next cell counts how many the model takes, from the top.)
 
 # %%
 BASE = 2 * len(BYTE_TO_CHAR) + 2  # the bytes, the bytes with </w>, start, end
@@ -154,16 +154,17 @@ print("the first:", *("".join(pair) for pair in tokenizer.merges[:24]))
 print("the last: ", *("".join(pair) for pair in tokenizer.merges[-12:]))
 
 # %% [markdown]
-# You can read off what emoji are named after. The early merges build a few words that stand in a great many captions:
-# every person is drawn in five skin tones. Captions of photographs would give another list. The algorithm knows
-# nothing of language; it finds what repeats.
+# The merges show what the names of emoji are about. The early ones build a few words that occur in a great many
+# captions, because most people are drawn in five skin tones. Captions of photographs would give another list. The
+# algorithm knows nothing about language; it finds what repeats.
 #
 # ## From a text to ids
 #
-# How does a new word become ids? It is taken apart into bytes, and the training is repeated on it: of all pairs of
-# neighbours in the word, the one that was learned *first* is glued, everywhere; then again, until no pair of neighbours
-# was ever learned. What is left are the word's symbols, and each has its id. (Not the longest symbol that fits, as
-# other tokenizers do it; nor the leftmost pair.)
+# How does a new text become ids? It is cleaned and cut into words, as above (`split_words` does both). Each word is
+# taken apart into bytes, and the training is repeated on it: of all pairs of neighbours in the word, the one that was
+# learned *first* is glued, everywhere; then again, until none of the pairs was ever learned. What is left are the
+# word's symbols, and each has its id. (The next merge is not the longest symbol that fits, as in other tokenizers, and
+# not the leftmost pair.)
 #
 # **Exercise 3.** Write `encode`. `tokenizer.rank` says for every pair that was learned at which place in the list it
 # stands, and `tokenizer.id_of_symbol` gives the id of a symbol. The check tries random texts against the library; then
@@ -180,7 +181,7 @@ def encode(text, rank, ids):
 encode = check.encode(encode)
 
 # %% [markdown]
-# With our vocabulary, and with OpenAI's (those of its merges that these texts can meet):
+# With our vocabulary, and with OpenAI's (only those of its merges that can occur in these texts):
 
 # %%
 for text in ("woman firefighter", "a photo of a cat"):
@@ -197,10 +198,10 @@ for text in ("a photo of a cat", "a diagram", "A woman firefighter's helmet!"):
 #
 # ## Merges as a tree
 #
-# Drawn, gluing is a tree: the bytes below, and every merge a fork; the number under a symbol is the merge's place in
-# the list (a number that stands twice is one merge, used twice). What to look for: where a word ends as a single tree,
-# it is a single token; where it ends as several trees, no merge joins them. Each token is framed, even a single byte
-# that no merge took.
+# In a drawing, gluing gives a tree: the bytes are at the bottom, and every merge is a fork. The number under a symbol
+# is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for: where a
+# word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them. Each
+# token is framed, even a single byte that no merge took.
 
 
 # %% jupyter={"source_hidden": true}
@@ -227,7 +228,7 @@ def draw_trees(axes, word):
 
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
-left.set_ylabel("merges, one upon another")
+left.set_ylabel("merges, stacked")
 figure.supxlabel(
     "below: the bytes; a dot: </w>; under a symbol: the merge's place in the list; framed: a token", fontsize=9
 )
@@ -241,9 +242,9 @@ for axes, word in ((left, "firefighter"), (right, "photograph")):
 #
 # ## The same sentences in two languages
 #
-# The captions exist in many languages, and each says the same in all of them. So we can ask what a sentence costs. We
-# train one tokenizer on English and one on Chinese and encode the captions that were kept aside. One training gives
-# tokenizers of every smaller size, too: a list of merges, cut short, is the smaller vocabulary.
+# The captions exist in many languages, and each says the same in all of them. So we can ask what a sentence costs, in
+# tokens. We train one tokenizer on English and one on Chinese and encode the captions that were kept aside. One
+# training also gives every smaller tokenizer, since the first merges of the list are the smaller vocabulary.
 #
 # Which language needs more tokens for the same captions, each with its own vocabulary?
 
@@ -286,17 +287,17 @@ check.reveal("more tokens per caption", max(("English", "Chinese"), key=lambda l
 # At the left edge there are no merges, and a token is a byte: one for nearly every English letter, three for every
 # Chinese character. Then the merges go to work. Three things are worth a second look:
 #
-# - *Per character* Chinese is the dearer one of the two at every size; *per caption* it is the cheaper one at every
-#   size, even in bytes, since a Chinese character says more. Tokens per character compare alphabets; tokens for the
-#   same sentence compare costs.
+# - *Per character*, Chinese costs more at every size; *per caption*, it costs less at every size, even without any
+#   merges, since a Chinese character says more. Tokens per character compare alphabets; tokens for the same sentence
+#   compare costs.
 # - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
 #   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
-# - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. Every context has an
-#   end, and it comes early for a language that the vocabulary was not learned from:
+# - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. A model reads a
+#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it soon:
 
 # %%
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
-print(f"With our vocabularies of {vocab_size} entries, OpenAI's {room} places (+ start, end) hold of such captions:")
+print(f"With vocabularies of {vocab_size} entries, OpenAI's context ({room} tokens, and start and end) has room for:")
 for name, (per_character, _) in last.items():
     print(f"{name:42} about {room / per_character:3.0f} characters, blanks not counted")
 
@@ -312,16 +313,16 @@ for symbol in pieces:
     print(f"{symbol:8} -> bytes {[CHAR_TO_BYTE[char] for char in symbol.removesuffix(END_OF_WORD)]}")
 
 # %% [markdown]
-# So all bytes must be joined before they are decoded, and a blank put where `</w>` stands. (CLIP's pattern skips white
-# space, so a tokenizer can only put one blank behind every word.)
+# So all bytes must be joined before they are decoded, and each `</w>` becomes a blank. (CLIP's pattern skips white
+# space, so the tokenizer can only put one blank behind every word.)
 
 # %%
 for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %", "“ﬁne” &lt;3"):
     print(f"{text!r:24} -> {len(tokenizer.encode(text)):2} tokens -> {tokenizer.decode(tokenizer.encode(text))!r}")
 
 # %% [markdown]
-# What was lost: what cleaning changes (capitals, HTML entities, curly quotes, ligatures such as ﬁ, …), and where the
-# white space was. BPE itself loses nothing, and a word that nobody has ever seen costs more tokens, that is all.
+# Two things were lost: what cleaning changes (capitals, HTML entities, curly quotes, ligatures such as ﬁ, …), and where
+# the white space was. BPE itself loses nothing; a word that it never met only costs more tokens.
 #
 # ## A row of the batch
 #
@@ -331,7 +332,6 @@ for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %", "“ﬁne”
 #
 # Where it is cut matters: the model reads its feature *at the EOT token* (lesson 06). So a text that is cut must lose
 # its last words and keep its EOT. A plain `row[:length]` cuts off the very token that the model looks for.
-#
 
 # %%
 caption = "woman firefighter medium skin tone"
@@ -342,24 +342,25 @@ for length in (12, 5):
 
 # %% [markdown]
 # (The padding prints as an exclamation mark: id 0 is the first of the printable bytes, in our vocabulary as in
-# OpenAI's. That a padding zero and a real "!" look the same to the model sounds like a bug. Why it is none is the
-# next lesson's question.)
+# OpenAI's. That a padding zero and a real "!" look the same to the model sounds like a bug. The next lesson shows why
+# it is not one.)
 #
 # ## The answer
 #
 # The vocabulary is a list of merges: count neighbours, glue the most frequent pair, repeat. You get one for your own
 # captions by running that on them, and you read a text by repeating the merges on it, the earliest first.
 #
-# It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats is cheap, and
-# everything else is dear. Of a text, what cleaning changes is lost, and the white space; BPE loses nothing.
+# It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats costs few
+# tokens, and everything else costs many: that is why the same sentence is cheap in one language and expensive in
+# another. A text loses what cleaning changes, and its white space; BPE itself loses nothing.
 #
 # ## What this lesson does not show
 #
 # Whether a better vocabulary makes a better CLIP: nothing was trained here but the merges. Nor the other ways to cut
 # words (WordPiece, unigram models), nor how to make the training fast enough for billions of words. The comparison of
 # languages is about short names of emoji, which repeat their words far more than ordinary text does, so that the
-# numbers are flattering. And English and Chinese share hardly a byte: a vocabulary learned from another language in
-# the *same* script is a lesser evil, which we did not measure.
+# numbers are flattering. And English and Chinese share hardly a byte: what a vocabulary costs that was learned from
+# another language in the *same* script, we did not measure.
 #
 # ## Harder, and without a solution
 #
@@ -367,7 +368,7 @@ for length in (12, 5):
 #   [tokenizer.py](../minclip/tokenizer.py) does it). Do both lists still agree, ties included?
 # - Encode by the longest symbol that fits, from the left, instead. On how many captions do the ids differ, and which of
 #   the two needs fewer tokens?
-# - Find words of your own trade that cost three of OpenAI's tokens and more, if you have its file
+# - Find words of your own trade that cost three or more of OpenAI's tokens, if you have its file
 #   (`minclip.Tokenizer.load`). What do they have in common?
 #
 # Stuck? `check.hint("encode")` gives hints, one after the other; all solutions are in

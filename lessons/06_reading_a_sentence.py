@@ -3,7 +3,7 @@
 #
 # **The question.** How does a causal Transformer read a text, and why does CLIP read its feature at the end token? The
 # tower makes one vector for every token and keeps a single one of them. Why that one, and not their mean
-# ([openai/CLIP #217](https://github.com/openai/CLIP/issues/217))? And why does nobody mask the padding
+# ([openai/CLIP #217](https://github.com/openai/CLIP/issues/217))? And why is the padding not masked
 # ([#183](https://github.com/openai/CLIP/issues/183))?
 #
 # **You need** tokens, SOT, EOT and padding (lesson 05), the softmax, and classes in Python (`nn.Module`).
@@ -47,7 +47,8 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
     print(ids, *row)
 
 # %% [markdown]
-# (Zero is also the id of a real exclamation mark, and that is how it prints. Keep it in mind.)
+# (This model has a vocabulary of its own, so the ids differ from those in lesson 05. Zero is also the id of a real
+# exclamation mark, and that is how it prints. Keep it in mind.)
 #
 # ## Attention, and a mask
 #
@@ -63,9 +64,10 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
 # entries of a query; the **weights** $a$ are their softmax over what is allowed; everything after $i$ has weight zero.
 # ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.2.)
 #
-# Here is one such reading, in the trained model: three tokens, and the $q$, $k$ and $v$ of one head in layer 1. Follow
-# the row of *cat*: its query against the three keys gives a row of scores; one of them is forbidden; the softmax of the
-# others says how much of each value goes into the row of *cat* on the right.
+# Here is one such reading, in the trained model: three tokens, and their $q$, $k$ and $v$ in one *head* of the first
+# *layer* (both words are explained below; here $d = 32$). Follow the row of *cat*: its query against the three keys
+# gives a row of scores; one of them is forbidden; the softmax of the others says how much of each value goes into the
+# row of *cat* on the right.
 
 
 # %%
@@ -109,8 +111,8 @@ for axes, (title, part) in zip(row, parts.items(), strict=True):
 # %% [markdown]
 # (Red is positive, blue negative, and the weights go from white, 0, to dark, 1. Hatched: forbidden.)
 #
-# **Exercise 1.** The weights. It is tempting to take the softmax first and put zeros over the future afterwards. Then
-# the rows no longer add up to 1, and worse: the future still stands in the denominator, so it still has a say. (It
+# **Exercise 1.** Write the weights. It is tempting to take the softmax first and put zeros over the future afterwards.
+# Then the rows no longer add up to 1, and worse: the future still stands in the denominator, so it still has a say. (It
 # would have to be divided out again, by each row's new sum.)
 
 
@@ -130,10 +132,10 @@ causal_weights = check.causal_weights(causal_weights)
 # the keys, the last D rows the values. At the end the heads' results, laid side by side, are D numbers again, and
 # `out_proj` mixes them.
 #
-# **Exercise 2.** The whole of it. The names of the parameters are OpenAI's, and that is the point of them: weights
-# go from one model to another by name. So the check can give yours the weights of minclip's `Attention` and expect the
-# same result, to 1e-5, and the same gradients. The trap: the heads must be *split*, not only reshaped. Which of the
-# axes are neighbours in memory, and which do you need?
+# **Exercise 2.** Write the whole of attention. The parameters have OpenAI's names for a reason: weights go from one
+# model to another by name. So the check can give yours the weights of minclip's `Attention` and expect the same result,
+# to 1e-5, and the same gradients. The trap: the heads must be *split*, not only reshaped. Which of the axes are
+# neighbours in memory, and which do you need?
 
 
 # %%
@@ -162,8 +164,8 @@ Attention = check.Attention(Attention)
 # 0, 1, 2 …, is added (`positional_embedding`). Then come some **blocks** (or *layers*), one after the other.
 #
 # minclip computes attention with one function of PyTorch, `F.scaled_dot_product_attention`. While the trained model
-# reads a caption, we put a function in its place that uses your `causal_weights`. If those are right, the feature must
-# be the same; and we can keep the weights and look at them.
+# reads a caption, we replace it by a function that uses your `causal_weights`. If those are right, the feature must be
+# the same; and we can keep the weights and look at them.
 
 # %%
 maps = []
@@ -223,10 +225,10 @@ print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 # ## The block
 #
 # Attention moves things between positions and does little else. So a block has a second part, a small network that
-# treats each position by itself: the **MLP** (two linear layers with a bend in between, four times as wide as the
-# position). In front of each part stands a **LayerNorm**, which brings the D numbers of a position to mean 0 and spread
-# 1, times a gain, plus a bias. And each part *adds* its result to what the position had, so that nothing gets lost on
-# the way, neither the vector on the way up nor its gradient on the way down:
+# treats each position by itself: the **MLP** (two linear layers, from D to 4D numbers and back, with a nonlinearity
+# between them). In front of each part stands a **LayerNorm**, which brings the D numbers of a position to mean 0 and
+# standard deviation 1, times a gain, plus a bias. And each part *adds* its result to what the position had, so that
+# nothing gets lost on the way, neither the vector on the way up nor its gradient on the way down:
 #
 # $$x \leftarrow x + \mathrm{attn}(\mathrm{ln}_1(x)), \qquad x \leftarrow x + \mathrm{mlp}(\mathrm{ln}_2(x))$$
 #
@@ -242,7 +244,7 @@ print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 # | `mlp.c_fc`, `mlp.c_proj` | `nn.Linear`, from `width` to `4 * width` and back; between them `nn.GELU()` |
 #
 # (An `nn.Sequential` takes names as `nn.Sequential(OrderedDict(c_fc=…, gelu=…, c_proj=…))`. OpenAI's own weights were
-# trained with another bend, x · σ(1.702 x), called QuickGELU; ours with GELU itself.)
+# trained with another nonlinearity, x · σ(1.702 x), called QuickGELU; ours with GELU itself.)
 
 
 # %%
@@ -296,8 +298,8 @@ print("read at EOT, as CLIP does:\n", cosines(model.encode_text(tokens)))
 
 # %% [markdown]
 # The first position sees only itself, so its vector is the same for every text in the world: at SOT a cat is a heart is
-# a firefighter. (BERT and the picture tower read their feature at the *first* token. They
-# may: they have no causal mask.)
+# a firefighter. (BERT and CLIP's image tower read their feature at the *first* token. They can, because they have no
+# causal mask.)
 #
 # **Exercise 4.** Pick the right vectors. Three ways lead astray: taking the last position (which is padding in every
 # text but the longest), counting the ids that are not zero (a real "!" is zero, too), and picking every EOT (some
@@ -315,7 +317,7 @@ pool_at_end = check.pool_at_end(pool_at_end)
 
 # %% [markdown]
 # OpenAI's code and ours write the place of EOT as `tokens.argmax(dim=-1)`: in these vocabularies EOT has the highest
-# id, and argmax takes the first of equals. (Put new tokens behind it, and that breaks; `end_id` does not.)
+# id, and argmax takes the first of equals. (Add tokens with higher ids, and that breaks; `end_id` does not.)
 #
 # ## The tower
 #
@@ -396,8 +398,8 @@ with patch.object(F, "scaled_dot_product_attention", masked_too_late):
     print(f"masked after the softmax:      {largest_change():.2f}")
 
 # %% [markdown]
-# With the mask in its place the change is not small: it is nothing at all. So the padding's id can be that of a real
-# "!" without harm. Softmax first and zeros afterwards lets the padding in, through the denominator.
+# With the mask the change is not small but exactly zero. So the padding's id can be that of a real "!" without harm.
+# Softmax first and zeros afterwards lets the padding in, through the denominator.
 #
 # Now more and more padding, and four ways to read one vector off the text. One keeps to the argument. Two read
 # somewhere else than at EOT, and one takes the mask away.
@@ -435,7 +437,7 @@ legend = axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 # %% [markdown]
 # One line lies on zero (what is left is rounding: matrices of another shape are summed in another order). The others
 # mean that the feature of a text depends on *which other texts are in its batch*, since the longest of them decides
-# how much padding there is. That is a bug which no error message reports.
+# how much padding there is. No error message reports such a bug.
 #
 # Two things follow from the argument, and the flat line agrees. No padding mask is needed. And a batch may be cut at
 # its longest text instead of being padded to the model's full context, with the same result for less work:
@@ -455,7 +457,7 @@ print(f"instead of {full**2} in each head")
 # ([#488](https://github.com/openai/CLIP/issues/488)). The paper gives its reason in section 2.4: the mask keeps open
 # the ways to start from a pretrained language model and to add language modelling as a second task. Both were left
 # for later ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)). The price: "woman" is read without knowing that
-# a "firefighter" follows. What comes free with it: an exact answer to padding.
+# a "firefighter" follows. The gain, which the paper does not mention: padding cannot matter.
 #
 # ## The answer
 #
@@ -466,10 +468,10 @@ print(f"instead of {full**2} in each head")
 # ## What this lesson does not show
 #
 # That the causal mask is better or worse than none: these weights were *trained* under it, so taking it away
-# afterwards breaks them. A model trained without it would have to look after its padding in some other way. The same
+# afterwards breaks them. A model trained without it would have to deal with its padding in some other way. The same
 # holds for the mean and for the last position: they can be trained, with care for the padding. (The answer in #217 is
-# that reading at a special token is known to work better than a mean. Nothing here tests that.) And one caption is
-# one caption: the claim "padding cannot matter" rests on the argument about the mask, not on the curve.
+# that reading at a special token is known to work better than a mean. Nothing here tests that.) And the curve shows one
+# caption only: the claim "padding cannot matter" rests on the argument about the mask, not on the curve.
 #
 # ## Harder, and without a solution
 #

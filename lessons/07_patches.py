@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · Patches
 #
-# **The question.** A Transformer reads a row of vectors, and a picture is no row. What does a Vision Transformer
+# **The question.** A Transformer reads a row of vectors, and a picture is not a row. What does a Vision Transformer
 # (**ViT**), CLIP's image tower, really see?
 #
 # **You need** tensors with several axes; attention and the block (lesson 06); the unseen emoji and how a picture gets
@@ -9,7 +9,7 @@
 #
 # **Afterwards you can** cut a picture into patches, say why every ViT does that with a convolution, and write the whole
 # image tower, equal to minclip's under the same weights. You can prove that without positions it sees a bag of patches,
-# build a task on which that matters, and measure how much a trained model minds.
+# build a task on which that matters, and measure how much a trained model depends on the positions.
 #
 # **Time:** about 80 minutes, 45 of them for the three exercises. **Where we are:** part II, a CLIP of your own. This
 # tower uses your block of lesson 06; lesson 08 trains it with your text tower.
@@ -36,9 +36,9 @@ size, resolution = model.config.vision_patch_size, model.config.image_resolution
 # ## The grid
 #
 # The recipe ([Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929), "An image is worth 16×16 words"): cut the
-# picture into equal squares, the **patches**, and read them like a page, row by row. A patch takes the part that a
-# token has in a text. Here is an emoji as our model gets it: cut to what is drawn, and at its resolution. (Letters in
-# comments: B or N pictures, R pixels a side, P patches, D numbers for each of them in the Transformer, E in a feature.)
+# picture into equal squares, the **patches**, and read them like a page, row by row. A patch plays the role of a token.
+# Here is an emoji as our model gets it: cropped to the drawing, and at the model's resolution. (Letters in comments: B
+# or N pictures, R pixels a side, P patches, D numbers for each of them in the Transformer, E in a feature.)
 
 # %%
 woman_firefighter = "1F469-200D-1F692"
@@ -77,7 +77,7 @@ for name in ("emoji", "ViT-B/32", "ViT-B/16", "ViT-L/14"):
     print(f"{name:9} {pixels:6} {width:6} {patches:8} {3 * width**2:18,} {(patches + 1) ** 2:25,}")
 
 # %% [markdown]
-# (Plus one: the class token, below.)
+# (The last column counts one vector more than there are patches: the class token, below.)
 #
 # **Exercise 1.** Cut each picture of a batch into a row of patches. The danger: `images.reshape(B, P, -1)` has the
 # right shape and is quite wrong, since it cuts the memory into equal stretches, not the picture into squares. First
@@ -110,8 +110,8 @@ for axes, title, content in ((left, "patchify", rows), (right, "a plain reshape"
 credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 
 # %% [markdown]
-# On the right are some rows of the *green* channel, over the whole width of the picture, taken for the red, the green
-# and the blue of one square.
+# On the right are nine rows of the *green* channel, over the whole width of the picture, mistaken for the red, green
+# and blue of one square.
 #
 # ## Patchify equals the strided convolution
 #
@@ -144,8 +144,8 @@ print(
 )
 
 # %% [markdown]
-# So a ViT sees no picture. It sees a row of vectors, each a blend of one patch's pixels. That two pixels are
-# neighbours is known inside a patch, through the weights; across the edge between two patches nothing says so.
+# So a ViT does not see a picture. It sees a row of vectors, each a blend of one patch's pixels. Inside a patch, the
+# weights know which pixels are neighbours; across the edge between two patches nothing says so.
 #
 # ## The tower
 #
@@ -159,7 +159,7 @@ print(
 #
 # | name | what it is | shape |
 # |---|---|---|
-# | `conv1` | `nn.Conv2d`, one patch at a time, no bias; or its `weight` in `embed_patches` | (D, 3, patch, patch) |
+# | `conv1` | `nn.Conv2d` as above, no bias (call it, or use its `weight` in `embed_patches`) | (D, 3, patch, patch) |
 # | `class_embedding` | the class token, an `nn.Parameter` | (D,) |
 # | `positional_embedding` | place 0 is the class token's; an `nn.Parameter` | (1 + P, D) |
 # | `ln_pre` | a LayerNorm | |
@@ -167,7 +167,7 @@ print(
 # | `ln_post` | a LayerNorm, for the vector that is read | |
 # | `proj` | into the space that pictures and texts share; an `nn.Parameter` | (D, E) |
 #
-# What the parameters hold at first does not matter here: lesson 08 says how they begin.
+# Their first values do not matter here; lesson 08 says how they are chosen.
 
 # %%
 Block, TextTower = check.yours("Block", "TextTower")
@@ -368,13 +368,14 @@ credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 # argument above: it must give "cat left of dog" and "dog left of cat" the same feature, so that it is right on one of
 # them and wrong on the other, whatever it learned. A jigsaw changes none of its answers. The model with positions
 # learned who is left, and could say so of couples that it had never seen in either order; the jigsaw takes that away
-# from it.
+# from it. (It answers even worse than a coin there: the same order moves the same patches in every scene, so it can
+# mislead in the same way again and again.)
 #
 # ## Does it look at the arrangement?
 #
 # Back to the model that was trained on emoji, whose names say *what* is drawn and hardly ever *where*. It could use the
-# arrangement. Does it? It names a good part of the unseen pictures right. What share of them, in percent, if every
-# picture comes as a jigsaw?
+# arrangement. Does it? Of the unseen pictures it names a good part right. How many of all unseen pictures, in percent,
+# does it still name right if each comes as a jigsaw?
 
 # %%
 check.predict("unseen jigsaws named right (%)", None)
@@ -411,9 +412,9 @@ in_pieces = sum(scores["jigsaws"]) / len(jigsaws)
 check.reveal("unseen jigsaws named right (%)", 100 * in_pieces, within=5)
 
 # %% [markdown]
-# It collapses, and how far depends on the order. Without any positions, as the last of the three rows says, most of the
-# right answers are lost as well. (A caution about that row: the model was trained with something added to every patch,
-# and now nothing is.)
+# Most of the right answers are lost, and how many depends on the order. Without any positions, as the last of the three
+# rows says, most are lost as well. (A caution about that row: the model was trained with something added to every
+# patch, and now nothing is.)
 #
 # Look at some of the jigsaws. On the left, pictures that have the right name as a whole and another one as a jigsaw
 # (three, if there are as many); then pictures that keep theirs.
@@ -450,25 +451,26 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 
 # %% [markdown]
 # So this model looks at the arrangement. Still, more right answers remain than a guess would find: the contents of the
-# patches, an eye, a piece of a blue sleeve, some skin tone, say something by themselves.
+# patches (an eye, a piece of a blue sleeve, a skin tone) say something by themselves.
 #
-# Do not make a law of it. That is one model, and how it was trained may decide whether it needs the arrangement: where
-# the contents of single patches are enough to tell the captions of a batch apart, nothing in the loss asks for more.
-# You can find out with `minclip train`, its `--augmentation` and this jigsaw.
+# Do not generalise from it. That is one model, and how it was trained may decide whether it needs the arrangement:
+# where the contents of single patches are enough to tell the captions of a batch apart, nothing in the loss asks for
+# more. You can find out with `minclip train`, its `--augmentation` and this jigsaw.
 #
 # ## The answer
 #
 # A ViT sees a row of vectors, each a blend of one patch's pixels, and nothing but their positional embeddings says
 # where a patch was. Without them a picture and its jigsaw are the same thing, and "who is left?" is a coin toss; with
-# them, our model of the emoji has learned to use the arrangement, though nothing in the captions asked for it.
+# them, our model of the emoji has learned to use the arrangement, though its captions hardly ever mention it.
 #
 # ## What this lesson does not show
 #
 # How much the arrangement matters to another CLIP. Our scenes were made so that nothing else counts; and the emoji
-# model is one small model with few and large patches, trained on drawings that are all cut to their ink. Large models,
-# trained on photographs, are known to do badly on "left of": that the image tower *could* tell says nothing about
-# whether captions from the web ever made it learn that. Nor does the jigsaw show what the emoji model uses the places
-# for: a finger that points left has other patches than one that points right.
+# model is one small model with few and large patches, trained on drawings that are all cropped to their ink. Large
+# models, trained on photographs, are known to do badly on "left of" ([Kamath et al.
+# 2023](https://arxiv.org/abs/2310.19785)): that the image tower *could* tell says nothing about whether captions from
+# the web ever made it learn that. Nor does the jigsaw show what the emoji model uses the places for: a finger that
+# points left has other patches than one that points right.
 #
 # ## Harder, and without a solution
 #

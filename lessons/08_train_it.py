@@ -8,7 +8,7 @@
 # solved their exercises.
 #
 # **Afterwards you can** write the training step, and you have trained a CLIP whose parts you wrote. You can build a
-# test on pictures that share nothing with the training, and say what its figures show and what they do not.
+# test that shares no picture with the training, and say what its numbers show and what they do not.
 #
 # **Time:** about 60 minutes, 20 of them for the exercise. **Where we are:** the end of part II. Everything so far comes
 # together here; part III asks what such a model knows.
@@ -39,9 +39,9 @@ plt.style.use("lesson.mplstyle")
 # punch holes into it, and train on what is left. There are two kinds.
 #
 # - **New tone.** Single squares. The project's 400 *unseen* emoji are never trained on; each word of an unseen name
-#   stands in other names, but no other has just these words. The drawing is known in other tones.
-# - **New drawing.** All tones at once. We take every second role of the alphabet, and remove all its women, or all its
-#   men. Women stay in the training, and so does the role, but these drawings are new.
+#   occurs in other names, but no other name has exactly these words. The drawing is known in other tones.
+# - **New drawing.** All tones at once. We take every second role in alphabetical order and remove all its women or all
+#   its men, in turn. Women and men stay in the training, and so does the role, but these drawings are new.
 #
 # A test must share no picture with the training, or it measures memory (a **leak**). Artists repeat themselves:
 # OpenMoji has drawn "pilot" and "man pilot" alike, and "pilot" stays in the training. `without_twins` compares the
@@ -84,9 +84,9 @@ for name, test in TESTS.items():
     print(f"{name}: {len(test)} pictures of {len({parts(c)[:2] for c in test.captions})} drawings")
 
 # %% [markdown]
-# Here is the grid. A row is a person and a tone, a column a role. Grey squares are trained on; in the white ones no
-# such emoji exists, or its drawing is a twin. The framed squares are the holes: a thin frame for a new tone, a thick
-# one for a new drawing. When the model is trained, they will be filled.
+# Here is the grid. A row is a person and a tone, a column a role. Grey squares are trained on. The framed squares are
+# the holes: a thin frame for a new tone, a thick one for a new drawing. When the model is trained, they will be filled.
+# White squares without a frame are not used: no such emoji exists, or its drawing is a twin.
 
 # %% jupyter={"source_hidden": true}
 ROWS = [(person, tone) for person in PERSONS for tone in TONES]
@@ -120,9 +120,10 @@ title = axes.set_title(
 # ## What would count as a yes?
 #
 # Each hole is a question: which of all the captions of the grid is nearest to its picture? And for each part: which
-# person, which role, which tone does that caption name? A model that is blind to a part can only guess it. So a part
-# needs a **bar**, fixed before we start: two standard errors above guessing, which luck alone passes about once in
-# forty times. (The pictures of one drawing are no independent tries, so we count each drawing as one.)
+# person, which role, which tone does that caption name? A model that is blind to a part can only guess it. So each part
+# gets a **bar**, fixed before we start: two standard errors above guessing, which luck alone passes about once in forty
+# times (for the role, of which guessing rarely finds one, somewhat more often). The pictures of one drawing are not
+# independent tries, so we count each drawing as one.
 
 # %%
 grid = [(person, role, tone) for person in PERSONS for role in ROLES for tone in TONES]
@@ -219,10 +220,10 @@ class CLIP(nn.Module):
 
 
 # %% [markdown]
-# How do the weights begin? Not as zeros: then all features are zero, and so is every gradient. Not as random numbers of
-# just any size, either: what each block adds must be small against what it adds to (GPT-2's recipe, in `_initialize` of
-# [transformer.py](../minclip/transformer.py)). We take the first values from a fresh minclip, by their names. That also
-# lets us ask whether the two models are the same function:
+# What values do the weights start from? Not from zeros: then all features are zero, and so is every gradient. Nor from
+# random numbers of any size: what each block adds must be small compared with what it adds to (GPT-2's recipe, in
+# `_initialize` of [transformer.py](../minclip/transformer.py)). We take the first values from a fresh minclip, by their
+# names. That also lets us ask whether the two models are the same function:
 
 # %%
 sizes = minclip.CLIPConfig(**vars(preset) | {"image_resolution": RESOLUTION, "vocab_size": tokenizer.vocab_size})
@@ -279,8 +280,8 @@ training_step = check.training_step(training_step)
 # %% [markdown]
 # ## The training
 #
-# The optimizer is AdamW, which lets the entries of matrices decay a little at every step; its learning rate rises over
-# the first tenth of the steps and falls to zero along a cosine. Every step draws a batch of pairs that has not been
+# The optimizer is AdamW, here with a little decay of the matrices at every step; its learning rate rises over the
+# first tenth of the steps and then falls to zero along a cosine. Every step takes a batch of pairs that have not been
 # used in this epoch. `augment` shifts, turns and brightens the pictures a little, so that the model does not learn
 # single pixels by heart. On the way we look at the unseen pairs a few times: at all their cosines, and at the
 # **top-1**, the share of pictures whose own caption is the nearest of all unseen captions. On two free cores this takes
@@ -380,9 +381,9 @@ axes = draw_grid(is_right)
 title = axes.set_title("dot: all three parts are right; cross: at least one is wrong", fontsize=9)
 
 # %% [markdown]
-# In figures, and beside the plainest rival: it compares pixels, and answers with the caption of the **nearest
-# neighbour**, the training picture with the smallest distance. It can never have all three parts right, for no training
-# caption has them. Part by part it can.
+# Now in numbers, and beside the simplest rival. The rival compares pixels, and answers with the caption of the
+# **nearest neighbour**, the training picture with the smallest distance. It can never have all three parts right,
+# because no training caption has them; but it can have each part right.
 
 # %%
 short = " (in the short version, which only shows that the lesson runs)" if check.FAST else ""
@@ -408,10 +409,11 @@ for name in TESTS:
 # The nearest training picture is usually the same drawing in another tone, or the same role with another person. So it
 # knows most of what a new picture shares with an old one, better than your model after so short a training, and fails
 # at the part that is new: the tone in the first test, the person in the second. (A neutral name, such as "pilot",
-# counts as a wrong person.) The model gives some of that away, and can put together what no training picture shows
+# counts as a wrong person.) The model is worse at what is old, but can put together what no training picture shows
 # together.
 #
-# Which mistakes does it make? Eight holes, and for each the three nearest of the grid's captions.
+# Which mistakes does it make? Here are eight holes, and for each the three nearest of the grid's captions. A tick marks
+# the right one.
 
 # %% jupyter={"source_hidden": true}
 figure, places = plt.subplots(4, 4, figsize=(10.5, 5.4), width_ratios=[1, 3, 1, 3])
@@ -445,7 +447,9 @@ for name, test in TESTS.items():
 #
 # **Can it name combinations that it never saw?** Partly, and it depends on how new they are. In a known drawing of a
 # new tone it names all three parts far more often than guessing would, and each part above its bar. In a new drawing it
-# gets the tone and often the role, but of the person it knows little or nothing, so that few holes are filled.
+# gets the tone and the role right more often than not, but the person no better than by guessing, so that few holes are
+# filled. (It may know a little more than that: it has seen each of these roles with the other person, never with this
+# one, which pulls its answer the wrong way, as it does the nearest neighbour's.)
 #
 # Nobody told the model which part of a picture shows which word. The words came to it as tokens, a whole caption at a
 # time, and what it knows of the parts it found by itself. And every part of it is in your hands: the tokenizer,
@@ -456,9 +460,9 @@ for name, test in TESTS.items():
 # - That it would name *any* combination. The holes are of the same kind as the training (a person, a role, a tone);
 #   nothing here asks for a word order or a relation, such as "cat left of dog" in lesson 07.
 # - How good it could get. The cell above the holes prints what the top-1 still gained towards the end, with a learning
-#   rate that had nearly fallen to zero: the figures belong to a training of this length. The same towers, trained for
+#   rate that had nearly fallen to zero: the numbers belong to a training of this length. The same towers, trained for
 #   longer and on the drawings of a second artist, [ship with minclip](../minclip/weights/MODEL_CARD.md).
-# - How sure the figures are. With about a hundred pictures in a test, chance alone moves a share by four or five
+# - How certain the numbers are. With about a hundred pictures in a test, chance alone moves a share by four or five
 #   points, and more, since many are variants of one drawing. This is one training; another seed gives another model,
 #   whose shares may differ by more than that. The sizes and the augmentation of the project were chosen by looking at
 #   these same unseen pictures, so they flatter it a little.

@@ -25,7 +25,8 @@ def glue(attempt, draw):
 
 
 @exercise(
-    "max() breaks ties in the wrong way: sort by (−count, pair). And a pair counts as often as its word occurs.",
+    "a pair counts as often as its word occurs; of equally frequent pairs take the first in sort order, which max() "
+    "does not; stop when the largest count is below 2, or no pair is left.",
     steps=(
         "what must be counted anew after each merge?",
         "a Counter of pairwise(symbols), each place as often as its word occurs; then glue the best pair in all words",

@@ -86,6 +86,13 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
     def read(x: Tensor) -> Tensor:
         return tower.transformer(tower.ln_pre(x))  # (B, 1 + P, D)
 
+    def read_causally(x: Tensor) -> Tensor:
+        x = tower.ln_pre(x)
+        for block in tower.transformer.resblocks:
+            x = x + block.attn(block.ln_1(x), True)
+            x = x + block.mlp(block.ln_2(x))
+        return x
+
     in_front = "the class token stands in front of the patches, at place 0"
     added = "positions are added: row 0 of positional_embedding to the class token, the others to the patches"
     at_token = "the feature is read at the class token: x[:, 0]"
@@ -97,6 +104,9 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
         "ln_pre stands in front of the first block": lambda: finish(tower.transformer(x)[:, 0]),
         "ln_pre stands behind the sum of patches and positions": lambda: finish(
             tower.transformer(tower.ln_pre(x - positions) + positions)[:, 0]
+        ),
+        "causal=False in every block: otherwise the class token sees only itself": lambda: finish(
+            read_causally(x)[:, 0]
         ),
         at_token: lambda: finish(read(x)[:, -1]),
         at_token + ", not at the mean": lambda: finish(read(x).mean(dim=1)),

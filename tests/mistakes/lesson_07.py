@@ -71,6 +71,6 @@ MISTAKES = {
         Hinted(("bias=False", "bias=True"), "names in the text"),
         Hinted(("1 + (resolution", "(resolution"), "names in the text"),  # no place for the class token
         ("embed_patches(images, self.conv1.weight)", "self.conv1(images).flatten(2)"),  # (B, D, P)
-        ("causal=False) for", "causal=True) for"),  # the class token would see itself alone
+        Hinted(("causal=False) for", "causal=True) for"), "sees only itself"),
     ],
 }
