@@ -12,8 +12,8 @@
 # `encode` that gives OpenAI's own ids, say what a tokenizer keeps of a text and what it throws away, and explain why
 # the same sentence costs more tokens in one language than in another.
 #
-# **Time:** about 75 minutes, 40 of them for the three exercises. **Where we are:** part II, a CLIP of your own, begins:
-# lesson 06 reads the ids, and lesson 08 trains with the vocabulary that you learn here.
+# **Place.** Part II, *A CLIP of your own*; after lesson 00. About 75 minutes, 40 of them for the three exercises.
+# Lesson 06 reads the ids, and lesson 08 trains with the vocabulary that you learn here.
 
 # %%
 from itertools import pairwise

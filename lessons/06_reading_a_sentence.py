@@ -12,8 +12,8 @@
 # under the same weights. You can read an attention map, tell which of a text's vectors knows what, and prove that
 # padding cannot matter.
 #
-# **Time:** about 90 minutes, 60 of them for the five exercises. **Where we are:** part II, a CLIP of your own. The text
-# tower reads the ids of lesson 05; its block becomes the image tower in lesson 07, and lesson 08 trains both.
+# **Place.** Part II, *A CLIP of your own*; after lesson 05. About 90 minutes, 60 of them for the five exercises. The
+# text tower reads the ids of lesson 05; its block becomes the image tower in lesson 07, and lesson 08 trains both.
 
 # %%
 from collections import OrderedDict

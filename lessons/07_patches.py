@@ -11,7 +11,7 @@
 # image tower, equal to minclip's under the same weights. You can prove that without positions it sees a bag of patches,
 # build a task on which that matters, and measure how much a trained model depends on the positions.
 #
-# **Time:** about 80 minutes, 45 of them for the three exercises. **Where we are:** part II, a CLIP of your own. This
+# **Place.** Part II, *A CLIP of your own*; after lesson 06. About 80 minutes, 45 of them for the three exercises. This
 # tower uses your block of lesson 06; lesson 08 trains it with your text tower.
 
 # %%

@@ -10,7 +10,8 @@
 # **Afterwards you can** write the training step, and you have trained a CLIP whose parts you wrote. You can build a
 # test that shares no picture with the training, and say what its numbers show and what they do not.
 #
-# **Time:** about 60 minutes, 20 of them for the exercise. **Where we are:** the end of part II. Everything so far comes
+# **Place.** The end of part II, *A CLIP of your own*; after lessons 01, 02, 04 and 07. About 60 minutes, 20 of them for
+# the exercise. Everything so far comes
 # together here; part III asks what such a model knows.
 
 # %%
@@ -56,7 +57,8 @@ unseen = without_twins(unseen, pairs)
 
 # %%
 def parts(caption):
-    """("woman", "firefighter", "dark") of "woman firefighter dark skin tone"; None of a caption of another kind."""
+    """("woman", "firefighter", "dark") of "woman firefighter dark skin tone"; None for a caption of another kind."""
+    # Couples, and people who are "facing right", are of another kind.
     person, *rest = caption.removesuffix(" skin tone").split()
     of_that_kind = caption.endswith(" skin tone") and person in PERSONS and not {*PERSONS, "facing"} & {*rest}
     return (person, " ".join(rest[:-1]), rest[-1]) if of_that_kind and len(rest) > 1 else None
@@ -77,7 +79,7 @@ pairs = pairs.select([i for i, caption in enumerate(pairs.captions) if not is_ne
 removed = TESTS["new drawing"]
 TESTS["new drawing"] = without_twins(removed, pairs)
 twins = {" ".join(parts(c)[:2]) for c in set(removed.captions) - set(TESTS["new drawing"].captions)}
-print(f"{len(removed) - len(TESTS['new drawing'])} of {len(removed)} removed pictures were no new drawings: ", end="")
+print(f"{len(removed) - len(TESTS['new drawing'])} of {len(removed)} removed pictures were not new drawings: ", end="")
 print(", ".join(sorted(twins)))
 print(f"{len(pairs)} pairs to train on, {len(ROLES)} roles in the grid")
 for name, test in TESTS.items():
@@ -354,7 +356,7 @@ left.axhline(floor, color="0.3", linestyle="--", linewidth=1)
 left.text(steps, floor, f"ln {BATCH} = {floor:.2f}: tells nothing apart", ha="right", va="bottom", fontsize=8)
 left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
 right.plot([seen["step"] for seen in looks], [seen["top1"] for seen in looks], "o-", color="0.2")
-right.set(xlabel="step", ylabel="unseen top-1 (%)", ylim=(0, 100))
+labels = right.set(xlabel="step", ylabel="unseen top-1 (%)", ylim=(0, 100))
 
 # %%
 gains = [round(later["top1"] - earlier["top1"], 1) for earlier, later in zip(looks[-3:], looks[-2:], strict=False)]
@@ -412,8 +414,8 @@ for name in TESTS:
 # counts as a wrong person.) The model is worse at what is old, but can put together what no training picture shows
 # together.
 #
-# Which mistakes does it make? Here are eight holes, and for each the three nearest of the grid's captions. A tick marks
-# the right one.
+# Which mistakes does it make? Here are eight holes with their captions, and for each the three nearest of the grid's
+# captions. A tick marks the right one.
 
 # %% jupyter={"source_hidden": true}
 figure, places = plt.subplots(4, 4, figsize=(10.5, 5.4), width_ratios=[1, 3, 1, 3])
@@ -424,10 +426,11 @@ for cell, (name, i) in enumerate(chosen):
     drawing.imshow(TESTS[name].origins[i].open(144))
     for axes in (drawing, lines):
         axes.axis("off")
-    lines.text(0, 1.05, f"{name}:", fontsize=8, style="italic")
+    caption = TESTS[name].captions[i]
+    lines.text(0, 1.05, f"{name}: {caption.removesuffix(' skin tone')}", fontsize=8, style="italic")
     best, order = cosines(TESTS[name].images[i : i + 1], grid_captions)[0].topk(3)
     for line, (value, place) in enumerate(zip(best.tolist(), order.tolist(), strict=True)):
-        is_it = grid_captions[place] == TESTS[name].captions[i]
+        is_it = grid_captions[place] == caption
         said = f"{value:5.2f}  {'✓ ' if is_it else ''}{grid_captions[place].removesuffix(' skin tone')}"
         lines.text(0, 0.75 - 0.35 * line, said, fontsize=9, weight="bold" if is_it else "normal")
 

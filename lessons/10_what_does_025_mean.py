@@ -10,7 +10,7 @@
 # **Afterwards you can** say what a cosine is worth and what it is not, build the feature of a class from several
 # prompts, and measure a search by something that does not depend on the level of the cosines: recall@k.
 #
-# About 45 minutes, exercises included. *Part III, What it knows. It builds on part I; lesson 11 builds on this one.*
+# **Place.** Part III, *What it knows*; after lesson 08. About 45 minutes, exercises included.
 
 # %%
 import math

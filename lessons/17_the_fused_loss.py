@@ -12,8 +12,8 @@
 # digits of a loss of a millionth, explain why a probability must not be rounded before 1 is subtracted from it, and
 # count what all this costs.
 #
-# **Two sittings**, about 50 minutes each, exercises included: the loss, and after a resting point the gradient. Lesson
-# 18 then asks what a GPU would make of it.
+# **Place.** Part IV, *Large and fast*; after lesson 16. Two sittings, about 50 minutes each, exercises included: the
+# loss, and after a resting point the gradient. Lesson 18 then asks what a GPU would make of it.
 #
 # The kernels run in Triton's interpreter on the CPU. Where Triton is not available (macOS, Windows), the cells that
 # begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.

@@ -11,8 +11,8 @@
 # say from a compiler's report how many programs fit on a multiprocessor, draw the roofline of your own GPU, and tell a
 # prediction from a measurement.
 #
-# About 60 minutes, exercises included. Where Triton is not available, the cells that begin with `# needs Triton` are
-# skipped; the notebook as it came has their outputs.
+# **Place.** Part IV, *Large and fast*; after lesson 17. About 60 minutes, exercises included. Where Triton is not
+# available, the cells that begin with `# needs Triton` are skipped; the notebook as it came has their outputs.
 
 # %%
 import os

@@ -1,9 +1,6 @@
 # %% [markdown] id="question"
 # # 20 · Museum of bugs
 #
-# *Part V, On your own, begins. Parts I to IV built a model, a loss and a kernel; from here on you judge such work, your
-# own included.*
-#
 # **The question.** A contrastive loss forgives nearly everything: it falls, the curve looks good, and the model is
 # wrong. Would you have noticed? And would your tests?
 #
@@ -14,7 +11,8 @@
 # **Afterwards you can** read a plot or a log as a symptom and name its cause; write tests as **properties** that hold
 # for every correct implementation; and measure how good your tests are, by **mutants**.
 #
-# About 75 minutes: 35 for the fifteen exhibits, 40 for the three exercises.
+# **Place.** Part V, *On your own*, begins. Parts I to IV built a model, a loss and a kernel; from here on you judge
+# such work, your own included. About 75 minutes: 35 for the fifteen exhibits, 40 for the three exercises.
 
 # %%
 import itertools

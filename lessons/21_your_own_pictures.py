@@ -1,9 +1,6 @@
 # %% [markdown] id="question"
 # # 21 · Your own pictures
 #
-# *Part V, On your own: the last lesson. It builds on lessons 03 (floors), 12 (another hand) and 13 (borrowed eyes), and
-# on lesson 20 (what to mistrust).*
-#
 # **The question.** Will it work on mine?
 #
 # **You need** a folder of pictures with captions; if you have none, the lesson makes one. This is a project and not an
@@ -12,7 +9,8 @@
 # **Afterwards you can** find out what a folder of pictures allows *before* you train, mend it, train, say what the
 # score is worth, and write down what somebody else must know in order to believe it.
 #
-# About 60 minutes with the ready folder; longer with your own pictures.
+# **Place.** The last lesson, of part V, *On your own*; after lessons 03 (floors), 12 (another hand), 13 (borrowed eyes)
+# and 20 (what to mistrust). About 60 minutes with the ready folder; longer with your own pictures.
 
 # %%
 import base64
