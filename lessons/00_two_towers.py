@@ -269,7 +269,7 @@ _ = figure.supxlabel("Noto Color Emoji, SIL OFL 1.1", fontsize=7)
 # things to see.
 #
 # - The shares always add up to 1, *whatever is in the picture*. The broccoli has to go somewhere. "other" does not mean
-#   "none of these": it is one more word, and it wins only where its cosine happens to be the largest (lesson 10).
+#   "none of these": it is one more word, and it wins only where its cosine happens to be the largest (lesson 11).
 # - A share near 1 is no promise: the cosines behind it may all be low.
 #
 # ## Exercise
@@ -328,8 +328,8 @@ print(f'guessing gets {len(said) / 4:.0f} of {len(said)} right; "other" every ti
 
 # %% [markdown]
 # That is better than guessing among four, and much worse than always saying "other". It calls both cats a cat, but also
-# eight animals that are none of the three. It knows animals as two artists drew them, and little beyond. The
-# [model card](../minclip/weights/MODEL_CARD.md) tells how often it finds the right one among *all* of Noto's names.
+# eight animals that are none of the three. It knows animals as two artists drew them, and little beyond (lesson 12).
+# The [model card](../minclip/weights/MODEL_CARD.md) tells how often it finds the right one among *all* of Noto's names.
 #
 # The search box has limits as well. A sentence of a kind that it was not trained on still finds whatever is nearest,
 # and the cosines hardly warn you:

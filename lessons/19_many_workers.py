@@ -5,14 +5,15 @@
 # the loss compares every image with every text, wherever they are. What must be gathered from the other GPUs, and is
 # the gradient then still that of the whole batch?
 #
-# **You need** the loss by labels and its gradient (lesson 02), and what a bigger batch buys (lesson 09). It helps to
-# have heard of `torch.nn.parallel.DistributedDataParallel` (DDP); you do not need to have used it.
+# **You need** the loss by labels and its gradient (lesson 02), and the loss in groups (lesson 09). The worksheet at the
+# end also uses gradient caching (lesson 14). It helps to have heard of `torch.nn.parallel.DistributedDataParallel`
+# (DDP); you do not need to have used it.
 #
 # **Afterwards you can** write the loss of one worker so that all workers together train as one; say what each of
 # open_clip's two flags does to the gradient, and by which factor; run the same function in real processes; and
 # estimate memory, time and traffic of a training that you cannot afford, with every assumption in view.
 #
-# **Place.** Part IV, *Large and fast*; after lessons 02 and 09. About 60 minutes.
+# **Place.** The end of part IV, *Large and fast*; after lesson 14. About 60 minutes.
 
 # %%
 import inspect
@@ -126,13 +127,13 @@ for axes, (title, who) in zip(all_axes, views.items(), strict=True):
 # them as constants: `backward()` stops there. But my image is pushed away by your text, and *your text by my image*.
 # Should my loss have a say in the gradient of your text?
 #
-# open_clip, a widely used code to train CLIPs, has two flags for these choices
+# open_clip, a widely used code base for training CLIPs, has two flags for these choices
 # ([loss.py](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py)):
 #
 # - `local_loss`: a worker computes only its two strips. Without it, each worker computes all N × N logits, and all
 #   workers compute the same loss.
 # - `gather_with_grad`: gradients flow back through the gathering, to the owners of the features. Without it, what was
-#   gathered is constant. (There is one exception: without both flags, a worker puts its own rows back in their place
+#   gathered is constant. (There is one exception: with neither flag, a worker puts its own rows back where they belong
 #   after the gathering, or there would be no gradient at all.)
 #
 # "Is `gather-with-grad` meant to be used only with `local-loss`?" asks [open_clip
@@ -166,10 +167,10 @@ def averaged_gradient(local_loss, gather_with_grad):
 
 
 # %% [markdown]
-# The last line needs a thought. In a real training each worker calls `backward()` on its own loss. With
-# `gather_with_grad` that sends gradients to the features of the others, where they are added up; then the gradients of
-# the parameters are averaged. Here a single `grad` of the *mean of all losses* does both, because the derivative of a
-# sum is the sum of the derivatives.
+# Why is the gradient of the mean loss what the workers end up with? In a real training each worker calls `backward()`
+# on its own loss. With `gather_with_grad` that sends gradients to the features of the others, where they are added up;
+# then the gradients of the parameters are averaged. Here a single `grad` of the *mean of all losses* does both, because
+# the derivative of a sum is the sum of the derivatives.
 #
 # Before you look: **by which factor does each variant miss the true gradient of the towers?** Write down your guess; 1
 # means that the variant is right.
@@ -201,9 +202,9 @@ for flags, guess in GUESS.items():
     )
 
 # %% [markdown]
-# The mean loss is the same in all four, and right, so its value cannot tell you which of them is running. The scale
-# gets its right gradient in all four. But of the gradients of the towers two are right, one is exactly W times too
-# small, and one has another direction.
+# The mean loss is the same in all four, and correct, so its value cannot tell you which of them is running. The scale
+# gets its correct gradient in all four. But of the four gradients of the towers two are correct, one is exactly W times
+# too small, and one points in another direction.
 #
 # Who feeds whom? Row q, column r of each panel shows how much gradient the loss of rank q gives to the features of rank
 # r, after the average over the workers. 1 is the length of the true gradient of those features.
@@ -307,8 +308,8 @@ for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
 
 # %% [markdown]
 # SGD takes steps that are W times too small. Adam divides each gradient by its own running size, so a constant factor
-# cancels (all but its small `eps`), and CLIP is trained with Adam. What notices the factor is whatever looks at the
-# size of the gradient before Adam does, such as clipping of its norm.
+# cancels (apart from the small `eps`), and CLIP is trained with Adam. Only what looks at the size of the gradient
+# before Adam does can notice the factor: clipping of the gradient norm, for example.
 #
 # What do the big trainings do? OpenAI did not publish its training code. The paper says that the similarities were
 # "sharded with individual GPUs computing only the subset of the pairwise similarities necessary for their local batch
@@ -418,7 +419,8 @@ for name, got, expected in zip(("image", "text", "scale"), real_gradients, gradi
     assert difference < 1e-6
 
 # %% [markdown]
-# The two losses differ, as they should: each is the share of one worker. If you log only that of rank 0, you log noise.
+# The two losses differ, as they should: each is one worker's share, and most of the difference is the weight of the
+# larger shard. So log the mean over the workers, not the loss of rank 0.
 #
 # ## A worksheet for sixteen GPUs
 #
@@ -610,10 +612,11 @@ axes.set(xlabel="A100s", ylabel="days of training", title="12.8 billion pairs in
 _ = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
 
 # %% [markdown]
-# Nothing begins at sixteen. Twice the cards take half of the days, and a little less at the two bends, where a shard
-# begins to fit in memory at once and saves the additional forward pass. (The published point of ViT-B/32 lies on the
-# upper edge because we took the share from it. That of ViT-L/14 lies above: those cards had 40 GB, and checkpointing
-# cost them the additional pass.)
+# Twice the cards take half of the days, and a little less at the two bends, where a shard begins to fit in memory at
+# once and saves the additional forward pass. The bend of ViT-B/32 begins at sixteen cards by accident: 1,805 of 2,048
+# pairs fit there, and other bytes for each pair would move it. (The published point of ViT-B/32 lies on the upper edge
+# because we took the share from it. That of ViT-L/14 lies above: those cards had 40 GB, and checkpointing cost them the
+# additional pass.)
 
 # %%
 one = worksheet(models["ViT-B/32"], ASSUMED | {"workers": 1})
@@ -644,7 +647,7 @@ for name in models:
 # ## What this lesson does not show
 #
 # - **No GPU ran.** Speed, overlap of computing and sending, and what a slow network does are predicted or left out.
-#   gloo on one machine says nothing about NCCL on sixteen.
+#   gloo on one machine says nothing about NCCL, its counterpart for GPUs, on sixteen.
 # - **Whether the wrong gradients train worse models.** We compared gradients, not trainings.
 # - **Rounding.** Everything is in float64. Features that travel in bfloat16 are rounded before they are compared.
 # - **Kept numbers** are counted for plain attention in one format. Fused attention keeps fewer; mixed precision keeps
@@ -655,8 +658,12 @@ for name in models:
 # - A contrastive loss over shards needs labels with an offset, gathered features, and gradients that flow back.
 # - The backward pass of a gathering is a sum over the workers.
 # - Ask of every distributed loss: is the *mean over the workers* the loss of the batch, in value and in gradient, with
-#   unequal shards as well? The value alone does not tell.
-# - A training is arithmetic: count what can be counted, name what is assumed, and compare with what others reached.
+#   unequal shards as well? The value alone does not tell you.
+# - The cost of a training is arithmetic: count what can be counted, name what is assumed, and compare with what others
+#   reached.
+#
+# This ends part IV. A wrong gradient beside a correct loss was one bug that a training does not report; lesson 20, the
+# first of part V, has fifteen.
 #
 # ## Harder, without a solution
 #
@@ -668,4 +675,5 @@ for name in models:
 # 3. Two workers with two chunks each: combine this lesson with the gradient caching of lesson 14. How often must you
 #    gather in a step, and when?
 #
-# Stuck? `from solutions.lesson_19 import sharded_loss`, or read [solutions/lesson_19.py](solutions/lesson_19.py).
+# Stuck? `check.hint("sharded_loss")`, `from solutions.lesson_19 import sharded_loss`, or read
+# [solutions/lesson_19.py](solutions/lesson_19.py).

@@ -9,13 +9,15 @@ BLOCKS = 12  # along each side of a picture
 VISIBLE = (
     10.0  # of 255: drawings of the course are either below 9 (the same drawing) or above 12 (another colour or form)
 )
+NEARLY = 2.55  # of 255, one percent, for the root of the mean square difference: two faces that differ in their mouths
 
 
 def without_twins(test: Pairs, train: Pairs) -> Pairs:
     """The test pictures that no training picture repeats, with their captions.
 
     Artists draw some emoji once for several names, or a second time with a pixel's difference. Two pictures (3, R, R)
-    count as the same drawing if none of their 12 × 12 blocks differs visibly, on average over its pixels.
+    count as the same drawing if none of their 12 × 12 blocks differs visibly, on average over its pixels, or if the
+    whole pictures differ by less than one percent.
     """
     both = _pixels(test), _pixels(train)  # (P, 3, R, R) each
     block = both[0].shape[-1] // BLOCKS
@@ -24,6 +26,8 @@ def without_twins(test: Pairs, train: Pairs) -> Pairs:
     candidates = torch.cdist(*coarse, p=torch.inf) < VISIBLE  # (test, train)
     differences = {(i, j): (both[0][i] - both[1][j]).abs() for i, j in candidates.nonzero().tolist()}
     twins = {i for (i, _), difference in differences.items() if F.avg_pool2d(difference, block).max() < VISIBLE}
+    whole = torch.cdist(both[0].flatten(1), both[1].flatten(1)) / both[0][0].numel() ** 0.5  # (test, train)
+    twins |= set((whole < NEARLY).any(dim=1).nonzero().flatten().tolist())
     return test.select([i for i in range(len(test.origins)) if i not in twins])
 
 

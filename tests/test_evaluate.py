@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -118,6 +119,15 @@ def test_an_ensemble_is_normalised_averaged_and_normalised(model, tokenizer):
             units = [f / f.norm() for f in model.encode_text(prompts)]
         mean = torch.stack(units).mean(0)
         torch.testing.assert_close(feature, mean / mean.norm())
+
+
+def test_classes_are_encoded_by_the_model_as_it_is_now(model, tokenizer):
+    learning = copy.deepcopy(model)
+    before = evaluate.class_features(learning, tokenizer, ["red", "heart"])
+    with torch.no_grad():
+        learning.text_projection.copy_(learning.text_projection.flip(1))
+    after = evaluate.class_features(learning, tokenizer, ["red", "heart"])
+    torch.testing.assert_close(after, before.flip(1))
 
 
 def test_one_template_is_the_text_itself(model, tokenizer):

@@ -26,13 +26,30 @@ SPLITS = {
     ),
     "09": (["load_emoji("], [("unseen", "everything"), ("aside", "train")]),
     "10": (["load_emoji("], [("unseen", "train")]),
+    "11": (["load_emoji("], [("unseen", "train"), ("small_unseen", "small_train")]),
+    "12": (
+        ["load_emoji("],
+        [
+            ("home_unseen", "home_train"),
+            ("away_unseen", "home_train"),
+            ("away_unseen", "away_train"),
+            ("away_known", "home_train"),
+            ("away_known", "labels"),
+        ],
+    ),
+    "13": (["LARGE = "], [("test", "home"), ("test", "away.select(known.tolist())")]),
+    "21": (["FOLDER = None", "unlink(", "hold_out(pairs)"], [("held_out", "train")]),
 }
 
 
 def test_every_lesson_that_measures_on_other_pictures_is_here():
     assert set(SPLITS) == {number for number, source in SOURCES.items() if "without_twins(" in source.read_text()}
-    loads = [line for source in SOURCES.values() for line in source.read_text().splitlines() if "load_emoji(" in line]
-    assert sum(", _ = " not in line for line in loads) == len(SPLITS), "one of them keeps a test set"
+    keep_a_test_set = {
+        number
+        for number, source in SOURCES.items()
+        if any("load_emoji(" in line and ", _ = " not in line for line in source.read_text().splitlines())
+    }
+    assert keep_a_test_set <= set(SPLITS)
 
 
 def variables(number: str, parts: list[str]) -> dict:

@@ -55,3 +55,16 @@ def test_a_held_out_picture_stays_held_out_whatever_comes_and_goes():
     assert set(part_aside.origins) <= set(aside.origins)
     one = everything.select([0])
     assert data.hold_out(one) == (one, None)
+
+
+def test_equal_pictures_are_on_one_side_and_none_is_lost():
+    images = torch.randint(0, 256, (400, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, :, :1] = images[:, :1] = 255  # the same border, in every picture
+    twice = images.repeat_interleave(2, dim=0)
+    names = [f"{i:X}" for i in range(800)]
+    train, aside = data.hold_out(data.Pairs(twice, [data.Emoji(name) for name in names], names, torch.arange(800)))
+    assert aside is not None
+    assert sorted(train.captions + aside.captions) == sorted(names)
+    assert 40 <= len(aside) <= 120  # 80 expected
+    held_out = {int(name, 16) for name in aside.captions}
+    assert {row ^ 1 for row in held_out} == held_out

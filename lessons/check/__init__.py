@@ -8,6 +8,7 @@ the one from solutions/, so that the lesson always runs to its end. What you sol
     check.progress()          the map of the course, with what is yours
     check.yours("name", …)    functions of earlier lessons, yours where you solved them
     check.predict, reveal     a guess, sealed before an experiment, and its result
+    check.diagnose            what is wrong with an exhibit of lesson 20, and why it is not something else
 """
 
 import importlib
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from check.course import hint, progress, yours
-from check.interpreter import fenced, launch, skip_cells_without_triton
+from check.exhibits import diagnose
+from check.interpreter import fenced, launch, skip_cells_without, skip_cells_without_triton
 from check.predictions import predict, reveal
 from check.stepper import step_through
 from check.verdict import EXERCISES, Wrong
 
 __all__ = ["EXERCISES", "FAST", "fenced", "hint", "launch", "pick", "predict", "progress", "reveal", "yours"]
-__all__ += ["Wrong", "skip_cells_without_triton", "step_through"]
+__all__ += ["Wrong", "diagnose", "skip_cells_without", "skip_cells_without_triton", "step_through"]
 
 FAST = os.environ.get("MINCLIP_FAST") == "1"  # everything smaller: for the tests
 

@@ -112,15 +112,20 @@ def fenced(tensor: Tensor) -> Tensor:
 
 def skip_cells_without_triton() -> None:
     """In a notebook, where Triton cannot be imported: cells that begin with "# needs Triton" only say so."""
+    skip_cells_without("triton", "Triton")
+
+
+def skip_cells_without(module: str, title: str) -> None:
+    """In a notebook, where a module cannot be imported: cells that begin with "# needs <title>" only say so."""
     from IPython.core.getipython import get_ipython
 
     def skip(lines: list[str]) -> list[str]:
-        if lines and lines[0].strip() == "# needs Triton":
-            return ["print('skipped: this cell needs Triton, which cannot be imported here')\n"]
+        if lines and lines[0].strip() == f"# needs {title}":
+            return [f"print('skipped: this cell needs {title}, which cannot be imported here')\n"]
         return lines
 
     try:
-        importlib.import_module("triton")
+        importlib.import_module(module)
     except ImportError:
         shell = get_ipython()
         if shell is not None:

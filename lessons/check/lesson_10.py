@@ -1,13 +1,21 @@
-"""The checks of lesson 10, Zero-shot, search, "other"."""
+"""The checks of lesson 10, What does 0.25 mean?"""
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from check.cases import expect, features
 from check.verdict import exercise
 
 
-@exercise("does a long prompt pull the mean to its side? And how long is the mean of two directions?")
+@exercise(
+    "does a long prompt pull the mean to its side? And how long is the mean of two directions?",
+    steps=(
+        "what would the mean do with two prompts of which one is a hundred times as long as the other?",
+        "three things, in this order: every prompt to length 1; the mean over the T prompts; and its length again.",
+        "F.normalize(x, dim=-1) brings the last axis to length 1, and T is axis 1.",
+    ),
+)
 def prompt_ensemble(attempt, draw):
     C, T, D = (draw(st.integers(1, 3)) for _ in range(3))
     prompts = draw(features(C * T, D)).abs().view(C, T, D)  # positive: then no mean is zero
@@ -16,10 +24,25 @@ def prompt_ensemble(attempt, draw):
         for prompt in range(T):
             wanted[label] += prompts[label, prompt] / prompts[label, prompt].norm() / T
         wanted[label] /= wanted[label].norm()
-    expect(attempt(prompts), wanted, prompts=prompts)
+    unit = F.normalize(prompts, dim=-1)
+    suspects = {
+        "a long prompt counts more than a short one: bring each to length 1 first": prompts.mean(dim=1),
+        "the mean goes over the prompts (axis 1), never over the labels": unit.mean(dim=(0, 1)).expand(C, -1),
+        "that is one of the prompts: all of them count": unit[:, 0],
+    }
+    suspects = {hint: F.normalize(cause, dim=-1) for hint, cause in suspects.items()}
+    suspects["the mean of directions is shorter than 1: normalise once more, at the end"] = unit.mean(dim=1)
+    expect(attempt(prompts), wanted, suspects=suspects, prompts=prompts)
 
 
-@exercise("is any right candidate among the k most similar of the row? Then the mean of yes (1) and no (0).")
+@exercise(
+    "is any right candidate among the k most similar of the row? Then the mean of yes (1) and no (0).",
+    steps=(
+        "for one query: which are its k nearest candidates, and is one of them right?",
+        "similarity.topk(k, dim=1).indices are the k nearest of each row; is_right.gather(1, …) looks them up.",
+        "then .any(dim=1) for each query, and the mean over the queries, as a float.",
+    ),
+)
 def recall_at(attempt, draw):
     Q, C = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     similarity = torch.tensor([draw(st.permutations([c / 10 for c in range(C)])) for _ in range(Q)])
@@ -27,8 +50,17 @@ def recall_at(attempt, draw):
     for query in range(Q):
         is_right[query, list(draw(st.sets(st.integers(0, C - 1), min_size=1)))] = True
     k = draw(st.integers(1, C))
-    found = 0
+    hits = torch.zeros(Q, k)
     for query in range(Q):
         best = sorted(range(C), key=lambda c: -similarity[query, c].item())[:k]
-        found += any(is_right[query, c].item() for c in best)
-    expect(attempt(similarity, is_right, k), found / Q, similarity=similarity, is_right=is_right, k=k)
+        hits[query] = is_right[query, best].float()
+    suspects = {
+        "a share of the queries lies between 0 and 1: the mean, in place of the sum": hits.amax(dim=1).sum().item(),
+        "that counts right answers; recall@k asks of each query only whether there is one": hits.mean().item(),
+        "found answers over all right ones is another recall; here one right answer is enough": (
+            hits.sum() / is_right.sum()
+        ).item(),
+        "one right answer among the k is enough: any, in place of all": hits.amin(dim=1).mean().item(),
+    }
+    case = {"similarity": similarity, "is_right": is_right, "k": k}
+    expect(attempt(similarity, is_right, k), hits.amax(dim=1).mean().item(), suspects=suspects, **case)

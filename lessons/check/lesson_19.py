@@ -29,8 +29,8 @@ TIMES_W = (
     "gradient of logit_scale lacked nothing, and is now W times too large"
 )
 CONSTANTS = (
-    "the value is right: the rows that you gathered came as constants. What do the *other* workers' losses ask of your "
-    "features, and how does that come back to you?"
+    "the value is right, but the rows that you gathered came as constants. Each feature needs the gradient of *every* "
+    "logit that it is in, also of those that the other workers compute: how does that come back to its owner?"
 )
 
 
@@ -127,7 +127,10 @@ def _check_gradients(mean: Tensor, features: Tensor, scale: Tensor, case: str) -
     got, got_scale = torch.autograd.grad(mean, [features, scale], allow_unused=True, materialize_grads=True)
     if not torch.allclose(got, wanted, rtol=1e-5, atol=1e-7):
         share = ((got * wanted).sum() / wanted.square().sum()).item()
-        problem = f"the loss is right, the gradient of the features is not: {share:.2g} of the batch's in its direction"
+        problem = (
+            "the loss is right, the gradient of the features is not: its component along the batch's gradient is "
+            f"{share:.2g} times that"
+        )
         raise Wrong(f"{problem}{case}", CONSTANTS)
     if not torch.allclose(got_scale, wanted_scale, rtol=1e-5, atol=1e-7):
         problem = f"the gradient of the scale is {got_scale:.5g}, expected {wanted_scale:.5g}, as the batch's"

@@ -38,10 +38,16 @@ def reveal(name: str, result: float | str, within: float = 0.0) -> None:
     right = guess == result
     if not isinstance(result, str) and not isinstance(guess, str):
         right = abs(guess - result) <= within
-    guesses[name].setdefault("right", bool(right))
+    print(f"{name}: {shown}; your guess: {guess}. {'✔' if right else '✘'} ({settle(name, guess, bool(right))} so far)")
+
+
+def settle(name: str, guess: Guess, right: bool) -> str:
+    """Keeps whether a guess was right, the first one for each name; returns "7 of 9", the score of all."""
+    guesses = _read()
+    guesses.setdefault(name, {"guess": guess}).setdefault("right", right)
     _write(guesses)
     seen = [entry["right"] for entry in guesses.values() if "right" in entry]
-    print(f"{name}: {shown}; your guess: {guess}. {'✔' if right else '✘'} ({sum(seen)} of {len(seen)} so far)")
+    return f"{sum(seen)} of {len(seen)}"
 
 
 def score() -> str:

@@ -55,7 +55,7 @@ class Pairs:
         return replace(self, images=images, origins=origins, image_of_caption=owners)
 
     def select(self, pictures: Sequence[int]) -> "Pairs":
-        """Keep only the given pictures, in the given order, with all of their captions."""
+        """Keep only the given pictures, in the given order, with all of their captions, which keep their own order."""
         index = {picture: i for i, picture in enumerate(pictures)}
         kept = [(i, index[p]) for i, p in enumerate(self.image_of_caption.tolist()) if p in index]
         images = self.images.select(pictures) if isinstance(self.images, Streamed) else self.images[list(pictures)]

@@ -1,28 +1,34 @@
-"""Wrong answers to the exercises of lesson 10, Zero-shot, search, "other"."""
+"""Wrong answers to the exercises of lesson 10, What does 0.25 mean?"""
 
 import torch.nn.functional as F
 
+from mistakes import Hinted
+
 MISTAKES = {
     "prompt_ensemble": [
-        lambda prompts: F.normalize(prompts.mean(dim=1), dim=-1),  # long prompts count more
-        lambda prompts: F.normalize(prompts, dim=-1).mean(dim=1),  # shorter than 1
+        Hinted(lambda prompts: F.normalize(prompts.mean(dim=1), dim=-1), "a long prompt counts more"),
+        Hinted(lambda prompts: F.normalize(prompts, dim=-1).mean(dim=1), "normalise once more, at the end"),
         lambda prompts: F.normalize(F.normalize(prompts, dim=-1).mean(dim=0), dim=-1),  # over labels
         lambda prompts: F.normalize(F.normalize(prompts, dim=1).mean(dim=1), dim=-1),
-        lambda prompts: F.normalize(prompts, dim=-1)[:, 0],  # the first one
+        Hinted(lambda prompts: F.normalize(prompts, dim=-1)[:, 0], "all of them count"),
         lambda prompts: F.normalize(F.normalize(prompts, dim=-1).amax(dim=1), dim=-1),
         lambda prompts: F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=0),
-        lambda prompts: F.normalize(F.normalize(prompts, dim=-1).mean(dim=(0, 1)), dim=-1),  # one for all labels
+        Hinted(
+            lambda prompts: F.normalize(F.normalize(prompts, dim=-1).mean(dim=(0, 1)), dim=-1).expand(len(prompts), -1),
+            "never over the labels",
+        ),
     ],
     "recall_at": [
-        lambda s, right, k: (  # the share of right answers that were found
-            right.gather(1, s.topk(k).indices).sum() / right.sum()
-        ).item(),
-        lambda s, right, k: right.gather(1, s.topk(k).indices).float().mean().item(),  # precision
+        Hinted(
+            lambda s, right, k: (right.gather(1, s.topk(k).indices).sum() / right.sum()).item(),
+            "another recall",
+        ),
+        Hinted(lambda s, right, k: right.gather(1, s.topk(k).indices).float().mean().item(), "whether there is one"),
         lambda s, right, k: (s.topk(k).indices == right.int().argmax(dim=1, keepdim=True)).any(dim=1).float().mean(),
         lambda s, right, k: right.gather(1, s.topk(k, largest=False).indices).any(dim=1).double().mean().item(),
-        lambda s, right, k: right.gather(1, s.topk(k).indices).any(dim=1).sum().item(),  # no share
+        Hinted(lambda s, right, k: right.gather(1, s.topk(k).indices).any(dim=1).sum().item(), "the mean"),
         lambda s, right, k: right.gather(1, s.topk(1).indices).any(dim=1).double().mean().item(),  # of the first
-        lambda s, right, k: right.gather(1, s.topk(k).indices).all(dim=1).double().mean().item(),
+        Hinted(lambda s, right, k: right.gather(1, s.topk(k).indices).all(dim=1).double().mean().item(), "any"),
         lambda s, right, k: right[:, :k].any(dim=1).double().mean().item(),
     ],
 }
