@@ -17,15 +17,15 @@
 # ## Bet first
 #
 # The question was argued out in public, in [sentence-transformers
-# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), when somebody offered gradient accumulation
-# for a loss of this kind. The author of the offer: "As far as I know, having a batch size of N samples performs the
+# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), a pull request that added gradient
+# accumulation for a loss of this kind. Its author: "As far as I know, having a batch size of N samples performs the
 # same as having batches of N/M samples with M grad acc steps." A maintainer: "Sadly not. The loss is computed with
 # N/M negatives and then just averaged."
 #
-# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared as two features
-# are, by their cosine: 1 means the same direction, 0 that they have nothing in common. What will be the cosine
-# between the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a
-# model that has learned nothing yet, and once for one that has been trained: replace the two numbers by yours.
+# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared by their cosine,
+# as two features are: 1 means the same direction, 0 that they have nothing in common. What will the cosine be between
+# the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a model
+# that has learned nothing yet, and once for one that has been trained: replace the two numbers with yours.
 
 # %%
 BET = {"untrained": 0.5, "trained": 0.9}
@@ -127,9 +127,9 @@ for name, loss_of in (("classifier", classifier_loss), ("CLIP", clip_loss)):
 # not matter how they are grouped, and what is left is rounding. CLIP's loss is different: every picture is compared
 # with every *text of the batch*. Cut the batch, and most comparisons are never made.
 #
-# In the figure, a row is a picture and a column a text, 16 of each. Black are the pairs, blue the **negatives**: the
-# wrong texts from which a picture is told apart, and the wrong pictures from which a text is. White cells are never
-# computed.
+# In the figure, a row is a picture and a column a text, 16 of each. The pairs are black; the **negatives** are blue:
+# the wrong texts from which a picture is told apart, and the wrong pictures from which a text is. White cells are
+# never computed.
 
 # %% jupyter={"source_hidden": true}
 SHOWN, GROUP = 16, 4
@@ -153,10 +153,10 @@ _ = all_axes[0].set_ylabel("pictures")
 # texts of the batch. So the maintainer is right: the accumulated gradient is not that of the big batch. But it is the
 # gradient of *something*, and it is worth knowing of what.
 #
-# **Exercise 1.** Write gradient accumulation for CLIP. It may get batches that the chunk does not divide: the last
-# chunk is then smaller. Every pair of the batch counts the same. Never hold the graph of more than `chunk` pairs:
-# that is the whole point. (A **graph** is what autograd keeps of a forward pass, to be able to go backwards.) The
-# check compares the gradients that you leave in `.grad` with those of the matrix on the left.
+# **Exercise 1.** Write gradient accumulation for CLIP. `chunk` may not divide the size of the batch: the last chunk is
+# then smaller. Every pair of the batch counts the same. Never hold the graph of more than `chunk` pairs: that is the
+# whole point. (A **graph** is what autograd keeps of a forward pass, to be able to go backwards.) The check compares
+# the gradients that you leave in `.grad` with those of the matrix on the left.
 
 
 # %%
@@ -228,14 +228,14 @@ print(f"\n16 chunks of 1: loss {loss:.4f}, largest entry of any gradient {larges
 #
 # The true gradient seems to need everything at once: the loss needs all features, the gradient needs the graphs
 # behind all of them, and the graphs are what fills the memory. But look at what depends on what. Call the parameters
-# of the towers $\theta$, and let $f_i$ be the features of pair $i$ (both vectors, one behind the other). The loss
-# $L(f_1, \dots, f_N)$ sees the parameters only through the features, so by the chain rule
+# of the towers $\theta$, and let $f_i$ be the features of pair $i$ (both vectors, concatenated). The loss
+# $L(f_1, \dots, f_N)$ sees these parameters only through the features, so by the chain rule
 #
 # $$\frac{\partial L}{\partial \theta}
 #   = \sum_{i=1}^{N} \frac{\partial L}{\partial f_i} \cdot \frac{\partial f_i}{\partial \theta}.$$
 #
-# In words: each pair contributes a product of two factors. The left factor knows all other pairs, but it is small: it
-# has as many numbers as the features have. The right factor has the big graph, but it knows no other pair. Once the
+# In words: each pair contributes a product of two factors. The left factor depends on all other pairs, but it is
+# small: it has as many numbers as the features. The right factor needs the big graph, but no other pair. Once the
 # left factors are there, the sum over pairs is as harmless as the classifier's. And no graph of the towers is needed
 # to compute the left factors. (PyTorch does the product for you: `f.backward(g)` goes backwards from features `f`
 # whose gradient `g` is known.)
@@ -248,8 +248,8 @@ print(f"\n16 chunks of 1: loss {loss:.4f}, largest entry of any gradient {larges
 # - **The scale of the logits** is a parameter of the loss and not of the towers. It is not in the sum above. Where
 #   does its gradient come from, and how many times?
 # - **Random numbers.** A tower with dropout draws new ones every time that it is called. The left factors were
-#   computed for features that came out of *certain* random numbers, and they fit no others. (Somebody objected just
-#   that in [GC-DPR #12](https://github.com/luyug/GC-DPR/issues/12), and was shown the remedy.)
+#   computed for features that came from *certain* random numbers, and they fit no others. (Somebody raised exactly
+#   this in [GC-DPR #12](https://github.com/luyug/GC-DPR/issues/12), and was shown the remedy.)
 #   `torch.get_rng_state()` returns the state of PyTorch's random generator; `torch.set_rng_state(state)` puts it
 #   back, and the same numbers come again.
 #
@@ -318,7 +318,7 @@ print(f"logit_scale: {got['logit_scale'] / whole['logit_scale']:.4f} times the r
 # %% [markdown] id="does-it-matter"
 # The towers are right, and the scale's gradient comes once for each chunk. Whether that hurts is another question:
 # Adam divides each gradient by its usual size, so a constant factor nearly cancels. It does not cancel in plain SGD,
-# nor when gradients are clipped by their common length. [open_clip
+# nor when gradients are clipped by their global norm. [open_clip
 # #761](https://github.com/mlfoundations/open_clip/issues/761) asks whether the loss should be divided by the number
 # of chunks. You can answer now: that would mend the scale and break the towers.
 #
@@ -360,7 +360,7 @@ class LiveBytes(TorchDispatchMode):
 
 # %% [markdown] id="measure"
 # Then the time: we count the seconds that the processor spent on this process, so that other programs matter less.
-# The variants take turns, and of three tries the middle one counts.
+# The variants take turns, and the median of three tries counts.
 #
 # What should the time be? Going backwards costs about twice as much as going forwards: for each product of the
 # forward pass there are two, one for the gradient of the input and one for that of the weights. A plain step
@@ -405,7 +405,7 @@ for axes, values in ((left, peaks), (right, {run: value / seconds["one piece", N
     axes.minorticks_off()
     axes.set_xlabel("pairs in a chunk")
 right.axhline(4 / 3, color="0.6", linewidth=1)
-right.annotate("4/3", (CHUNKS[0], 4 / 3), xytext=(0, -11), textcoords="offset points", ha="center", color="0.4")
+right.annotate("4/3", (CHUNKS[-1], 4 / 3), xytext=(0, 3), textcoords="offset points", ha="center", color="0.4")
 right.set_ylim(0, None)
 left.set_yscale("log", base=2)
 left.yaxis.set_major_formatter(lambda MiB, _: f"{MiB:g}")
@@ -424,10 +424,10 @@ of_cache = 2 * 2 * N * config.embed_dim * 4 / 2**20
 print(f"\nwhat the cache holds, the features of both towers and their gradients: {of_cache:.2f} MiB")
 
 # %% [markdown] id="what-memory-says"
-# The memory grows with the chunk, and hardly with the batch: the exact gradient needs about as much as the wrong one,
-# and the cache itself is small. Small chunks take longer in both ways: there are more calls, and each of them has
-# less to do. So take the largest chunk that fits. (Where the chunk is the whole batch, caching still encodes twice,
-# in our solution. minclip's own, `minclip/gradient_cache.py`, notices this case and makes the plain step.)
+# The memory grows with the chunk. At each size the exact gradient needs about as much as the wrong one, because the
+# cache itself is small. Small chunks take longer in both ways: there are more calls, and each of them has less to do.
+# So take the largest chunk that fits. (Where the chunk is the whole batch, our solution still encodes twice. minclip's
+# own, `minclip/gradient_cache.py`, notices this case and makes the plain step.)
 #
 # ## Does the difference matter?
 #
@@ -564,10 +564,13 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
     print(f"chunks {name:13} {share:4.0%} of the push from the own chunk, cosine to the true gradient {cosine:.3f}")
 
 # %% [markdown] id="do-not-overrate"
-# Do not overrate the difference, either. Compare the column *other batch* again: at every stage, another 256 pairs
+# The cosine rises, as it must if the explanation is right. It stays below 1: part of the push still comes from
+# other chunks.
+#
+# Do not overrate the difference, though. Compare the column *other batch* again: at every stage, another 256 pairs
 # change the true gradient more than accumulation does. But that is noise, which averages out over the steps. What
-# accumulation changes does not average out: at every step it follows another loss. What a training by that loss ends
-# with, lesson 09 measured: its experiment "Only the negatives" trains with groups.
+# accumulation changes does not average out: at every step it follows another loss. Lesson 09 measured where training
+# with that loss leads: its experiment "Only the negatives" trains with groups.
 #
 # ## When caching is pointless
 #
@@ -584,7 +587,7 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
 # Where is that last limit? In the cached gradient, the loss and the graph of a chunk are never in memory together. So
 # with many pairs the peak is that of the loss alone, which grows with N². We measure it on features that come from no
 # tower, test the prediction on a larger batch, and solve for the N that fills one GiB. For the batch in one piece,
-# the peaks above tell what one more pair takes at least.
+# the peaks above give a lower bound on what one more pair takes.
 
 # %%
 BUDGET = 1024  # MiB
@@ -625,8 +628,8 @@ print(
 # - **Which training ends better.** It compares gradients, not models. All probes are training pairs, and the training
 #   is short: a longer one reaches a much lower loss.
 # - **Large models.** A pair takes much more memory there, so that far fewer fit. The arithmetic is the same.
-# - **A GPU.** Small chunks probably cost more there, because a GPU needs much work at once to be busy; and the memory
-#   that its allocator holds is more than the tensors in use.
+# - **A GPU.** Small chunks probably cost more there, because only large operations keep a GPU busy; and its allocator
+#   holds more memory than the tensors in use.
 # - **Towers in which pairs see each other.** Batch normalization takes its mean over the chunk, so that $f_i$ depends
 #   on the other pairs of the chunk. Then the sum above no longer holds, and caching is *not* exact.
 #
@@ -641,4 +644,5 @@ print(
 #    does ([He et al. 2020](https://arxiv.org/abs/1911.05722)). Add a fourth line to the last figure. When is it
 #    nearer to the true gradient than accumulation, and when is it further away?
 #
-# Stuck? `from solutions.lesson_14 import cached_gradient`, or read [solutions/lesson_14.py](solutions/lesson_14.py).
+# Stuck? `check.hint("cached_gradient")`, `from solutions.lesson_14 import cached_gradient`, or read
+# [solutions/lesson_14.py](solutions/lesson_14.py).

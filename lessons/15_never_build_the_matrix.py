@@ -45,14 +45,14 @@ for N in (256, 2048, 32768):
     print(f"{N:7,} {2 * N * D * 4 / 2**20:9.0f} MiB {N * N * 4 / 2**20:12,.2f} MiB")
 
 # %% [markdown]
-# And it is never one matrix: logits, the logarithms of the softmax, their gradients are all N×N. How many there
-# really are at once, we measure at the end.
+# And it is never just one matrix: the logits, the logarithms of the softmax and their gradients are all N×N. At the
+# end we measure how many of them there are at once.
 #
 # ## A sum that no float can hold
 #
 # Lesson 04 stops the logit scale at 100. A cosine of 0.95 then makes the logit 95. Here is a row of four logits and
 # its log-sum-exp, $\mathrm{LSE}(z) = \ln \sum_j e^{z_j}$, once computed as it is written, and once with the usual
-# trick: take off the largest logit $m$ first and add it back at the end.
+# trick: subtract the largest logit $m$ first and add it back at the end.
 #
 # $$\ln \sum_j e^{z_j} = m + \ln \sum_j e^{z_j - m}$$
 #
@@ -68,9 +68,9 @@ print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1
 
 # %% [markdown]
 # That happens to real programs: in [scae-pytorch #4](https://github.com/mlberkeley/scae-pytorch/pull/4) a loss became
-# NaN after some epochs because of such an exponential, and `logsumexp` mended it. A loss of CLIP that falls quickly
-# and then is NaN, as in [DALLE2-pytorch #310](https://github.com/lucidrains/DALLE2-pytorch/issues/310), looks like
-# it; whether it was the cause there, the report does not tell.
+# NaN after some epochs because of such an exponential, and `logsumexp` fixed it. A CLIP loss that falls quickly and
+# then is NaN, as in [DALLE2-pytorch #310](https://github.com/lucidrains/DALLE2-pytorch/issues/310), looks like the
+# same problem, but the report does not say whether it was.
 #
 # ## The maximum is not known yet
 #
@@ -85,8 +85,8 @@ print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1
 # ([arXiv:1805.02867](https://arxiv.org/abs/1805.02867)); FlashAttention is built on it ([Dao et al.
 # 2022](https://arxiv.org/abs/2205.14135)).
 #
-# In the picture, look at the steps of the dashed line: at each of them the sum s, in the lower part, is measured
-# anew, and mostly falls. The solid line knows nothing of that: it never does.
+# In the figure, look at the steps of the dashed line: at each of them the sum s, in the lower panel, is rescaled to
+# the new maximum, and mostly falls. The solid line, the log-sum-exp, never falls.
 
 # %%
 stream = 6 * torch.rand(40, generator=generator) + torch.linspace(0, 4, 40)  # (40,)
@@ -112,18 +112,18 @@ print(f"streamed: {lses[-1]:.6f}   all at once: {stream.logsumexp(dim=0):.6f}")
 # %% [markdown]
 # Nothing changes when the pieces are larger than one logit. Two parts of a row, of any sizes, with log-sum-exps $a$
 # and $b$, have together $\ln(e^a + e^b)$: **the log-sum-exp of the log-sum-exps**. `torch.logaddexp(a, b)` computes
-# just this, with the maximum taken off.
+# just this, with the maximum subtracted first.
 #
 # **Exercise 1.** Write the log-sum-exp of n rows whose logits come in parts. There is one catch, and it is the point:
-# the memory of a part is used again for the next one. Who keeps the parts for later finds nothing in them. How to
-# begin? With the log-sum-exp of nothing, $-\infty$.
+# the memory of a part is overwritten before the next one comes. If you keep the parts for later, their numbers are
+# gone. Where to begin? With the log-sum-exp of nothing, $-\infty$.
 
 
 # %%
 def online_logsumexp(parts):
-    """parts: yields tensors (n, c), any c ≥ 1, side by side the rows of one matrix -> log-sum-exp of each row, (n,).
+    """parts: yields tensors (n, c), any c ≥ 1; side by side they are a matrix -> log-sum-exp of each row, (n,).
 
-    Each part is gone when the next one comes.
+    The numbers of a part are gone when the next one comes.
     """
     raise NotImplementedError
 
@@ -134,10 +134,10 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 # %% [markdown]
 # ## Rows and columns in one sweep
 #
-# CLIP needs the log-sum-exp of every row *and* of every column. That does not take two passes over the matrix. Make
-# the logits of a few pictures at a time, all texts: the rows of this strip are complete and can be finished at once.
-# Its columns are not, but each of them has a part here, and parts can be put together. So one running number for each
-# column is enough.
+# CLIP needs the log-sum-exp of every row *and* of every column. That does not take two passes over the matrix. Compute
+# the logits of a few pictures at a time with all texts: the rows of this strip are complete and can be finished at
+# once. Its columns are not, but each of them has a part here, and parts can be put together. So one running number for
+# each column is enough.
 #
 # **Exercise 2.** Write CLIP's loss so that no more than `chunk` rows of logits exist at any time. The check compares
 # it with the loss of lesson 02, and it counts the numbers in all the tensors that you hold at a time.
@@ -147,7 +147,7 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 def chunked_loss(image_features, text_features, logit_scale, chunk):
     """(N, D), (N, D), a number, rows at a time -> CLIP's loss, a tensor of shape ().
 
-    No tensor has more than `chunk` rows of logits. The features have any length but zero: still to be normalised.
+    No tensor has more than `chunk` rows of logits. The features have any length but zero: not normalised yet.
     """
     raise NotImplementedError
 
@@ -166,10 +166,10 @@ for chunk in (1, 64, 999):
 # %% [markdown]
 # ## Tiles light up
 #
-# Strips are still N wide. Cut the columns, too, and what is in memory is a *tile*, of a size that we choose and N
-# does not. Below is such a sweep over a matrix of four by four tiles. The dark tile is in memory, grey ones have been
-# seen and forgotten, white ones have never existed so far. The fractions count: how much of its log-sum-exp each
-# block of rows (right) and each block of columns (below) has already.
+# Strips are still N wide. Cut the columns as well, and what is in memory is a *tile*, whose size does not depend on N.
+# Below is such a sweep over a matrix of four by four tiles. The dark tile is in memory, grey ones have been seen and
+# forgotten, white ones have not existed yet. The fractions say how much of its log-sum-exp each block of rows (right)
+# and each block of columns (below) already has.
 
 # %%
 TILES, moments = 4, (1, 2, 4, 7, 13, 16)
@@ -197,14 +197,16 @@ print("the share of its log-sum-exp that a block has: rows right of the matrix, 
 # ## Peak memory, measured
 #
 # How much memory does a loss really take? On Linux, the file `/proc/self/status` has a line `VmHWM`, "high water
-# mark": the most memory that a process ever held. It never falls, so every measurement needs a process of its own.
+# mark": the most memory that the process has ever held. It never falls, so every measurement needs its own process.
 # The script below loads torch once and then forks, that is, it makes a copy of its process for each measurement. We
 # note the high water mark with the features in place, and again after the loss. One more precaution: memory that was
 # freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_`), so that we see tensors and not the stock that the
 # C library keeps.
 #
-# Of the loss in chunks (our solution, since the script does not know yours) we measure two versions: the loss alone,
-# and the loss with `backward()`. Before you look: which of the curves will be parallel to the N×N matrix?
+# We measure two versions of the loss in chunks (our solution, since the script does not know yours): the loss alone,
+# and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it
+# would otherwise keep up to 128 MiB of tiles, to save time.) Before you look: which of the curves will be parallel to
+# that of the N×N matrix?
 
 # %%
 MEASURE = r"""
@@ -223,7 +225,7 @@ WAYS = {
     "arange": lambda *batch: minclip.clip_loss(*batch).backward(),
     "in chunks": lambda *batch: chunked_loss(*batch, 128).backward(),
     "in chunks, loss only": loss_only,
-    "fused": lambda *batch: fused_clip_loss(*batch).backward(),
+    "fused": lambda *batch: fused_clip_loss(*batch, memory=0).backward(),
 }
 
 def high_water():
@@ -253,7 +255,7 @@ if Path("/proc/self/status").exists():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     peaks = {(name, N): MiB for name, N, MiB in map(json.loads, done.stdout.splitlines())}
 else:
-    print("There is no /proc/self/status on this system: the picture below shows arithmetic only.")
+    print("There is no /proc/self/status on this system: the figure below shows arithmetic only.")
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -271,10 +273,10 @@ axes.xaxis.set_major_formatter(lambda N, _: f"{N:,.0f}")
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 axes.grid(alpha=0.3)
 # %% [markdown]
-# In numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and by what it grew when N
-# doubled. What grows with N² grows fourfold, what grows with N twofold. (The fused loss grows by less: most of what
-# it takes here is its tiles, which have the same size for every N.) And a batch whose matrix is huge, by the loss in
-# chunks.
+# In numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and the factor by which it grew
+# when N doubled. What grows with N² grows fourfold, what grows with N twofold. (The fused loss grows by less: most of
+# what it takes here is its tiles, which have the same size for every N.) Last, the loss in chunks of a batch whose
+# matrix is huge.
 
 # %%
 for name in names if peaks else []:
@@ -288,7 +290,7 @@ if peaks:
 
 # %% [markdown]
 # The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows nearly like one.
-# Nobody told autograd to forget. We can ask it what it keeps for the backward pass.
+# We never told autograd to forget. We can ask it what it keeps for the backward pass.
 
 
 # %%
@@ -310,23 +312,23 @@ for name, way in (
 # %% [markdown]
 # *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them
 # and of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip,
-# which all together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed,
-# too.** The fused loss does that: it makes nearly every tile a second time, instead of keeping it. How, is lesson 17.
+# which together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed as
+# well.** The fused loss does that: it makes every tile a second time instead of keeping it. Lesson 17 shows how.
 #
 # ## The plain answer
 #
 # Yes: a row's sum of exponentials needs two numbers that are corrected as the parts go by, and one sweep serves rows
 # and columns alike. But autograd keeps what it needs, so the gradient has to be streamed as well (lesson 17).
 #
-# **What this lesson does not show.** Time: pieces that are too small make a loss slow, and making tiles twice costs a
-# product more; lesson 17 counts it. Memory on a GPU: the curves should have the same slopes there, but what lies
+# **What this lesson does not show.** Time: pieces that are too small make a loss slow, and making tiles twice costs
+# one more product; lesson 17 counts it. Memory on a GPU: the curves should have the same slopes there, but what lies
 # below them (caches of the allocator, the working memory of the libraries) differs. And for the whole training, the
 # encoders usually need far more memory than the loss, until the batch is very large; lesson 14 deals with theirs.
 #
 # ## What you take away
 #
 # - A sum of exponentials can be streamed: keep the largest exponent and the sum measured from it, correct the sum
-#   when the largest changes. Parts of any size are combined by the log-sum-exp of their log-sum-exps.
+#   whenever the largest changes. Parts of any size are combined by the log-sum-exp of their log-sum-exps.
 # - One sweep over strips or tiles serves the rows and the columns. Memory: O(N) for the sums, plus one tile.
 # - Autograd keeps what it will need. A loss without the matrix needs a gradient without the matrix.
 # - `VmHWM`, in a process of its own that gives freed memory back, is a peak that you can trust.
@@ -335,7 +337,7 @@ for name, way in (
 #
 # 1. Stream the mean and the variance of the numbers in one pass, in parts of any size, without losing digits.
 # 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are done?
-# 3. Which of the numbers of a row could be left out of the sum without changing a float32? When does that help?
+# 3. Which numbers of a row could be left out of the sum without changing the float32 result? When does that help?
 #
 # Stuck? `check.hint("chunked_loss")`, `from solutions.lesson_15 import chunked_loss`, or read
 # [solutions/lesson_15.py](solutions/lesson_15.py).

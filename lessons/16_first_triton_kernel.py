@@ -11,11 +11,11 @@
 # **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of
 # any size into tiles, and find out when a kernel reads memory that is not its own.
 #
-# Eight small puzzles lead there, each a few lines long; lesson 17 puts the last ones together to CLIP's loss. About 75
+# Eight small puzzles lead there, each a few lines long; lesson 17 builds CLIP's loss from the last ones. About 75
 # minutes, exercises included.
 #
-# **Where Triton is not to be had** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
-# skipped, and the rest of the lesson goes on; all of their outputs stand in this notebook as it came.
+# **Where Triton is not available** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
+# skipped, and the rest of the lesson goes on; the notebook as it came has all of their outputs.
 
 # %%
 import os
@@ -81,9 +81,9 @@ double_kernel[(3,)](x, out, BLOCK=4)
 print(out.tolist())
 
 # %% [markdown] id="program-took-whatever"
-# The program took whatever lay behind the tensor. Without the fence this is somebody else's data; on a GPU it may
-# also end the whole process with an *illegal memory access*, at some later time and some other place. Writing there
-# is worse: it changes somebody else's data.
+# The program took whatever lay behind the tensor. Without the fence this is some other data; on a GPU it may also end
+# the whole process with an *illegal memory access*, which is reported later and at some other place. Writing there is
+# worse: it changes the other data.
 #
 # In the interpreter every address can be looked at before it is used. `check.launch` does so, and stops at the first
 # one that is wrong; it is what judges your kernels below. (For kernels on a GPU, NVIDIA has a tool with the same
@@ -100,9 +100,9 @@ except check.Wrong as wrong:
 # %% [markdown] id="mask"
 # ## The mask
 #
-# The remedy is a **mask**: a tile of yes and no, as large as the tile of addresses. Where it says no, nothing is
-# read, the value is `other`; and nothing is written. Always give `other`: without it the interpreter puts a zero, but
-# Triton makes no promise, so `check.launch` refuses the load.
+# The remedy is a **mask**: a tile of yes and no, of the same shape as the tile of addresses. Where it says no, a load
+# reads nothing and gives the value `other`, and a store writes nothing. Always give `other`: without it the
+# interpreter puts a zero, but Triton makes no promise, so `check.launch` refuses the load.
 
 # %%
 # needs Triton
@@ -184,7 +184,7 @@ print("untouched elements:", int((out == -1).sum()))
 # %% [markdown] id="every-element-has"
 # Every element has one program, and the hatched parts of the tiles at the edges are masked.
 #
-# **Puzzle 2: turn a matrix round.** The same tile, loaded from one pattern of addresses and stored to another.
+# **Puzzle 2: transpose a matrix.** The same tile, loaded from one pattern of addresses and stored to another.
 
 # %%
 # needs Triton
@@ -218,8 +218,8 @@ check.step_through(touches, (1, 1), x=x, out=out)
 #
 # There is a trap in two dimensions. A wrong *row* leaves the tensor. A wrong *column* usually does not: behind the
 # last element of row 0 lies the first element of row 1. Such a read is legal, nothing crashes, and the number is
-# wrong. Below, a tile of 8 × 8 reads a matrix of 5 × 5 without a mask. 39 of its 64 elements are not in the matrix's
-# columns or rows. How many of these come from the matrix all the same, in silence?
+# wrong. Below, a tile of 8 × 8 reads a matrix of 5 × 5 without a mask. 39 of its 64 elements are outside the
+# matrix's rows or columns. How many of these silently get a number of the matrix all the same?
 
 # %%
 check.predict("silently wrong elements of 39", None)
@@ -263,8 +263,8 @@ check.reveal("silently wrong elements of 39", int((kinds == 1).sum()), within=2)
 #
 # **Puzzle 3: squared lengths.** A kernel that CLIP needs: the squared length of each row of features, before they can
 # be normalised. Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tile * tile` multiplies element by
-# element, `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. Neither N nor
-# D need be a multiple of anything.
+# element, `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. N and D may
+# be any numbers.
 
 # %%
 # needs Triton
@@ -283,8 +283,7 @@ squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 # %% [markdown] id="nothing"
 # ## What is nothing?
 #
-# A sum does not notice zeros. Other reductions need another nothing: `other` must be what the operation does not
-# notice.
+# A zero does not change a sum. Other reductions need another `other`: a value that does not change their result.
 #
 # **Puzzle 4: the largest of a row.** Now the row is longer than the tile, so one program walks along it in pieces of
 # `BLOCK`: `for start in range(0, D, BLOCK)`. Each program has one row, `tl.program_id(0)`. `tl.max(piece, axis=0)` is
@@ -358,9 +357,9 @@ print("parts put together, columns:", torch.allclose(column_parts.logsumexp(dim=
 # %% [markdown] id="diagonal"
 # **Puzzle 7: the diagonal.** The pairs of CLIP are the elements [i, i]. In memory they would be easy to find, but in
 # lesson 17 the matrix will exist only tile by tile. So load the whole tile, and pick the elements of the diagonal out
-# of it by comparing numbers: of the rows and columns of the *matrix*. `tl.where(condition, tile, 0.0)` keeps the
-# elements where the condition holds. Tiles need not be square here. Most of them have nothing of the diagonal, and must
-# write nothing.
+# of it by comparing the row numbers and column numbers, those of the *matrix*. `tl.where(condition, tile, 0.0)` keeps
+# the elements where the condition holds. Tiles may be wider than high here, or higher than wide. Most of them have
+# nothing of the diagonal, and must write nothing.
 
 # %%
 # needs Triton
@@ -459,12 +458,12 @@ print(f"each row of y {grid[0]} times, by the {grid[0]} tiles in its column")
 print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 
 # %% [markdown] id="larger-tiles-mean"
-# Larger tiles mean fewer reads: that is what tiles are for (lesson 18 counts them). And the tile of the result is in
-# nobody's memory until it is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
+# Larger tiles mean fewer reads: that is what tiles are for (lesson 18 counts them). And the tile of the result is not
+# in memory until it is stored. A kernel may just as well reduce it to a few sums and never store it: lesson 17.
 #
 # ## The interpreter is not a GPU
 #
-# A few things are different, and two of them it is better to have seen once. `bfloat16` is the 16-bit number that
+# A few things are different, and two of them are worth seeing once. `bfloat16` is the 16-bit number that
 # most GPUs train in; it keeps two to three decimal digits.
 
 # %%
@@ -492,8 +491,8 @@ same = "right" if product[0, 0] == 16 else "wrong: it multiplies the bit pattern
 print(f"-> {same}")
 
 # %% [markdown] id="where-lines-above"
-# Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. What launches this
-# project's kernels does both. Two more differences do not show here:
+# Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. The code that
+# launches this project's kernels does both. Two more differences do not show here:
 #
 # - NVIDIA's exponential ([`ex2.approx.ftz`](https://docs.nvidia.com/cuda/parallel-thread-execution/), the last three
 #   letters for *flush to zero*) turns results below about $10^{-38}$ into zero; the interpreter keeps them.
@@ -503,7 +502,7 @@ print(f"-> {same}")
 # ## The answer
 #
 # A program is one run of the kernel, known by its number; a tile is what it works on at once; and the mask is there
-# because sizes are ragged and tiles are not: an address beyond the edge is somebody else's memory, or the next row.
+# because sizes are ragged and tiles are not: an address beyond the edge belongs to other data, or to the next row.
 #
 # ## What this lesson does not show
 #
@@ -522,7 +521,7 @@ print(f"-> {same}")
 #
 # - Puzzle 5 for rows that are longer than a tile: the maximum of the pieces so far changes on the way (lesson 15).
 # - A softmax of each row, in place: the same tensor is read and written. What must be true of the grid?
-# - Turn a matrix round *within* its own memory, N × N. Which programs must not run at the same time, and how do you
+# - Transpose a matrix *within* its own memory, N × N. Which programs must not run at the same time, and how do you
 #   avoid that?
 #
 # Stuck? `check.hint("product_kernel")`, or read [solutions/lesson_16.py](solutions/lesson_16.py).

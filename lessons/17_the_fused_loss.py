@@ -9,13 +9,13 @@
 # lesson 02: softmax of the rows + softmax of the columns − 2I, over 2N.
 #
 # **Afterwards you can** write CLIP's loss as two kernels of your own that pass the tests of this project, keep the
-# digits of a loss of a millionth, explain why a probability must not be rounded before 1 is taken off it, and count
-# what all this costs.
+# digits of a loss of a millionth, explain why a probability must not be rounded before 1 is subtracted from it, and
+# count what all this costs.
 #
 # **Two sittings**, about 50 minutes each, exercises included: the loss, and after a resting point the gradient. Lesson
 # 18 then asks what a GPU would make of it.
 #
-# The kernels run in Triton's interpreter on the CPU. Where Triton is not to be had (macOS, Windows), the cells that
+# The kernels run in Triton's interpreter on the CPU. Where Triton is not available (macOS, Windows), the cells that
 # begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.
 
 # %%
@@ -126,10 +126,9 @@ all_axes[1, 0].text(-1.9, 2, "second pass", rotation=90, va="center", fontsize=1
 print("dark: in use; light grey: seen, or kept from before; hatched: the tile of G; red: the gradients")
 
 # %% [markdown] id="one-product"
-# What stays between the passes is two vectors of N numbers. The rest of the lesson is why that is enough, and how not
-# to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of all other logits is about
-# $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, the way that most code has
-# it?
+# What stays between the passes is two vectors of N numbers. The rest of the lesson explains why that is enough, and how
+# not to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of all other logits is about
+# $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, as most code does it?
 
 # %%
 check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", "as 0"))
@@ -140,9 +139,9 @@ check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", 
 # ## One product, both directions
 #
 # Take a tile of the logits, some pictures with some texts. What does the loss want from it? For each of its rows, a
-# log-sum-exp; for each of its columns, another one. These few numbers are all, and the tile can be forgotten. Below
-# is a matrix in four tiles; what is kept of each tile is put together as in lesson 15. Tile (i, j) writes the parts
-# of its rows to line j of `row_parts`, those of its columns to line i of `column_parts`.
+# log-sum-exp; for each of its columns, another one. These few numbers are all that is needed, and the tile can be
+# forgotten. Below is a matrix in four tiles; what is kept of each tile is put together as in lesson 15. Tile (i, j)
+# writes the parts of its rows to line j of `row_parts`, those of its columns to line i of `column_parts`.
 
 # %%
 N, HALF = 6, 3
@@ -165,7 +164,7 @@ print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)
 #
 # With sums over whole rows, the loss of picture i is $\mathrm{LSE}_j z_{ij} - z_{ii}$. Late in training, most pairs
 # are far ahead of all others; then both numbers are nearly equal, and about as large as the logit scale. Just below
-# 100, one float32 is $2^{-17}$ from the next, about a hundred-thousandth. A loss smaller than that is not in it.
+# 100, one float32 is $2^{-17}$ from the next, about a hundred-thousandth. A loss much smaller than that disappears.
 #
 # The remedy: never let the pair into the sum. Let $o_i$ be the log-sum-exp over the **others** in row i. Then
 #
@@ -293,18 +292,18 @@ check.predict("cost without the matrix, in N²D", None)
 #
 # A probability of a row is $p_{ij} = e^{z_{ij} - \mathrm{LSE}_i}$: one logit, and one number of the row. So once the
 # log-sum-exps are known, **any tile of G can be made from that tile of the logits alone**. That is why the matrix
-# need not be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
+# does not have to be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
 #
 # On the diagonal stands $p_{ii} - 1$, small when the pair is well aligned: another difference of two nearly equal
-# numbers. With the sums over the others it is none (divide above and below by $e^{o_i}$):
+# numbers. With the sums over the others there is no difference left (divide numerator and denominator by $e^{o_i}$):
 #
 # $$p_{ii} - 1 = -\frac{e^{o_i}}{e^{o_i} + e^{z_{ii}}} = -\frac{1}{1 + e^{z_{ii} - o_i}} = -\sigma(o_i - z_{ii})
 # \quad\text{with}\quad \sigma(t) = \frac{1}{1 + e^{-t}}.$$
 #
 # In words: the pull on a pair is the share that the others have. G has both directions on its diagonal, one such term
 # for the others in the row and one for those in the column. Why this matters is seen best in 16 bits, the form in
-# which a GPU wants the factors of its products. Round the probabilities first and subtract 1 then, or the other way
-# round: the figure shows the error of the result, each point the worst of 201 values of p close to it.
+# which a GPU wants the factors of its products. Round the probabilities first and then subtract 1, or vice versa: the
+# figure shows the error of the result, each point the worst of 201 values of p close to it.
 
 # %%
 centers = torch.logspace(-0.3, -4, 38, dtype=torch.float64)  # 1 - p
@@ -327,8 +326,8 @@ p = torch.tensor(0.987, dtype=torch.float64)
 print(f"p = 0.987: bfloat16 makes p − 1 = {(p.bfloat16() - 1).item():.5f} instead of {p - 1:.5f}")
 
 # %% [markdown] id="at-black-line"
-# At the black line the error is as large as the number itself: p was rounded to 1, and the pair feels no pull at all
-# any more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
+# At the black line the error equals the number itself: p was rounded to 1, and the pair feels no pull at all any
+# more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
 # is near one half, the two orders are about equally good.)
 #
 # ## The second kernel
@@ -457,7 +456,7 @@ check.lesson_17.project_tests(
 # %% [markdown] id="the-project"
 # One line is the verdict: ✔, or ✘ with the first case that fails and by how much.
 #
-# ## The project's kernels, read with your eyes
+# ## Reading the project's kernels
 #
 # `log_sum_exp_kernel` and `coefficients_kernel` in `kernels/minclip_kernels/kernels_triton.py` are your two kernels,
 # with what makes them fast on a GPU, and right for features of any length:
@@ -469,16 +468,16 @@ check.lesson_17.project_tests(
 #   column's. They measure every logit of a tile from the largest of the *tile*; row sums and column sums leave the
 #   kernel as they are, and `combine_kernel` takes logarithms when it adds the tiles up. Where a row of the tile is so
 #   far below its top that its sum would lose digits, the tile is done again by `exact_log_sum_exp_kernel`: that one is
-#   yours. In the second pass both exponentials become one by taking a number $m$ off that is the same for all,
+#   yours. In the second pass both exponentials become one by subtracting a number $m$ that is the same for all,
 #   $2^{z - m} \cdot (2^{m - \mathrm{LSE}_i} + 2^{m - \mathrm{LSE}_j})$, as the next cell shows.
 # - **G is written in 16 bits**, one square chunk of the matrix at a time, for the vendor's products; the programs come
 #   in an order that is good for the cache (lesson 18).
 # - **Between the passes** (`between_passes` in `clip_loss.py`) stand exercise 1 and the $-\sigma$ of the pairs. Both
 #   passes run when the loss is computed, the second only if a gradient will be wanted; the gradients wait for
 #   `backward()`.
-# - For the gradient of the scale, the mean cosine of the pairs is taken off every cosine. That changes nothing but the
-#   rounding, because all of G sums to zero: the rows of $P^\mathrm{row}$ sum to 1 each, N in all, the columns of
-#   $P^\mathrm{col}$ as well, and 2N are taken off.
+# - For the gradient of the scale, the mean cosine of the pairs is subtracted from every cosine. The result changes only
+#   by rounding, because all of G sums to zero: the rows of $P^\mathrm{row}$ sum to 1 each, N in all, the columns of
+#   $P^\mathrm{col}$ as well, and the diagonal subtracts 2N.
 
 # %%
 z = 5 * torch.randn(4, 4, generator=generator, dtype=torch.float64)  # logits of a tile, in units of ln 2
@@ -496,7 +495,7 @@ print(f"all of the gradient for the logits sums to {of_logits.sum():.0e}")
 # The plain formula and the project's fused loss, here with its Triton kernels in the interpreter (without Triton, its
 # version in PyTorch), both against float64 with the very same (already rounded) features. From left to right the
 # pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken, as is
-# usual with float16, which knows nothing between zero and $6 \cdot 10^{-8}$.)
+# usual with float16, which has no number between zero and $6 \cdot 10^{-8}$.)
 
 # %%
 common, own, noise = (F.normalize(torch.randn(n, 64, generator=generator), dim=1) for n in (1, 64, 64))
@@ -534,21 +533,22 @@ for (name, dtype), row in errors.items():
     print(f"  {name} {dtype}: {row[-1]:.0e}  (rounding a number costs up to {torch.finfo(dtype).eps / 2:.0e})")
 
 # %% [markdown] id="three-pairs-lines"
-# Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100,
-# and what the softmax makes of them are all rounded to 16 bits. (Which of them weighs most, the figure does not
-# say.) The fused loss computes in float32 what it does not write down. In 16 bits are only the elements of G, for the
-# two products, and the finished gradient; its error in 16 bits stays at the level of one such rounding. In float32
-# the plain formula is good until the loss gets small; there $-\sigma(o - z)$ in the place of $p - 1$ makes the
-# difference. (For the value of the loss, exercise 1 does.)
+# Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100, and
+# what the softmax makes of them are all rounded to 16 bits. (The figure does not say which of them matters most.) The
+# fused loss computes in float32 what it does not write down. Only the elements of G, for the two products, and the
+# finished gradient are in 16 bits; its error stays at the level of one such rounding. In float32 the plain formula is
+# good until the loss gets small; there $-\sigma(o - z)$ instead of $p - 1$ makes the difference. (For the value of the
+# loss, exercise 1 does.)
 #
 # ## What does it cost?
 #
 # A product of two N×D matrices to N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
 # each element and feature. The gradients of a product cost two more of them. So let us count the products that really
-# run, forward and backward (of the fused loss in PyTorch: torch does not see into kernels). *Two products* is the way
-# of [open_clip's loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the
-# pictures by one product, those of the texts by a second one. *minclip* transposes the first. `memory=0` forbids the
-# fused loss to keep any tile.
+# run, forward and backward (for the fused loss, in its PyTorch version: torch does not see into kernels). *Two
+# products* is the way of [open_clip's
+# loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the pictures by one
+# product, those of the texts by a second one. *minclip* transposes the first. With `memory=0` the fused loss keeps no
+# tile.
 
 
 # %%
@@ -606,7 +606,7 @@ for N in ("256", "1024", "4096", "16384"):
 print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 
 # %% [markdown] id="answer"
-# For small batches the compiled plain loss is the faster one; where the matrix gets large, the fused loss is.
+# For small batches the compiled plain loss is faster; where the matrix gets large, the fused loss is.
 #
 # ## The answer
 #
@@ -617,14 +617,14 @@ print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 # ## What this lesson does not show
 #
 # Time on a GPU: lesson 18 is about that. Counting operations says what must be done, not how fast it is, and the
-# interpreter shows that the kernels are right, not that they are quick; it also adds up in another order than a GPU
-# would. Nor does it show the loss over several GPUs (lesson 19).
+# interpreter shows that the kernels are right, not that they are fast; it also adds in a different order from a GPU.
+# Nor does it show the loss over several GPUs (lesson 19).
 #
 # ## What you take away
 #
 # - One product serves both directions: its epilogue turns each tile into one log-sum-exp for each row and column.
 # - Leave the pair out of its own sum: the loss is softplus(others − pair) and keeps its digits, and the pull on the
-#   pair is −σ(others − pair), without taking 1 off a number near 1.
+#   pair is −σ(others − pair), without subtracting 1 from a number near 1.
 # - Subtract first, round last.
 # - The second pass makes each tile of G again, from the logits and two vectors; two products make the gradients, and
 #   the gradient of the scale is one more sum.
@@ -636,6 +636,6 @@ print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 #   does it lose digits, and how would the kernel notice?
 # - SigLIP's loss needs no sum over the others. Write it, and its gradient, in *one* pass, and let `project_tests` judge
 #   it (`assert_equals_reference` takes a `logit_bias`).
-# - Let captions repeat: pairs with equal ids are no negatives of each other. Where do both kernels need the ids?
+# - Let captions repeat: pairs with equal ids are not negatives of each other. Where do both kernels need the ids?
 #
 # Stuck? `check.hint("sums_kernel")`, or read [solutions/lesson_17.py](solutions/lesson_17.py).

@@ -11,8 +11,8 @@
 # say from a compiler's report how many programs fit on a multiprocessor, draw the roofline of your own GPU, and tell a
 # prediction from a measurement.
 #
-# About 60 minutes, exercises included. Where Triton is not to be had, the cells that begin with `# needs Triton` are
-# skipped; their outputs stand in this notebook as it came.
+# About 60 minutes, exercises included. Where Triton is not available, the cells that begin with `# needs Triton` are
+# skipped; the notebook as it came has their outputs.
 
 # %%
 import os
@@ -39,14 +39,15 @@ check.skip_cells_without_triton()
 # %% [markdown] id="predictions"
 # ## Bet first
 #
-# Three guesses, sealed before you have seen a number. Replace `None` by yours.
+# Three guesses, sealed before you have seen a number. Replace `None` with yours.
 #
-# 1. A cache has room for 8 blocks of features. A product of 16 × 16 tiles needs two blocks for each tile, one of x and
-#    one of y. How many times fewer misses does a good order of the tiles have than the order row by row?
+# 1. A product of 16 × 16 tiles needs two blocks of features for each tile, a few rows of x and a few rows of y. A cache
+#    has room for the 8 blocks used last; a block that is wanted and not there is a *miss*. How many times fewer misses
+#    does a good order of the tiles have than the order row by row?
 # 2. On one NVIDIA H200, loss and gradients of 1,024 pairs take a certain time. 2,048 pairs are four times the work. By
 #    which factor does the time grow?
 # 3. On the same GPU, the fused loss of 65,536 pairs needs four matrix products, and does a lot besides. How many times
-#    as long as the four bare products does it take?
+#    as long does it take as the four products alone?
 
 # %%
 check.predict("times fewer misses", None)
@@ -56,11 +57,11 @@ check.predict("fused over bare products", None)
 # %% [markdown] id="machine"
 # ## The machine in five lines
 #
-# A GPU is some hundred **multiprocessors** (SM). Each runs a few programs at a time. What a program computes with is in
-# **registers**; its tiles of x and y wait in **shared memory**, which belongs to the SM too. Behind them stands one
-# **level-2 cache** for all SMs, and behind that the **memory**, which is large and slow. Each step outwards is slower,
-# so the question is always the same: how many bytes must take which step, and how many operations does one do with a
-# byte once it has arrived?
+# A GPU has about a hundred **multiprocessors** (SM). Each runs a few programs at a time. What a program computes with
+# is in **registers**; its tiles of x and y wait in **shared memory**, which belongs to the SM too. Behind them stands
+# one **level-2 cache** for all SMs, and behind that the **memory**, which is large and slow. Each step outwards is
+# slower, so the question is always the same: how many bytes must take which step, and how many operations does one do
+# with a byte once it has arrived?
 #
 # ## How many bytes does a tiling read?
 #
@@ -147,8 +148,8 @@ lru_misses = check.lru_misses(lru_misses)
 # y was evicted long ago.
 #
 # **Exercise 3.** Find an order with few misses, for any grid and any capacity of the cache (in blocks, at least 3, of x
-# and y together). The check knows an order that misses about rows + columns · rows / capacity times, and accepts
-# everything that is as good.
+# and y together). For a large cache, the check's own order misses about rows + columns · rows / capacity times; it
+# accepts everything that is as good. (A small cache deserves care: which blocks does LRU evict?)
 
 
 # %%
@@ -200,9 +201,9 @@ fewer = misses(orders["row by row"], ROOM) / misses(orders["exercise 3"], ROOM)
 check.reveal("times fewer misses", fewer, within=0.5)
 
 # %% [markdown] id="orders-seen"
-# Dark programs run first. The squares of squares know nothing of the cache and do fairly well in almost any; the order
-# of exercise 3 was made for one size, the grey line, is the best of the four there, and is poor in a smaller cache. At
-# the right end, where all blocks of y fit, row by row is as good as anything.
+# Dark programs run first. The squares of squares know nothing of the cache and do fairly well at almost any size. The
+# order of exercise 3 was made for one size, the grey line; it is the best of the four there, and poor in a smaller
+# cache. At the right end, where all blocks of y fit, row by row is as good as anything.
 #
 # Are blocks too coarse a model? The log has every address. Here are its lines, program after program, in two of the
 # orders, in a cache with room for as many bytes.
@@ -245,13 +246,14 @@ for name, order in {
 # ## How many programs fit on a multiprocessor?
 #
 # Several, if possible: while one waits for its data, another one computes. What a program takes is decided when it is
-# compiled: Triton makes a **block** of threads of it, in **warps** of 32, and the report says how many registers each
-# thread has. Four limits apply to what is on an SM at the same time ([NVIDIA's table of compute
+# compiled: Triton turns it into a **block** of threads (not to be confused with a block of features), in **warps** of
+# 32, and the compiler's report says how many registers each thread has. Four limits apply to what is on an SM at the
+# same time ([NVIDIA's table of compute
 # capabilities](https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities)):
 #
 # - **registers**: 65,536 numbers of 32 bits. A thread gets them in eights: one that needs 65 takes 72.
 # - **warps** in all.
-# - **shared memory**; each block takes 1,024 bytes for the system beside its own.
+# - **shared memory**; each block takes 1,024 bytes for the system besides its own.
 # - **blocks** in all.
 #
 # **Exercise 4.** Occupancy by hand: how many blocks of a kernel fit?
@@ -276,7 +278,9 @@ blocks_per_sm = check.blocks_per_sm(blocks_per_sm)
 # %% [markdown] id="report"
 # The compiler's report needs no GPU: Triton compiles for one that is not there. (It needs a process of its own,
 # because in this one Triton interprets.) Here are the project's three large kernels for an H100 or H200. **Spills**
-# are registers that had to be put into memory because there were too few.
+# are registers that had to be put into memory because there were too few. (The last three columns, instructions of the
+# compiled program, are not needed here. The second kernel has more than one exponential per logit in it because its
+# program has two branches, the usual one with one and a more careful one with two.)
 
 # %%
 # needs Triton
@@ -315,13 +319,13 @@ print(blocks_per_sm(168, 4, 96 * 1024, SM["sm_90"]), "with 96 KiB of shared memo
 #
 # ## The roofline
 #
-# Three numbers of a GPU are enough for a first judgement: how many operations it makes in a second, and how many bytes
-# arrive in a second from the level-2 cache and from memory. A piece of work with so many operations per byte runs at
+# Three numbers of a GPU are enough for a first judgement: how many operations it does in a second, and how many bytes
+# arrive in a second from the level-2 cache and from memory. A piece of work with a given intensity runs at
 #
 # $$\min(\text{operations per second}, \; \text{intensity} \times \text{bytes per second})$$
 #
 # at best; drawn, that is a roof ([Williams, Waterman and Patterson 2009](https://doi.org/10.1145/1498765.1498785)). Put
-# in **your own GPU**: the first and the last number stand in its data sheet (*dense* TFLOP/s in bfloat16, not "with
+# in **your own GPU**: the first and the last number are in its data sheet (*dense* TFLOP/s in bfloat16, not "with
 # sparsity"; memory bandwidth). For the H200, [NVIDIA](https://www.nvidia.com/en-us/data-center/h200/) gives 1,979 with
 # sparsity, which is 989 dense, and 4.8 TB/s. The cache's rate is in no data sheet: 8.5 is this project's assumption.
 
@@ -341,7 +345,8 @@ print(f"one pass over a stored matrix, 1 operation per byte: {attainable(1, 'mem
 
 # %% [markdown] id="measured-points"
 # Two kinds of points go under the roof. What is *predicted* stands on it. What was *measured* comes from
-# `kernels/results/h200-kernels.json`: the kernels of this project, one by one, on a real GPU.
+# `kernels/results/h200-kernels.json`: the kernels of this project, one by one, on a real GPU. (The product for the
+# gradient of the pictures reads G, 2N² bytes in 16 bits, for 2N²D operations: 512 for each byte.)
 
 # %% jupyter={"source_hidden": true}
 stored = json.loads((RESULTS / "h200-kernels.json").read_text())
@@ -393,8 +398,7 @@ for row in stored["rows"]:
     print(f"{row['']:26} {row['ms']:8.2f}  {predicted}  {row['limited by']:14} {row['fallen assumption']}")
 
 # %% [markdown] id="other-cards"
-# For other cards there are predictions only. They rest on the same assumptions, one of which has just fallen for the
-# second pass.
+# For other cards there are predictions only. They rest on the same assumptions, some of which have just fallen.
 
 # %%
 with (RESULTS / "h200-loss.csv").open(newline="") as file:
@@ -447,15 +451,16 @@ else:
 # %% [markdown] id="answer"
 # ## The answer
 #
-# On a large batch the time goes into moving features from the level-2 cache to the multiprocessors and into four
-# products; on a small batch, into waiting for Python. Bytes, misses, registers and the roof can be known without a GPU;
-# whether nothing else costs time cannot.
+# On a large batch the time goes into four products, into moving their features from the level-2 cache to the
+# multiprocessors, and, in the second pass, into other instructions that do not hide behind its product; on a small
+# batch, into waiting for Python. Bytes, misses, registers and the roof can be known without a GPU; whether anything
+# else costs time cannot.
 #
 # ## What this lesson does not show
 #
 # How long an instruction takes, how loads and products overlap within an SM, and how real caches are organised: an LRU
 # cache over one stream of accesses is a model. The measured numbers are of one card on one day, with other programs on
-# the machine; their spread stands in the CSV.
+# the machine; the CSV has their spread.
 #
 # ## Harder, without a solution
 #

@@ -35,8 +35,10 @@ def expect(
         right = abs(float(got) - wanted) <= tolerance * (1 + abs(wanted))
     else:
         if type(got) is not type(wanted):
-            kinds = type(got).__name__, type(wanted).__name__
-            raise Wrong(f"it returned a {kinds[0]}, expected a {kinds[1]}, {show(wanted)}{given(case)}")
+            kinds = [
+                f"an {kind}" if kind == "int" else f"a {kind}" for kind in (type(x).__name__ for x in (got, wanted))
+            ]
+            raise Wrong(f"it returned {kinds[0]}, expected {kinds[1]}, {show(wanted)}{given(case)}")
         right = got == wanted
     if not right:
         decimals = next((d for d in (4, 6, 8) if show(got, d) != show(wanted, d)), 12)

@@ -121,8 +121,8 @@ def gradients_of(model: nn.Module) -> Gradients:
     25,
     steps=(
         "backward() adds to the gradients that are there already. What follows for a loop over chunks?",
-        "for each chunk: encode both, minclip.clip_loss, .backward(), .item(). Which share of the mean has a chunk?",
-        "multiply the loss of a chunk with len(chunk) / N before backward: the last one may be smaller",
+        "for each chunk: encode both, minclip.clip_loss, .backward(), .item(). What is its share of the mean?",
+        "multiply the loss of a chunk by len(chunk) / N before backward: the last one may be smaller",
     ),
 )
 def accumulated_gradient(attempt, draw):
@@ -233,7 +233,9 @@ def compare(got: float, loss: float, gradients: Gradients, wanted: Gradients, ch
         if name not in gradients:
             hint = "loss.backward() must reach the features of both towers"
             if name == "logit_scale":
-                hint = "the loss depends on the scale as well: who takes its gradient? Once, and without a detach"
+                hint = (
+                    "the loss depends on the scale as well: which pass gives its gradient? Once, and without a detach"
+                )
             raise Wrong(f"{name} has no gradient{case}", hint)
     scale, right_scale = gradients["logit_scale"].item(), wanted["logit_scale"].item()
     towers, right_towers = ({k: v for k, v in g.items() if k != "logit_scale"} for g in (gradients, wanted))

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -20,7 +21,7 @@ from check.verdict import Wrong, exercise
     steps=(
         "could you add up exp() of everything? Where do these numbers end, and what is always at most 1?",
         "for each row keep the largest number so far, and the sum of exp(number − largest)",
-        "a new largest makes the old sum too large: multiply it with exp(old largest − new largest). At the end: "
+        "a new largest makes the old sum too large: multiply it by exp(old largest − new largest). At the end: "
         "largest + log(sum)",
     ),
 )
@@ -39,6 +40,8 @@ def online_logsumexp(attempt, draw):
 
     far = "no format holds exp(900), and exp(-900) is 0: what you take off before exp must be the row's largest so far"
     got = attempt(parts())
+    if size == 1 and isinstance(got, Tensor) and got.isnan().any():
+        far = "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN)"
     overflows = size > 1 or (isinstance(got, Tensor) and not got.isfinite().all())
     expect(got, matrix.logsumexp(dim=1), hint=far if overflows else "", parts=list(matrix.split(widths, dim=1)))
 
@@ -59,10 +62,13 @@ def chunked_loss(attempt, draw):
     with Tensors() as tensors:
         loss = attempt(image, text, scale, chunk)
     case = {"image_features": image, "text_features": text, "logit_scale": scale, "chunk": chunk}
-    expect(loss, minclip.clip_loss(image, text, scale), 1e-4, **case)
+    expect(loss, minclip.clip_loss(image, text, scale), 1e-4, suspects=_suspects(image, text, scale, chunk), **case)
     if math.prod(tensors.largest) > max(chunk, 2 * width) * rows:  # the features of both towers may be one tensor
         made = "×".join(map(str, tensors.largest))
-        raise Wrong(f"it made a tensor of {made} numbers, more than chunk = {chunk} rows of N = {rows} logits")
+        raise Wrong(
+            f"it made a tensor of {made} numbers, more than chunk = {chunk} rows of N = {rows} logits",
+            "split the pictures into strips of `chunk` rows, and make the logits of one strip at a time",
+        )
     expect_and_differentiate(
         attempt, lambda x, y, s, _: minclip.clip_loss(x, y, s), [image, text], scale, chunk, **case
     )
@@ -73,6 +79,27 @@ def chunked_loss(attempt, draw):
     if tensors.most_alive > N * N / 2:
         problem = f"its tensors had up to {tensors.most_alive} numbers at a time, for N = {N} and chunk = {chunk}"
         raise Wrong(problem, "a strip may go as soon as its rows are finished and its columns added: what keeps it?")
+
+
+def _suspects(image: Tensor, text: Tensor, scale: float, chunk: int) -> dict[str, Tensor]:
+    """The losses of likely mistakes, with a hint for each."""
+    logits = scale * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T  # (N, N)
+    rows, columns, pairs = logits.logsumexp(dim=1), logits.logsumexp(dim=0), logits.diagonal()
+    misplaced = torch.cat([strip.diagonal() for strip in logits.split(chunk)])
+    plain = scale * image @ text.T
+    return {
+        "that is the loss of the rows only: the columns have one as well": (rows - pairs).mean(),
+        "that is the loss of the columns only: the rows have one as well": (columns - pairs).mean(),
+        "the pairs of a later strip are not on its own diagonal: its first row is not row 0 of the matrix": (
+            (rows + columns).sum() - 2 * misplaced.sum()
+        )
+        / (2 * len(image)),
+        "the features are not normalised yet": (
+            plain.logsumexp(dim=1) + plain.logsumexp(dim=0) - 2 * plain.diagonal()
+        ).mean()
+        / 2,
+        "CLIP's loss is half the sum of both directions": (rows + columns - 2 * pairs).mean(),
+    }
 
 
 class Tensors(TorchDispatchMode):

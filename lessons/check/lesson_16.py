@@ -11,6 +11,7 @@ from check.interpreter import Touch, fenced, launch, numbers
 from check.verdict import Wrong, exercise
 
 UNWRITTEN = "the NaN was there before: nobody wrote this element. Which elements does program k have?"
+TRANSPOSED = "the NaN was there before: nobody wrote this element. Element [i, j] of x goes to place j · N + i of out"
 
 
 def empty(*shape: int) -> Tensor:
@@ -21,12 +22,14 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def compare(got: Tensor, wanted: Tensor, mistakes: list[tuple[Tensor, str]], **case: Any) -> None:
+def compare(
+    got: Tensor, wanted: Tensor, mistakes: list[tuple[Tensor, str]], unwritten: str = UNWRITTEN, **case: Any
+) -> None:
     """`expect`, with the hint of the mistake that makes the same numbers, or of elements that were not written."""
     fitting = [
         hint for result, hint in mistakes if result.shape == got.shape and torch.allclose(got, result, 1e-4, 1e-3)
     ]
-    fitting += [UNWRITTEN] * int(bool((got.isnan() & ~wanted.isnan()).any()))
+    fitting += [unwritten] * int(bool((got.isnan() & ~wanted.isnan()).any()))
     expect(got, wanted, hint=next(iter(fitting), ""), **case)
 
 
@@ -62,7 +65,7 @@ def transpose_kernel(attempt, draw):
     x, out = fenced(torch.arange(float(N * D)).view(N, D)), empty(D, N)
     launch(attempt, (blocks(N, 4), blocks(D, 8)), x, out, N, D, BLOCK_N=4, BLOCK_D=8)
     mistakes = [(x.reshape(D, N), "that is x in its old order: element [i, j] goes to place j · N + i of out")]
-    compare(out, x.T, mistakes, N=N, D=D, BLOCK_N=4, BLOCK_D=8, x=x)
+    compare(out, x.T, mistakes, TRANSPOSED, N=N, D=D, BLOCK_N=4, BLOCK_D=8, x=x)
 
 
 @exercise(
