@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 00 · Two towers in a minute
 #
-# **The question.** What does a trained CLIP do? Not how it is built, nor how it learned: what goes in, what comes
-# out, and what one can ask of it.
+# **The question.** What does a trained CLIP do? This lesson is not about how it is built or how it learned, but about
+# what goes in, what comes out, and what you can use it for.
 #
-# **You need** Python, and to have seen a PyTorch tensor.
+# **You need** Python, and a first acquaintance with PyTorch tensors.
 #
 # **Afterwards you can** load a CLIP, search pictures with words, make a classifier out of words that you type, and say
 # what its answer means and what it does not mean.
@@ -33,10 +33,10 @@ print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameter
 # %% [markdown]
 # ## Two towers
 #
-# CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) is two networks that stand side by side, its
-# *towers*. One reads a picture, the other a text. Each ends in a list of numbers of the same length, called
-# *features* (or an **embedding**). The towers never look at each other; all that they share is the room in which their
-# features live. The model is trained until a picture and its own text lie in the same direction there.
+# CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) consists of two networks side by side, its *towers*.
+# One reads a picture, the other a text. Each returns a list of numbers, called *features* (or an **embedding**), and
+# both lists have the same length. The towers never look at each other; all they share is the space in which their
+# features live. Training turns the features of a picture and of its own text towards the same direction in that space.
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(9.5, 3.4))
@@ -46,6 +46,8 @@ towers = (
     (2.55, "image tower", "0.82", data.OPENMOJI.draw(data.code_points("🐕"), 144), "picture features"),
     (0.85, "text tower", "0.93", "“a dog”", "text features"),
 )
+generator = torch.Generator().manual_seed(0)
+shared = torch.randn(1, 24, generator=generator)
 for y, name, shade, given, features_of in towers:
     axes.text(3.9, y, name, ha="center", va="center", fontsize=12, bbox={"fc": shade, "ec": "black", "pad": 14})
     if isinstance(given, str):
@@ -54,7 +56,7 @@ for y, name, shade, given, features_of in towers:
         axes.imshow(given, extent=(0.5, 1.5, y - 0.5, y + 0.5), aspect="auto")
     for start, end in ((1.7, 2.65), (5.15, 6.1)):
         axes.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "->", "lw": 1.6})
-    strip = torch.randn(1, 24, generator=torch.Generator().manual_seed(0)) + 0.5 * torch.randn(1, 24)
+    strip = shared + 0.5 * torch.randn(1, 24, generator=generator)
     axes.imshow(strip, extent=(6.25, 8.05, y - 0.13, y + 0.13), aspect="auto", cmap="RdBu", vmin=-2.5, vmax=2.5)
     axes.text(7.15, y + 0.28, f"{model.config.embed_dim} {features_of}", ha="center", fontsize=9)
     axes.annotate("", (9.0, 1.7 + 0.28 * (y > 1.7) - 0.14), (8.15, y), arrowprops={"arrowstyle": "->", "lw": 1.6})
@@ -62,17 +64,19 @@ axes.text(9.1, 1.7, "cosine", va="center", fontsize=12)
 _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 
 # %% [markdown]
-# *The stripes stand for the features; their colours are made up.*
+# *The stripes stand for the features; their colours are made up. The **cosine** is the number that compares them; it is
+# explained below.*
 #
-# This model is small: it learned from the emoji of two artists, with their English names and some keywords
-# ([how](../minclip/weights/MODEL_CARD.md)).
+# This model is small: it learned from the emoji of two artists, with their English names and some keywords (the
+# [model card](../minclip/weights/MODEL_CARD.md) tells how).
 #
 # ## A search box
 #
-# The features of all pictures can be computed beforehand. A search then needs the text tower once, and finds the
-# pictures whose direction is nearest. No file name and no caption is looked at, only pixels.
+# The features of all pictures can be computed in advance. A search then runs the text tower once, and finds the
+# pictures whose features point most nearly in the direction of the text. It looks at pixels only, never at file names
+# or captions.
 #
-# **Type your own words** into `QUERIES` and run the two cells again.
+# **Type your own words** into `QUERIES` and run that cell again.
 
 # %%
 everything = data.load_artist(data.OPENMOJI, preprocess)  # draws them the first time: a few seconds
@@ -84,7 +88,7 @@ print(f"{len(pictures):,} pictures")
 
 @torch.no_grad()
 def search(query, k=6):
-    """The k pictures nearest to a text: their places and their cosines."""
+    """The k pictures nearest to a text: their indices and their cosines."""
     text = F.normalize(model.encode_text(tokenizer([query])), dim=1)  # (1, E)
     cosine, place = (pictures @ text.T)[:, 0].topk(k)  # (k,) each
     return place.tolist(), cosine.tolist()
@@ -104,8 +108,11 @@ for (words, *row), query in zip(grid, QUERIES, strict=True):
 _ = figure.supxlabel(f"the numbers: cosines; {data.OPENMOJI.credit}", fontsize=7)
 
 # %% [markdown]
+# *Above each picture: its cosine with the text.*
+#
 # The word "insect" is not in the name of any emoji (there are an ant, a bug, a beetle, …): the model met it among the
-# keywords. We chose these four words because they work. Others do not; that comes below.
+# keywords. We chose these four queries because they work, and even here a bagel is laughing. Others work worse; you
+# will see some below.
 #
 # ## What the numbers are
 #
@@ -114,11 +121,11 @@ _ = figure.supxlabel(f"the numbers: cosines; {data.OPENMOJI.credit}", fontsize=7
 # $$\cos(x, y) = \frac{\sum_d x_d y_d}{\lvert x \rvert \, \lvert y \rvert}$$
 #
 # in words: divide each by its length, multiply number by number, and add up. It is 1 for the same direction, 0 for a
-# right angle, −1 for the opposite. `F.normalize` does the dividing, and a product of matrices does the rest for all
+# right angle, −1 for opposite directions. `F.normalize` does the dividing, and a matrix product does the rest for all
 # pairs at once.
 #
-# *Letters in comments like `(P, E)` are the sizes of the tensor's axes: P pictures, N texts, C classes, E the numbers
-# in a feature; R the side of a picture in pixels, T the places of a text.*
+# *Letters in comments like `(P, E)` are the sizes of a tensor's axes: P pictures, N texts, C classes, E numbers in a
+# feature, pictures of R × R pixels, texts of T tokens.*
 
 # %%
 drawing = data.OPENMOJI.draw(data.code_points("🐕"), 144)
@@ -135,17 +142,17 @@ for label, value in zip(("dog", "a horse, of course"), cosine[0].tolist(), stric
     print(f"cosine of the drawing of a dog with {label!r}: {value:5.2f}")
 
 # %% [markdown]
-# `preprocess` cuts the picture to what is drawn on it, brings it to R × R pixels, and shifts its colours; a text
-# becomes a row of whole numbers, one for each **token** (a word or a piece of one: lesson 05), with zeros behind the
-# shorter text.
+# `preprocess` crops the picture to what is drawn on it, resizes it to R × R pixels, and shifts and scales its colours.
+# The tokenizer turns a text into a row of integers, one for each **token** (a word or a piece of one: lesson 05), with
+# zeros after the end of the shorter text.
 #
 # ## Before and after training
 #
 # Now several pictures and their captions. They come from 400 emoji that were **held out**: the model was never
-# trained on these pictures, nor on these captions. Every *word* of the captions it has met, in other company. (A few
-# of the 400 have the same drawing as an emoji of the training, under another name. `without_twins` leaves them out.)
-# The rows are pictures, the columns are texts, and a square is their cosine. On the left the same network *before*
-# training, with random numbers for parameters; on the right the trained one.
+# trained on these pictures or on these captions. It has met every *word* of the captions, but in other captions. (A
+# few of the 400 have the same drawing as a training emoji with another name. `without_twins` leaves them out.) The
+# rows are pictures, the columns are texts, and each square is their cosine. On the left is the same network *before*
+# training, with random parameters; on the right is the trained one.
 
 # %%
 train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])
@@ -200,27 +207,29 @@ own = matrix.diagonal().tolist()
 print(f"after training a right pair has a cosine of {min(own):.2f} to {max(own):.2f}")
 
 # %% [markdown]
-# Before, the rows are much the same: the network gives every picture nearly the same features. After, the diagonal
-# stands out, where a picture meets its own text. A strong diagonal is all that CLIP is trained for, and lessons 01 to
-# 04 are about it. Off the diagonal not everything is pale: two men on surfboards *are* alike, and so are their
-# captions. The black cat stood in no training: it has to be put together from cats and from black things. And no right
-# pair comes near 1. It does not have to, as long as the wrong ones have less (lesson 10).
+# Before training, all rows are nearly equal: the network gives every picture almost the same features. After it, the
+# diagonal stands out, where a picture meets its own text. A strong diagonal is all that CLIP is trained for, and
+# lessons 01 to 04 are about it. Off the diagonal not everything is pale: two men on surfboards *are* alike, and so are
+# their captions. The model was never trained on the black cat: it has to put it together from cats and from black
+# things. And no right pair comes near 1. It does not have to, as long as the wrong ones have less (lesson 10).
 #
 # ## A classifier out of words
 #
 # An ordinary classifier has its classes built in. Here a class is a text, so you write the classes down and the text
 # tower does the rest: the nearest text wins. This is called **zero-shot** classification, because the classifier was
-# shown no examples.
+# given no examples of its classes.
 #
 # To turn cosines into shares that add up to 1, CLIP multiplies them by a number that it learned, the *logit scale*
-# $s$ (the model stores $\ln s$, hence the `.exp()`; why, is lesson 04), and takes the **softmax**:
+# $s$ (the model stores $\ln s$, hence the `.exp()`; lesson 04 says why), and takes the **softmax**:
 #
 # $$p_j = \frac{e^{s \cos(x, y_j)}}{\sum_k e^{s \cos(x, y_k)}}$$
 #
-# in words: raise $e$ to each scaled cosine, and divide by the sum over all texts that you typed.
+# where $x$ is the picture and $y_j$ is the *j*-th text; in words: raise $e$ to each scaled cosine, and divide by the
+# sum over all texts that you typed.
 #
-# The pictures are by *Noto*, an artist of whom the model has seen nothing, neither in training nor when its settings
-# were chosen. **Type your own words** into `LABELS`; the names of sixty pictures stand in `noto/noto.csv`.
+# The pictures are by *Noto*, an artist whose drawings the model has never seen, neither in training nor when its
+# settings were chosen. **Type your own words** into `LABELS`; `noto/noto.csv` has the names of sixty pictures to
+# choose from.
 
 # %%
 NOTO = Path("noto")
@@ -256,18 +265,19 @@ for i, name in enumerate(PICTURES):
 _ = figure.supxlabel("Noto Color Emoji, SIL OFL 1.1", fontsize=7)
 
 # %% [markdown]
-# Two things to see.
+# *Beside each bar: the label and its cosine; after it, the share.* The broccoli is a dog, with a share of 1.00. Two
+# things to see.
 #
-# - The shares always add up to 1, *whatever is in the picture*. A broccoli has to go somewhere. "other" does not mean
-#   "none of these": it is one more word, and it wins where its cosine happens to be the largest (lesson 11).
+# - The shares always add up to 1, *whatever is in the picture*. The broccoli has to go somewhere. "other" does not mean
+#   "none of these": it is one more word, and it wins only where its cosine happens to be the largest (lesson 11).
 # - A share near 1 is no promise: the cosines behind it may all be low.
 #
 # ## Exercise
 #
-# Write the classifier: for each picture the place of the nearest label, the one with the largest *cosine*. The
-# features come as the towers give them, so they have any length. Until you have solved it, the lesson goes on with our
-# solution; what you solve is kept in `lessons/mine/`, for the lessons that need it. If you do not know how to begin:
-# `check.hint("nearest_label")`.
+# Write the classifier: for each picture, the index of the nearest label, which is the one with the largest *cosine*.
+# The features come straight from the towers, so their lengths differ. Until you have solved it, the lesson goes on
+# with our solution; what you solve is kept in `lessons/mine/`, for the lessons that need it. If you do not know how to
+# begin, call `check.hint("nearest_label")`; each call gives one more hint.
 
 
 # %%
@@ -282,19 +292,19 @@ nearest_label = check.nearest_label(nearest_label)
 # %% [markdown]
 # ## How good is it?
 #
-# Your classifier on everything that was held out, each picture against the captions of all:
+# Here is your classifier on everything that was held out, each picture against the captions of all:
 
 # %%
-count = check.pick(len(unseen), 100)
+count = check.pick(len(unseen), 100)  # all of them; the 100 is for the automatic tests
 nearest = nearest_label(*features(model, unseen.images[:count], unseen.captions[:count]))  # (count,)
 top1 = (nearest == torch.arange(count)).double().mean()
 print(f"the right one of {count} captions comes first for {100 * top1:.1f} %, by chance for {100 / count:.2f} %")
 
 # %% [markdown]
-# This is called **top-1** accuracy. New combinations, then, by an artist whose other drawings it knows. And an artist
-# whom it does not know? Noto drew 39 of our pictures of animals. How many of them will {cat, dog, horse, other} get
-# right? ("other" is right for every animal that is none of the three.) **Make a guess first**: put a number in place
-# of None.
+# This is called **top-1** accuracy. So it manages new combinations by an artist whose other drawings it knows. What
+# about an artist whom it does not know? Of Noto's sixty pictures, 39 show animals. How many of them will the classes
+# {cat, dog, horse, other} get right? ("other" is right for every animal that is none of the three.) **Make a guess
+# first**: put a number in place of `None`.
 
 # %%
 check.predict("00: animals named right, of 39", None)
@@ -314,15 +324,15 @@ for name in CLASSES:
     answers = Counter(answer for answer, truth in zip(said, is_class, strict=True) if truth == name)
     named = ", ".join(f"{count} × {answer}" for answer, count in answers.most_common())
     print(f"{name:5} {answers[name]:2} of {answers.total():2} right; it says {named}")
-print(f'a guess has {len(said) / 4:.0f} of {len(said)}; "other" every time has {is_class.count("other")}')
+print(f'guessing gets {len(said) / 4:.0f} of {len(said)} right; "other" every time gets {is_class.count("other")}')
 
 # %% [markdown]
-# That is better than guessing, one of four, and much worse than always saying "other". So it does not know what a cat
-# is: it knows the cats that two artists drew, and a little beyond (lesson 12). The
-# [model card](../minclip/weights/MODEL_CARD.md) tells how often it finds the right one among *all* of Noto's names.
+# That is better than guessing among four, and much worse than always saying "other". It calls both cats a cat, but also
+# eight animals that are none of the three. It knows animals as two artists drew them, and little beyond (lesson 12).
+# The [model card](../minclip/weights/MODEL_CARD.md) tells how often it finds the right one among *all* of Noto's names.
 #
-# The search box has limits, too. Sentences of a kind that it was not trained on find whatever is nearest, and the
-# cosines hardly show it:
+# The search box has limits as well. A sentence of a kind that it was not trained on still finds whatever is nearest,
+# and the cosines hardly warn you:
 
 # %%
 for query in ("a plane that lands", "a bird with colourful feathers", "something to eat"):
@@ -333,18 +343,18 @@ for query in ("a plane that lands", "a bird with colourful feathers", "something
 # %% [markdown]
 # ## The plain answer
 #
-# A trained CLIP puts pictures and texts into one room, where a cosine says how well they fit. Searching pictures with
+# A trained CLIP maps pictures and texts into one space, where a cosine says how well they fit. Searching pictures with
 # words, and classifying with classes that you type, are two uses of that one number.
 #
 # **What this lesson does not show.** That it works on photographs: the model has seen drawings by two artists, and
-# nothing else. That it understands: it has seen every word of those captions, and compositions of the same kind
-# (lesson 08). That a share is a probability of being right: it is a share among the texts that you happened to type.
+# nothing else. That it understands: it has seen every word of those captions, and combinations of the same kind
+# (lesson 08). That a share is the probability of being right: it is a share among the texts that you happened to type.
 #
 # **Harder, without a solution.**
 #
 # 1. Search with a picture instead of a text. Which pictures are nearest to Noto's cat?
 # 2. Subtract and add: is there a text whose features are near "woman firefighter" − "woman" + "man"?
-# 3. Find labels for the broccoli such that "vegetable" does not win, without naming any plant.
+# 3. "dog" has a cosine of 0.18 with the broccoli, "vegetable" only 0.07. Find a text that fits and beats "dog".
 #
 # The whole course at a glance, with what you have solved so far:
 

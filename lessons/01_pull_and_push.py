@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 01 · Pull and push
 #
-# **The question.** CLIP learns by *pulling* each picture to its own text and *pushing* it away from other texts. Why
-# does it measure nearness by the cosine? And why push from all N − 1 other texts of the batch at once, and not just
-# from one?
+# **The question.** CLIP learns by *pulling* each picture towards its own text and *pushing* it away from other texts.
+# Why does it measure nearness by the cosine? And why does it push from all N − 1 other texts of a *batch* (the N pairs
+# of one training step) at once, and not from just one?
 #
-# **You need** vectors, their dot product, what a gradient is, and the softmax (lesson 00).
+# **You need** vectors and their dot product, gradients, and the softmax (lesson 00).
 #
 # **Afterwards you can** compute a matrix of cosines, follow the loss through its history (triplet → N-pair → InfoNCE
 # → CLIP), and say which negative pushes how hard.
@@ -27,9 +27,9 @@ plt.style.use("lesson.mplstyle")
 # %% [markdown]
 # ## Why the cosine
 #
-# A tower turns a picture or a text into a *feature*: a list of numbers, that is, an arrow in space. Here are three
-# arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions; then at what
-# the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature.)
+# A tower turns a picture or a text into a *feature*: a list of numbers, which you can see as an arrow in space. Here
+# are three arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions, then at
+# what the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature.)
 
 # %%
 picture = torch.tensor([2.0, 1.0])  # (D,), a cat
@@ -48,17 +48,17 @@ for name, text in texts.items():
     print(f"{name}: dot product {picture @ text:.2f}, cosine {F.cosine_similarity(picture, text, dim=0):.2f}")
 
 # %% [markdown]
-# The dot product prefers the dog, only because its arrow is *long*. With dot products a text could win everywhere by
-# growing, and the training could lower its loss by making everything longer instead of turning anything. The cosine
-# divides the lengths out, and leaves the angle:
+# The dot product prefers the dog, only because its arrow is *long*. With dot products, a text could win against many
+# pictures just by growing, and training could lower its loss by making everything longer instead of turning anything.
+# The cosine divides the lengths out and leaves the angle:
 #
 # $$\cos(x, y) = \frac{x \cdot y}{|x|\,|y|}$$
 #
-# It is 1 for the same direction, 0 for a right angle, −1 for opposite directions. With every arrow cut to length 1,
-# all features live on a sphere (here: on a circle), and the cosine is just the dot product.
+# It is 1 for the same direction, 0 for a right angle, −1 for opposite directions. If every arrow is brought to length
+# 1, all features live on a sphere (here: on a circle), and the cosine is just the dot product.
 #
-# **Exercise 1.** All cosines of a batch at once. The check tests what must hold (no length matters, nothing leaves
-# [−1, 1], everything has cosine 1 with itself), and every entry against the formula.
+# **Exercise 1.** Compute all cosines of a batch at once. The check tests what must hold (lengths do not matter, nothing
+# leaves [−1, 1], everything has cosine 1 with itself), and compares every entry with the formula.
 
 
 # %%
@@ -73,9 +73,10 @@ cosine_matrix = check.cosine_matrix(cosine_matrix)
 # %% [markdown]
 # ## Pulling alone
 #
-# Six pictures (circles) and six texts (squares) on the circle; a thin line joins each picture with its own text.
-# First idea: make every pair's cosine 1, so $L = \frac1N \sum_i (1 - \cos(x_i, y_i))$. The arrows are the *forces*:
-# minus the gradient of the loss, the direction in which each point wants to go.
+# Here are six pictures (circles) and six texts (squares) on the circle; a thin line joins each picture with its own
+# text. The first idea is to make every pair's cosine 1, so $L = \frac1N \sum_i (1 - \cos(x_i, y_i))$, where $x_i$ is
+# a picture and $y_i$ is its text. The arrows are the *forces*: minus the gradient of the loss, the direction in which
+# each point wants to go.
 
 # %%
 N = 6
@@ -135,17 +136,17 @@ show(axes, angles, "only pull", only_pull)
 # *Circles: pictures, their forces drawn outside; squares: texts, their forces inside. Equal numbers belong together.*
 #
 # Every arrow runs along the circle, never outwards: since lengths are divided out, no force points along the length.
-# That is the second good thing about the cosine, and it can be checked: a point's force and its feature are at right
-# angles. (A step of finite size along the tangent makes a feature a little longer, which the cosine divides out
-# again; `walk` below moves the angles, so that it does not arise.)
+# That is the second advantage of the cosine. To check it, multiply: a force and its feature are at right angles if
+# their dot product is 0. (A step along the tangent makes a feature a little longer, which the cosine divides out again.
+# `walk` below moves the angles instead, so the lengths stay 1.)
 
 # %%
 outward = (forces(only_pull, angles) * points(angles)).sum(dim=-1)
 print(f"largest outward part of a force: {outward.abs().max():.0e}")
 
 # %% [markdown]
-# Does pulling suffice? There is a lazy way to satisfy it: give *everything* the same feature. A tower that ignores
-# its input does that. The loss is perfect and the model is worthless. This is called *collapse*.
+# Is pulling enough? There is a lazy way to satisfy it: give *everything* the same feature. A tower that ignores its
+# input does that. The loss is perfect and the model is worthless. This is called *collapse*.
 
 # %%
 same = torch.ones(N, 2)
@@ -154,17 +155,19 @@ print(f"only pull {only_pull(same, same):.3f}, CLIP {minclip.clip_loss(same, sam
 print(f"ln {N} = {math.log(N):.3f}")
 
 # %% [markdown]
-# CLIP's loss is not fooled: with everything at one point it is ln N, the price of telling nothing apart (lesson 03).
+# CLIP's loss, which you will meet in a moment, is not fooled: with everything at one point it is ln N, the price of
+# telling nothing apart (lesson 03).
 #
 # ## One push: the triplet
 #
 # So something must push. The *triplet loss* ([Schroff et al. 2015](https://arxiv.org/abs/1503.03832), FaceNet,
 # section 3.1, there with squared distances) takes three things: an *anchor*, here a picture; its *positive*, its own
-# text; and one *negative*, any other text. It demands that the positive is nearer by a margin $m$:
+# text; and one *negative*, any other text. It demands that the positive be nearer by a margin $m$:
 #
 # $$L = \max(0,\; m + \cos(\mathrm{anchor}, \mathrm{negative}) - \cos(\mathrm{anchor}, \mathrm{positive}))$$
 #
-# Once the margin is kept, the loss is 0 and so is the force. Below, each picture gets the next text as its negative.
+# As soon as the positive is nearer by that margin, the loss is 0 and so is the force. Below, each picture gets the next
+# text as its negative.
 
 
 # %%
@@ -178,17 +181,17 @@ def triplet(image_features, text_features, margin=0.3):
 # %% [markdown]
 # ## All pushes: the N-pair loss
 #
-# The batch holds more: for each picture, N − 1 texts that belong to others. They are encoded already, so using them
-# as negatives costs one matrix product. [Sohn 2016](https://papers.nips.cc/paper/6200) puts them all into one smooth
-# expression, the *N-pair loss*. Let $z_{ij}$ be the *logits*, as one calls what goes into a softmax: here the cosines
-# times a scale (row = picture). Then picture *i* pays
+# The batch holds more: for each picture, there are N − 1 texts that belong to others. They are encoded already, so
+# using them all as negatives costs one matrix product. [Sohn 2016](https://papers.nips.cc/paper/6200) puts them into
+# one smooth expression, the *N-pair loss*. Let $z_{ij}$ be the *logits* (the name for what goes into a softmax): here
+# the cosine of picture *i* and text *j*, times a scale. Then picture *i* pays
 #
 # $$L_i = \ln\Bigl(1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}}\Bigr)$$
 #
-# In words: each wrong text contributes the more, the nearer it comes to the right one or passes it; if all of them
-# are far behind, the sum is near 0 and $\ln 1 = 0$.
+# In words: a wrong text costs little while its logit is far behind that of the right text, and much when it is ahead.
+# If all of them are far behind, the sum is near 0, and so is the loss, because $\ln 1 = 0$.
 #
-# **Exercise 2.** Write it, as the mean over the rows.
+# **Exercise 2.** Write it, as the mean of $L_i$ over the rows.
 
 
 # %%
@@ -201,17 +204,18 @@ def n_pair_loss(logits):
 n_pair_loss = check.n_pair_loss(n_pair_loss)
 
 # %% [markdown]
-# It is a softmax in disguise. Bring what stands in the logarithm over one denominator:
+# It is a softmax in disguise. Put the terms inside the logarithm over one denominator:
 #
 # $$1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}} = \frac{e^{z_{ii}} + \sum_{j \ne i} e^{z_{ij}}}{e^{z_{ii}}} =
 # \frac{\sum_j e^{z_{ij}}}{e^{z_{ii}}} = \frac{1}{p_{ii}}$$
 #
-# where $p_{ij}$ is the softmax over row *i*, the probability that picture *i* gives to text *j*. So $L_i = -\ln
-# p_{ii}$: minus the logarithm of the right answer's probability, which is called *cross-entropy* (lesson 02 takes it
-# apart). [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4). CLIP takes it
-# with cosines times a learned scale $s$, once over rows and once over columns (pictures choose texts, texts choose
-# pictures), as [ConVIRT](https://arxiv.org/abs/2010.00747) had done. The lineage is told in section 2.3 of the [CLIP
-# paper](https://arxiv.org/abs/2103.00020).
+# where $p_{ij}$ is the softmax over row *i*, the probability that picture *i* gives to text *j*. So
+# $L_i = -\ln p_{ii}$: minus the logarithm of the right answer's probability, which is called *cross-entropy* (lesson
+# 02 takes it apart). [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4).
+# CLIP applies it to cosines times a learned scale $s$, once to the rows and once to the columns (pictures choose
+# texts, texts choose pictures), and takes the mean of the two. [ConVIRT](https://arxiv.org/abs/2010.00747) had done
+# much the same, with a scale and a weighting set by hand. Section 2.3 of the [CLIP
+# paper](https://arxiv.org/abs/2103.00020) tells the lineage.
 
 # %%
 scale = 5.0
@@ -243,10 +247,12 @@ for axes, title, loss in zip(
 # *Compare directions, and lengths within a panel. Between panels lengths mean nothing: in each the longest arrow is
 # drawn equally long. Points without an arrow feel no force.*
 #
-# The triplet leaves a picture alone as soon as its margin is kept, and a text when neither its own picture nor the
-# one that has it as a negative is still at work. CLIP's forces become small there, but not zero.
+# The triplet leaves a picture alone as soon as its margin is kept. It leaves a text alone when the margins of both
+# pictures that use it are kept: its own picture, and the one that has it as a negative. CLIP's forces become small
+# there, but not zero. Elsewhere CLIP's arrows look much like those of pulling alone, because most pairs are still far
+# apart. The pushing shows when they meet.
 #
-# Let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
+# So let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
 
 # %%
 STOPS = (0, 10, 60, 600)
@@ -271,21 +277,22 @@ for row, (name, stops) in zip(grid, walks.items(), strict=True):
 
 # %% [markdown]
 # Pulling alone joins each pair wherever its two points happen to meet, and different pairs may end up side by side.
-# With all negatives the pairs also spread out over the circle: they can be told apart.
+# With all negatives the pairs also spread out over the circle, so that they can be told apart. In numbers, after the
+# last step: the largest angle between a picture and its own text, and the smallest between a picture and another text.
 
 # %%
 for name, stops in walks.items():
     cosines = cosine_matrix(*points(stops[-1]))  # (N, N)
     others = cosines.masked_fill(torch.eye(N, dtype=torch.bool), -1).amax()
     pairs, rivals = (math.degrees(math.acos(min(1.0, c))) for c in (cosines.diagonal().min(), others))
-    print(f"{name:9}: widest pair {pairs:5.1f}°, nearest stranger {rivals:5.1f}°   (evenly spread: {360 / N:.0f}°)")
+    print(f"{name:9}: own text within {pairs:.1f}°, other texts from {rivals:.1f}° on (evenly spread: {360 / N:.0f}°)")
 
 # %% [markdown]
 # ## Why N − 1
 #
 # How hard does each negative push? For a wrong text ($j \ne i$) the derivative of $L_i$ with respect to $z_{ij}$ is
 # $p_{ij}$ (lesson 02 derives it): *the probability that picture i gives to this wrong text*. Take a picture of a cat
-# in a batch of 64. Most of the other texts have nothing to do with it; one is "a tiger". (The cosines are made up.)
+# in a batch of 64. Most of the other texts are unrelated to it; one is "a tiger". (The cosines are made up.)
 
 # %%
 batch = 64
@@ -306,9 +313,9 @@ far = int((cosines[1:] < cosines[0] - 0.3).sum())
 print(f"with a margin of 0.3, {far} of the {batch - 1} negatives would give a triplet no force at all")
 
 # %% [markdown]
-# There is the reason for many negatives. Most of the push goes to the one text that is hard to tell from the right
+# This is the reason for many negatives. Most of the push comes from the one text that is hard to tell from the right
 # one, and the softmax finds it *by itself*, with no rule for choosing. (With a smaller scale the push is spread more
-# evenly: try 0.2 in the place of 0.07.) A triplet with a random negative almost always draws one that is far away
+# evenly: try 0.2 instead of 0.07.) A triplet with a random negative almost always draws one that is far away
 # already, and learns nothing from it; that is why FaceNet had to search for hard triplets ("mining").
 #
 # And it is nearly free. N pairs cost 2N runs of a tower, which is the expensive part, and give N² cosines:
@@ -319,17 +326,17 @@ for pairs in (2, 64, 32768):
     print(f"{pairs:5} {2 * pairs:17,} {2 * pairs * (pairs - 1):22,}")
 
 # %% [markdown]
-# The last row is the batch of the CLIP paper. Does one need so many? Lesson 09 tries it out.
+# The last row is the batch of the CLIP paper. Do you need so many? Lesson 09 tries it out.
 #
 # ## The plain answer
 #
 # The cosine looks at directions only: no text wins by being long. And all N − 1 others push at once because the softmax
 # then finds the few that are hard to tell apart, without a rule for choosing them, and nearly for free.
 #
-# **What this lesson does not show.** Any learning of towers: these points were free to go where they liked, while a
-# tower must find *one* function for all pictures. Nor whether a plane tells about hundreds of dimensions: there is
-# far more room there, two random arrows are nearly at right angles, and thousands of pairs fit beside one another.
-# The tiger's share of the push follows from cosines that we typed. And what the scale does, here simply chosen, is
+# **What this lesson does not show.** How towers learn: these points were free to go where they liked, while a tower
+# must find *one* function for all pictures. Or what happens in hundreds of dimensions: there is far more room there
+# than in a plane, two random arrows are nearly at right angles, and thousands of pairs fit beside one another. The
+# tiger's share of the push follows from cosines that we typed. And what the scale does, which we simply chose here, is
 # the question of lesson 04.
 #
 # ## What you take away
@@ -337,16 +344,16 @@ for pairs in (2, 64, 32768):
 # - The cosine looks at directions only: no text wins by being long, and no force points along a length.
 # - Pulling alone allows collapse. A triplet pushes from one negative and stops at its margin. N-pair, InfoNCE and
 #   each half of CLIP's loss are one formula: cross-entropy of a softmax over all N.
-# - Each negative pushes by its share of the softmax, so the hardest ones push most, without being searched for. In a
+# - Each negative pushes by its share of the softmax, so the hardest ones push most, without any search for them. In a
 #   batch they come nearly free.
 #
 # **Harder, without a solution.**
 #
 # 1. Show that the force of the loss on a feature is at a right angle to it, for any loss of cosines.
 # 2. Replace the sum of exponentials by the largest of them (a hard triplet without a margin). Do the points on the
-#    circle still end apart? What is lost?
-# 3. Put the N texts of a batch at equal distances on a circle. From which N on is the nearest wrong text nearer than a
-#    cosine of 0.9, and what follows for the number of dimensions?
+#    circle still end up apart? What is lost?
+# 3. Put the N texts of a batch at equal distances on a circle. From which N on does the nearest wrong text have a
+#    cosine above 0.9 with the right one, and what follows for the number of dimensions?
 #
 # Stuck? `check.hint("n_pair_loss")`, `from solutions.lesson_01 import cosine_matrix`, or read
 # [solutions/lesson_01.py](solutions/lesson_01.py).

@@ -2,15 +2,15 @@
 # # 02 · arange or identity?
 #
 # **The question.** CLIP wants a matrix of similarities to become diagonal: every picture with its own text. Then why
-# does everybody's code say `labels = torch.arange(N)`, and not "the target is the identity matrix"? It was asked at
-# CLIP's own tracker ([openai/CLIP #301](https://github.com/openai/CLIP/issues/301)), and so was its twin: the same
-# labels for pictures and texts, what for ([#83](https://github.com/openai/CLIP/issues/83))?
+# does all the code say `labels = torch.arange(N)`, and not "the target is the identity matrix"? This was asked on
+# CLIP's own issue tracker ([openai/CLIP #301](https://github.com/openai/CLIP/issues/301)), and so was a related
+# question: why do pictures and texts get the same labels ([#83](https://github.com/openai/CLIP/issues/83))?
 #
 # **You need** cosines, logits and the softmax (lesson 01), and derivatives.
 #
-# **Afterwards you can** write CLIP's loss in three ways, say why they are one number, derive its gradient by hand,
-# show that the picture loss and the text loss are two different things, and say what happens to a model that is asked
-# for the identity literally.
+# **Afterwards you can** write CLIP's loss in several ways, say why they give the same number, derive its gradient by
+# hand, show that the picture loss and the text loss differ, and say what happens to a model that is asked for the
+# identity literally.
 #
 # **Place.** Part I, *The idea and its loss*; after lesson 01. About 35 minutes.
 
@@ -31,14 +31,14 @@ from minclip.images import Preprocess
 
 torch.manual_seed(0)
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # networks as small as these are trained faster without helpers
+torch.set_num_threads(1)  # networks as small as these train faster on one thread
 
 # %% [markdown]
 # ## A batch, and its matrix
 #
-# Five pictures and their five texts, as features that a half-trained model might give them: each text is its picture
-# plus noise. Row *i* of the logits holds the cosines of picture *i* with all texts, times a scale (lesson 04; here 5,
-# a free choice like the amount of noise); the text that belongs to it is in column *i*.
+# Here are five pictures and their five texts, as features that a half-trained model might give them: each text is its
+# picture plus noise. Row *i* of the logits holds the cosines of picture *i* with all texts, times a scale (lesson 04).
+# The text that belongs to it is in column *i*. (The scale of 5 and the amount of noise are our choice.)
 
 # %%
 N, D = 5, 16  # N pairs, D numbers in a feature
@@ -67,21 +67,22 @@ show_matrix(middle, logits.softmax(dim=1), "softmax of every row")
 show_matrix(right, torch.eye(N), "the target: identity")
 for axes in (left, middle):  # the ones of the target, laid over
     for i in range(N):
-        axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+        axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=4))
+        axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="red", linewidth=2))
 
 # %% [markdown]
-# *Framed: where the target has its ones. Each panel has its own colours, from its smallest number to its largest:
-# read the numbers.*
+# *Framed: where the target has its ones. In each panel the colours run from its own smallest number to its own largest,
+# so compare the numbers, not the colours.*
 #
 # ## What one picture pays
 #
 # Cross-entropy compares a target distribution $t$ with the model's $p$: $-\sum_j t_j \ln p_j$. In row *i* of the
-# identity everything is zero but $t_i = 1$, so the sum has one term: $-\ln p_i$. Multiplying with such a
-# row, a *one-hot* vector, *selects* a number.
+# identity everything is zero except $t_i = 1$, so one term of the sum is left: $-\ln p_i$. Multiplying by such a row,
+# a *one-hot* vector, *selects* a number.
 #
-# **Exercise 1.** Write the loss of the pictures as a beginner would. Multiply, *entry by entry*, the identity with
-# the logarithm of the softmax of every row; add up each row; change the sign; take the mean over the rows. (Take
-# `log_softmax`, both in one go: a softmax that is rounded to 0 has no logarithm.)
+# **Exercise 1.** Write the loss of the pictures as a beginner would. Multiply, *entry by entry*, the identity by the
+# logarithm of the softmax of every row; add up each row; change the sign; take the mean over the rows. (Use
+# `log_softmax`, which does both in one step: a softmax that is rounded to 0 has no logarithm.)
 
 
 # %%
@@ -96,9 +97,9 @@ onehot_loss = check.onehot_loss(onehot_loss)
 # %% [markdown]
 # ## The same, without the zeros
 #
-# To *select* a number one need not multiply with N−1 zeros: its place is enough. The ones of the identity matrix
-# stand in column 0 of row 0, column 1 of row 1, … so the places are 0, 1, …, N−1. That list is `torch.arange(N)`, and
-# `F.cross_entropy(logits, labels)` takes places.
+# You do not need N − 1 multiplications by zero to select one number; its index is enough. The ones of the identity
+# matrix are in column 0 of row 0, column 1 of row 1, and so on, so the indices are 0, 1, …, N − 1. That list is
+# `torch.arange(N)`, and `F.cross_entropy(logits, labels)` takes such indices, one for each row, as its *labels*.
 #
 # **Exercise 2.** Write the same loss with labels.
 
@@ -113,9 +114,10 @@ def arange_loss(logits):
 arange_loss = check.arange_loss(arange_loss)
 
 # %% [markdown]
-# Four formulas, one number, and one gradient. `F.cross_entropy` also takes a whole distribution for each row, so it
-# takes the identity matrix as it is. The last formula is the logarithm of the sum of a row's exponentials, minus the
-# logit on the diagonal. A GPU program that never stores the matrix computes the loss in this way (lesson 17).
+# Here are four formulas that give one number and one gradient. `F.cross_entropy` also accepts a whole distribution for
+# each row, so it takes the identity matrix as it is. The last formula follows from $-\ln p_{ii}$: it is the logarithm
+# of the sum of a row's exponentials, the *log-sum-exp*, minus the logit on the diagonal. A GPU program that never
+# stores the matrix computes the loss in this way (lesson 17).
 
 
 # %%
@@ -137,9 +139,9 @@ for name, formula in formulas.items():
 print(f"largest difference of their gradients: {max((slope - slopes[0]).abs().max() for slope in slopes):.0e}")
 
 # %% [markdown]
-# That they are equal for *every* N is the argument above; the check of exercise 2 tried small N and many logits. What
-# differs is what they cost: the one-hot way reads a second N×N matrix, of which all but N entries are zero. Here are
-# both, in bytes, for the batch of the paper ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)).
+# The argument above shows that they are equal for *every* N; the checks tried small N and many logits. They differ in
+# cost: the one-hot form reads a second N×N matrix, in which all but N entries are zero. Here are the identity and the
+# labels, in bytes, for the batch of the paper ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)).
 
 # %%
 batch = 32768
@@ -147,29 +149,29 @@ print(f"the identity matrix in float32: {4 * batch**2 / 2**30:.1f} GiB")
 print(f"the labels in int64:            {8 * batch / 2**10:.0f} KiB")
 
 # %% [markdown]
-# (The logits are as large as that identity, and they remain. Lesson 15 gets rid of them, too.)
+# (The logits take the same 4 GiB, and labels do not save those. Lesson 15 does.)
 #
 # ## Pictures choose texts, texts choose pictures
 #
-# Rows and columns have the same labels. The two losses are not the same for all that. A softmax over a *row* asks: of
-# all texts, which is this picture's? A softmax over a *column* asks: of all pictures, which is this text's? The sums
-# in the denominators run over different numbers.
+# Rows and columns have the same labels, because the transpose of the identity is the identity. Even so, the two losses
+# differ. A softmax over a *row* asks: of all texts, which is this picture's? A softmax over a *column* asks: of all
+# pictures, which is this text's? The sums in the denominators run over different numbers.
 
 # %%
 loss_per_image, loss_per_text = arange_loss(logits), arange_loss(logits.T)
 print(f"rows    {loss_per_image:.4f}")
 print(f"columns {loss_per_text:.4f}")
-print(f"half of both, CLIP's loss: {(loss_per_image + loss_per_text) / 2:.4f}")
+print(f"CLIP's loss, their mean:   {(loss_per_image + loss_per_text) / 2:.4f}")
 print(f"minclip.clip_loss:         {minclip.clip_loss(image_features, text_features, logit_scale):.4f}")
 
 # %% [markdown]
-# How different can they be? Take two pictures of cats that look alike, so that both rows are equal, and two captions
-# of which the second is far from everything, so that its column is zero:
+# How different can they be? Take two pictures of cats that look alike, so that their rows are equal, and two captions,
+# of which the second fits neither picture, so that its column is zero:
 
 # %%
 lopsided = torch.tensor([[4.0, 0.0], [4.0, 0.0]])  # both pictures like text 0
 print(f"rows    {arange_loss(lopsided):.4f}   (picture 1 chooses the wrong text, and is sure of it)")
-print(f"columns {arange_loss(lopsided.T):.4f}   (each text finds both pictures equal: ln 2)")
+print(f"columns {arange_loss(lopsided.T):.4f}   (each text fits both pictures equally: ln 2)")
 
 # %% [markdown]
 # ## The gradient by hand
@@ -179,11 +181,12 @@ print(f"columns {arange_loss(lopsided.T):.4f}   (each text finds both pictures e
 #
 # $$\frac{\partial}{\partial z_{ij}} \ln \sum_k e^{z_{ik}} = \frac{e^{z_{ij}}}{\sum_k e^{z_{ik}}} = p_{ij}$$
 #
-# and the second gives $-1$ at $j = i$: *softmax minus one-hot*. So here the identity matrix is back, in the gradient,
+# and the second gives $-1$ at $j = i$: *softmax minus one-hot*. So the identity matrix is back, in the gradient,
 # whichever way the loss was written.
 #
-# **Exercise 3.** Columns give the same with their own softmax. Put it together, with the mean over N and the half,
-# and write the gradient of CLIP's loss. The check compares with autograd.
+# **Exercise 3.** Columns give the same with their own softmax. Put the two together and write the gradient of CLIP's
+# loss. Remember that each loss is a mean over N, and that CLIP's loss is the mean of the two. The check compares with
+# autograd.
 
 
 # %%
@@ -206,47 +209,48 @@ figure, axes = plt.subplots(figsize=(5.4, 3.8))
 largest = gradient.abs().max()
 colours = {"cmap": "RdBu", "vmin": -largest, "vmax": largest}
 image = show_matrix(axes, -gradient, "minus the gradient: + pulls, − pushes", "{:+.2f}", **colours)
-bar = figure.colorbar(image, label="change of the logit, per unit of step")
+bar = figure.colorbar(image, label="minus the gradient")
 print("sum over everything:", f"{gradient.sum():.1e}")
 
 # %% [markdown]
-# The diagonal is pulled up, the harder, the more of the probability it lacks; everything else is pushed down, the
-# harder, the more it took. Picture 0 prefers text 2 (look at its row of the softmax), so these two are pushed apart
-# hardest. The sum is zero up to rounding: raising all logits alike changes no softmax.
+# Each entry of the diagonal is pulled up by the probability that it lacks, and every other entry is pushed down by the
+# probability that it took. Picture 0 prefers text 2 (look at its row of the softmax), so these two are pushed apart
+# hardest. The sum is zero up to rounding, because adding one number to all logits changes no softmax.
 #
 # ## The paper, line by line
 #
-# The whole loss stands in the paper as pseudo-code ([Figure 3](https://arxiv.org/abs/2103.00020)). On the left its
-# lines, on the right where they are here.
+# The paper gives the whole loss as pseudocode ([Figure 3](https://arxiv.org/abs/2103.00020)). Its lines are on the
+# left; on the right is where they are here.
 #
 # | the paper | here |
 # |---|---|
 # | `I_e = l2_normalize(np.dot(I_f, W_i), axis=1)` | `F.normalize(image_features, dim=1)`; `W_i` is the last layer |
 # | `T_e = l2_normalize(np.dot(T_f, W_t), axis=1)` | `F.normalize(text_features, dim=1)` |
 # | `logits = np.dot(I_e, T_e.T) * np.exp(t)` | `logit_scale * …`, where `logit_scale` is `exp(t)` already |
-# | `labels = np.arange(n)` | the places of the ones in the identity matrix |
+# | `labels = np.arange(n)` | the columns of the ones in the identity matrix |
 # | `loss_i = cross_entropy_loss(logits, labels, axis=0)` | one direction, and |
 # | `loss_t = cross_entropy_loss(logits, labels, axis=1)` | the other: `arange_loss` of `logits` and `logits.T` |
-# | `loss = (loss_i + loss_t)/2` | half of both |
+# | `loss = (loss_i + loss_t)/2` | the mean of both |
 #
-# Whether `axis=0` is the axis that the softmax runs along or the one that is left, the paper does not say. For the sum
+# The paper does not say whether `axis=0` is the axis along which the softmax runs or the one that is left. For the sum
 # it does not matter.
 #
 # ## The target, taken literally
 #
-# Back to the question. "The matrix shall become the identity" can also be said without any softmax: make every
-# *cosine* what the identity has in its place, $\sum_j (\cos_{ij} - I_{ij})^2$ for every row. That is a loss, too. What
-# does it lead to?
+# Back to the question. "The matrix should become the identity" can also be said without any softmax: make every
+# *cosine* equal to the entry of the identity, with the loss $\sum_j (\cos_{ij} - I_{ij})^2$ for every row. What does
+# this *squared error* lead to?
 #
 # First by hand. Suppose the model knows nothing, and all cosines are one number $c$. A row then pays $(1-c)^2 +
-# (N-1)\,c^2$, which is least at $c = 1/N$: N−1 zeros against a single one. A softmax does not care for $c$ at all. So
-# the literal target begins by making everything a right angle, and the one in each row has little to say.
+# (N-1)\,c^2$, which is least at $c = 1/N$: N − 1 zeros against a single one. (A softmax does not depend on $c$ at all.)
+# So the literal target begins by making everything a right angle, and the one in each row has little weight.
 #
-# Then by experiment. Two small towers (two layers each: one reads 16 × 16 pixels, the other a list of words), all emoji
-# of one artist with their names, and the 400 held-out compositions as the test. The same towers, order and number of
-# steps for both losses, and the same learning rate with the same warm-up: of 0.001, 0.003 and 0.01 it is the best for
-# the squared error on validation pictures (the softmax does a little better with another; and without the warm-up the
-# squared error learns next to nothing).
+# Then by experiment. Two small towers have two layers each; one reads 16 × 16 pixels, the other a list of words. They
+# are trained on the emoji of one artist with their names, and tested on the held-out compositions of lesson 00. Both
+# losses get the same towers, order and number of steps, and the same learning rate with the same *warm-up* (it rises
+# from near zero over the first tenth of the steps). Of 0.001, 0.003 and 0.01, this rate is the best for the squared
+# error on validation pictures. (The softmax does a little better with another; without the warm-up, the squared error
+# learns next to nothing.)
 
 # %%
 train, unseen = data.load_emoji(Preprocess(48, trim=True), artists=[data.OPENMOJI])
@@ -255,7 +259,7 @@ place_of = {word: i for i, word in enumerate(sorted({word for name in train.capt
 
 
 def pixels_and_words(pairs):
-    """Pixels (N, 768) of length one, and for each caption the words that it has (N, W), of length one."""
+    """Pixels (N, 768) and, for each caption, the words that it has (N, W); every row has length 1."""
     words = torch.zeros(len(pairs), len(place_of))
     for row, caption in zip(words, pairs.captions, strict=True):
         row[[place_of[word] for word in caption.split()]] = 1
@@ -313,7 +317,7 @@ softmax = train_with(softmax_loss, EPOCHS)
 print(f"softmax: top-1 {softmax[-1][1]:.0f} %, mean cosine of a right pair {softmax[-1][2]:.2f}")
 
 # %% [markdown]
-# Now the squared error. What do you expect of it, in percent?
+# Now the squared error. What top-1 do you expect, in percent? **Make a guess first**: put a number in place of `None`.
 
 # %%
 check.predict("02: top-1 of the squared error, in percent", None)
@@ -335,26 +339,27 @@ _ = left.legend()
 
 # %% [markdown]
 # The squared error is far behind, and its right pairs never get near the cosine of 1 that they were asked for: the
-# zeros outweigh them. Both curves flatten at the end, but there the learning rate sinks to nothing, which
-# flattens any curve; with 160 epochs (try it: `EPOCHS`) both gain a few percent, and the distance stays.
+# zeros outweigh them. Both curves flatten at the end, but there the learning rate sinks to nothing, which flattens any
+# curve. With 160 epochs (try it: `EPOCHS`) both gain a few percent, and the gap stays.
 #
-# It can be mended: weigh the one in each row as much as all the zeros together, and you are close to a loss that is
-# well understood, the spectral contrastive loss ([HaoChen et al. 2021](https://arxiv.org/abs/2106.04156)). So the
-# answer to "why not the identity?" has two halves. As a target of the *softmax* it is what everybody uses. As a target
-# of the *cosines* it asks for the wrong thing: N−1 right angles, and one pair.
+# There is a remedy: give the one in each row the weight of all the zeros together (try it: exercise 1 at the end). That
+# comes close to a loss that is well understood, the spectral contrastive loss ([HaoChen et al.
+# 2021](https://arxiv.org/abs/2106.04156)). So the answer to "why not the identity?" has two halves. As a target of the
+# *softmax*, the identity is what the labels say. As a target of the *cosines*, it asks mostly for right angles: N − 1
+# of them for each pair.
 #
 # ## The plain answer
 #
-# The labels `arange(N)` *are* the identity matrix, written as the places of its ones: same loss, same gradient, for
+# The labels `arange(N)` *are* the identity matrix, written as the columns of its ones: same loss, same gradient, for
 # every N. What must not be taken literally is the matrix of cosines: only the softmax is compared with the identity.
 #
 # **What this lesson does not show.** Which of the forms is fastest (lesson 15 measures memory, lesson 17 counts
-# operations), and what happens when two texts of a batch are the same: then the identity matrix is *wrong*, it says
-# that an equal text is a negative (lesson 03). The experiment has one seed and two small towers.
+# operations). What happens when two texts of a batch are equal: then the identity matrix is *wrong*, because it calls
+# an equal text a negative (lesson 03). The experiment has one seed and two small towers.
 #
 # **Harder, without a solution.**
 #
-# 1. Weigh the diagonal of the squared error with N−1. How much of the distance does that close?
+# 1. Weight the diagonal of the squared error with N − 1. How much of the gap does that close?
 # 2. Give the cosines of the squared error the learned scale, or a learned bias. Which of them helps?
 # 3. Show that the gradient of CLIP's loss sums to zero over the whole matrix, but not over a row. What is a row's sum?
 #

@@ -2,14 +2,14 @@
 # # 03 · Is my loss stuck?
 #
 # **The question.** "It's been running for a while now […] and the loss hasn't changed at all. It isn't a constant
-# number, but its constantly at 4.8xxx": so wrote a user of open_clip
+# number, but its constantly at 4.8xxx", wrote a user of open_clip
 # ([#17](https://github.com/mlfoundations/open_clip/issues/17)). Is 4.8 bad? Is 2.5? Is 0 good? The contrastive loss
-# has a few values of its own, and those who know them can read a curve: what do $\ln B$, $\ln(B/C)$ and 0 mean?
+# has a few special values, and if you know them you can read a curve: what do $\ln B$, $\ln(B/C)$ and 0 mean?
 #
-# **You need** the loss (lesson 02), and what a mean over random draws is.
+# **You need** the loss (lesson 02), and the idea of a mean over random draws.
 #
-# **Afterwards you can** say what the loss of a model is that knows nothing, under which value a training can never
-# go, and, when it stands still, whether the model is broken or finished.
+# **Afterwards you can** say what loss a model has that knows nothing, below which value the loss can never go, and,
+# when it stands still, whether the model is broken or finished.
 #
 # **Place.** Part I, *The idea and its loss*; after lesson 02. About 35 minutes.
 
@@ -26,12 +26,14 @@ from minclip.data import OPENMOJI, Preprocess, load_emoji, normalize
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
+
 # %% [markdown]
 # ## Knowing nothing: ln B
 #
-# A model that gives nearly the same feature to everything tells nothing apart. Then all B cosines in a row are equal,
-# the softmax gives each of the B texts the probability $1/B$, and the loss is $-\ln \frac1B = \ln B$. B is the batch
-# size. The scale does not matter: equal is equal at every scale.
+# A model that gives the same feature to everything tells nothing apart. Then all B cosines in a row are equal, the
+# softmax gives each of the B texts the probability $1/B$, and the loss is $-\ln \frac1B = \ln B$. B is the batch size,
+# the N of lessons 01 and 02. The scale does not matter: equal is equal at every scale. Here the features are *nearly*
+# the same:
 
 # %%
 batch_size = 128
@@ -42,9 +44,9 @@ for scale in (1.0, 14.3, 100.0):
 print(f"ln {batch_size}:           {math.log(batch_size):.4f}")
 
 # %% [markdown]
-# So 4.85 is what it costs to tell 128 pairs not at all apart, and that may be what the user saw. And losses of
-# different batch sizes cannot be compared. Cut the batch in half, and the loss of such a model falls by $\ln 2$, for
-# nothing:
+# So 4.85 is the loss of a model that cannot tell 128 pairs apart at all, and that may be what the user saw. It also
+# follows that losses of different batch sizes cannot be compared. Cut the batch in half, and the loss of such a model
+# falls by $\ln 2$, although it has learned nothing:
 
 # %%
 print("batch size   loss of a model that knows nothing")
@@ -52,24 +54,24 @@ for size in (1, 2, 64, 128, 4096, 32768):
     print(f"{size:10} {math.log(size):8.3f}")
 
 # %% [markdown]
-# The first row is worth a look: a batch of one pair has nothing to be told apart from. Its loss is 0, and so is its
+# The first row is worth a look: in a batch of one pair there is nothing to tell apart. Its loss is 0, and so is its
 # gradient, whatever the model does.
 #
 # ## The end: 0, unless captions repeat
 #
-# If every caption in the batch is different, a perfect model at a high scale reaches 0. But suppose your collection
-# has only C different captions: five skin tones, ten weathers, two kinds of tissue. In a batch of B pairs, each
-# caption then stands several times. A picture whose caption stands there $k$ times has $k$ *equal* texts to choose
-# from. No model can tell equal things apart; the best it can do is to give each of them $1/k$:
+# If every caption in the batch is different, a perfect model at a high scale comes as near to 0 as you like. But
+# suppose your collection has only C different captions: five skin tones, ten kinds of weather, two kinds of tissue.
+# In a batch of B pairs, a caption then occurs several times. A picture whose caption occurs $k$ times has $k$ *equal*
+# texts to choose from. No model can tell equal things apart; the best it can do is to give each of them $1/k$:
 #
 # $$\text{the least that this picture can pay} = -\ln \tfrac1k = \ln k$$
 #
-# That is the row half of the loss. In the columns, $k$ equal texts give one and the same answer about $k$ pictures,
-# and each wants another one to win: one of them may pay less, but the *mean* of the $k$ is again at least $\ln k$.
-# The identity matrix of lesson 02 calls one of the $k$ right and the others wrong. That is a mistake of the labels,
-# and it has a price.
+# That is the row half of the loss. In the columns, $k$ equal texts give the same probabilities to the $k$ pictures, but
+# each has another picture as its right one. One of them may pay less, but the *mean* of the $k$ is again at least
+# $\ln k$. The identity matrix of lesson 02 calls one of the $k$ right and the others wrong. That is a mistake in the
+# labels, and it has a price: the *floor*, the least loss that any model can have.
 #
-# **Exercise 1.** The floor of one batch, from its captions.
+# **Exercise 1.** Compute the floor of one batch from its captions: the mean of $\ln k$ over its B pairs.
 
 
 # %%
@@ -88,21 +90,22 @@ for captions in (["cat", "dog", "horse", "bird"], ["cat", "cat", "dog", "horse"]
 # %% [markdown]
 # ## The floor before you have the batches
 #
-# You want that number *before* training, from B and C alone. Let C captions be equally likely. Each of the other B −
-# 1 pairs has my caption with probability $1/C$. With B = 3 and C = 2, by hand: the other two share my caption both,
-# one of them, or neither, with probabilities ¼, ½, ¼. Counting my own, that costs $\ln 3$, $\ln 2$ or $\ln 1$, on
-# average $\frac14 \ln 3 + \frac12 \ln 2$. In general, with $m$ others that share it (the *binomial distribution* says
-# how likely each $m$ is, and $\binom{B-1}{m}$ counts in how many ways $m$ of the B − 1 can be chosen):
+# You want that number *before* training, from B and C alone. Let the C captions be equally likely, and look at one
+# pair of the batch. Each of the other B − 1 pairs has its caption with probability $1/C$. With B = 3 and C = 2, by
+# hand: both of the other two share the caption, or one of them, or neither, with probabilities ¼, ½, ¼. Counting the
+# pair itself, that costs $\ln 3$, $\ln 2$ or $\ln 1$, on average $\frac14 \ln 3 + \frac12 \ln 2$. In general, $m$
+# others share it. The *binomial distribution* says how likely each $m$ is, and $\binom{B-1}{m}$ counts in how many
+# ways $m$ of the B − 1 can be chosen:
 #
 # $$\text{floor}(B, C)
 #   = \sum_{m=0}^{B-1} \binom{B-1}{m} \Bigl(\tfrac1C\Bigr)^m \Bigl(1 - \tfrac1C\Bigr)^{B-1-m} \ln(1 + m)$$
 #
-# In words: for every number $m$ of other pairs that could share my caption, how likely it is, times what it costs.
-# Books write $\mathbb{E} \ln(1 + M)$ with $M \sim \mathrm{Bin}(B - 1, 1/C)$ for it; $\mathbb{E}$ is the mean over all
-# batches.
+# In words: for every number $m$ of other pairs that could share the caption, multiply how likely it is by what it
+# costs, and add up. Books write this as $\mathbb{E} \ln(1 + M)$ with $M \sim \mathrm{Bin}(B - 1, 1/C)$; $\mathbb{E}$
+# is the mean over all batches.
 #
-# The short form that people quote is $\ln(B/C)$: on average a caption stands $B/C$ times in a batch. But the mean of
-# a logarithm is not the logarithm of the mean, and your own pair is always there.
+# The short form that people quote is $\ln(B/C)$: on average a caption occurs $B/C$ times in a batch. But the mean of
+# a logarithm is not the logarithm of the mean, and the pair itself is always there.
 #
 # **Exercise 2.** Write the exact floor. (`math.comb(n, k)` is the binomial coefficient.)
 
@@ -133,14 +136,14 @@ for C in (2, 16, 64, 1024):
 
 # %% [markdown]
 # At the left end there is one caption for all, and the floor *is* ln B: nothing can be learned. The short form is
-# good when each caption stands often in a batch. It is wrong by more than a little around C = B, where it claims 0,
-# and it goes below zero after that, where no loss can be. minclip has the exact one as `minclip.loss_floor`.
+# good when each caption occurs many times in a batch. It is clearly wrong around C = B, where it claims 0, and beyond
+# that it goes below zero, which no loss can. minclip has the exact form as `minclip.loss_floor`.
 #
 # ## Predict, then run
 #
 # Now a real model, on real pictures. Many emoji exist in several skin tones. Take those in one of three tones, and
-# let the caption be *only the tone*: "dark skin tone" and so on. Hundreds of different pictures (the next cell counts
-# them), three captions.
+# let the caption be *only the tone*: "dark skin tone" and so on. That makes hundreds of different pictures (the next
+# cell counts them), but only three captions.
 
 # %%
 TONES = ("light", "medium", "dark")
@@ -165,12 +168,12 @@ for place, axes in enumerate(panels):
     axes.set_axis_off()
 
 # %% [markdown]
-# **Before you run on**, write down your own numbers: with a batch of 64 and three captions, which loss is that of
-# knowing nothing, and at which will the training end? Exercise 2 tells. To make the captions equally likely, each
-# pair of a batch first draws a tone, then a picture of that tone.
+# **Before you run on**, write down your own numbers: with a batch of 64 and three captions, what is the loss of knowing
+# nothing, and at what loss will the training end? Exercise 2 gives the answer. To make the captions equally likely, we
+# first draw a tone for each pair of a batch, then a picture of that tone.
 #
-# A second training beside it has a bug that is found in the wild: pictures and texts are *shuffled apart*, so that
-# each picture stands beside some random tone, another one each time (say, two data loaders, each with its own
+# A second training, for comparison, has a bug that is found in the wild: pictures and texts are *shuffled apart*, so
+# that each picture is paired with a random tone, another one each time (as with two data loaders, each with its own
 # shuffling). A *fixed* wrong pairing looks different: it can be learned by heart, so the loss falls, and only the
 # score on unseen pictures does not rise.
 #
@@ -238,10 +241,10 @@ print(f"first loss {losses[0]:.3f}; ln {B} = {start:.3f}")
 
 # %% [markdown]
 # The first loss is *above* ln B, as it usually is: random weights do not give exactly the same feature to every text,
-# and the scale (it starts at 1/0.07) makes much of small differences, all of them unfounded. So ln B is where a
-# training *passes by* in its first steps, once the model has learned to be undecided.
+# and the scale (it starts at 1/0.07) magnifies small differences, all of them unfounded. So ln B is a value that a
+# training *passes* in its first steps, once the model has learned to be undecided.
 #
-# Then the curve falls below ln B, flattens, and runs on as a noisy band: stuck, one might say. Each batch has its own
+# Then the curve falls below ln B, flattens, and runs on as a noisy band: stuck, you might say. Each batch has its own
 # floor (exercise 1), which is one source of noise. So compare means over the last quarter of the steps:
 
 # %%
@@ -269,28 +272,29 @@ print(
 )
 
 # %% [markdown]
-# So a loss far from 0 can belong to a model that is finished. A number alone does not say whether training is stuck;
-# the number between *its* ln B and *its* floor does.
+# So a loss far from 0 can belong to a model that is finished. The loss alone does not say whether training is stuck;
+# where it lies between *its* ln B and *its* floor does.
 #
 # ## Reading a curve that stands still
 #
-# - **At ln B**: nothing is told apart. Look at the pairing of pictures and texts, as above; at the learning rate (too
-#   high, and everything collapses into one feature; too low, and it is still there); at whether the gradient reaches
-#   the towers at all.
-# - **At the floor for your B and C**: everything is told apart that can be. Your captions repeat: write richer ones,
-#   or be content.
-# - **Between the two**: some is told apart. Still learning, or the task is hard. Can it learn 100 pairs by heart? If
-#   not, something is broken.
+# - **At ln B**: nothing is told apart. Check the pairing of pictures and texts, as above. Check the learning rate: if
+#   it is too high, everything may collapse into one feature; if it is too low, the model has hardly moved. Check that
+#   the gradient reaches the towers at all.
+# - **At the floor for your B and C**: everything is told apart that can be. If the floor is above 0, your captions
+#   repeat: write richer ones, or be content.
+# - **Between the two**: some things are told apart. The model is still learning, or the task is hard. Can it learn 100
+#   pairs by heart? If not, something is broken.
 # - **At 0 from the start**: there is nothing to tell apart. Is the batch size 1? Is there one pair on each device?
-# - **Above ln B, and staying there**: the model is sure, and wrong. Look at the scale (lesson 04), and at the pairing
+# - **Above ln B, and staying there**: the model is confident, and wrong. Check the scale (lesson 04), and the pairing
 #   again. (Above ln B in the first steps is usual.)
 #
 # `minclip train` prints the start and the floor of your data with every loss.
 #
 # ## The plain answer
 #
-# ln B is what a model pays that tells nothing apart, ln(B/C) about what one pays that tells C captions apart and cannot
-# tell more, and 0 what is left where everything is told apart. A loss is stuck if it stands still above *its* floor.
+# ln B is the loss of a model that tells nothing apart. ln(B/C) is about the loss of one that tells C repeating captions
+# apart, which is all that can be done. 0 means that everything is told apart, or that there is nothing to tell apart. A
+# loss is stuck if it stands still above *its* floor.
 #
 # **What this lesson does not show.** Captions that are *nearly* the same ("a cat", "one cat") cost something too, and
 # no formula counts them. Captions that are not equally likely have a higher floor than C equally likely ones;
@@ -301,16 +305,17 @@ print(
 #
 # - Telling nothing apart costs ln B, and B is your batch size: a training begins there or somewhat above. Never
 #   compare losses of different batch sizes.
-# - Equal captions in a batch cost ln k each. With C equally likely captions the floor is E ln(1 + Bin(B − 1, 1/C)),
-#   about ln(B/C) when B is many times C.
-# - Stuck is a statement about two numbers, ln B and the floor. Know both before you train.
+# - A caption that occurs k times in a batch costs each of its k pairs at least ln k. With C equally likely captions the
+#   floor is E ln(1 + Bin(B − 1, 1/C)), about ln(B/C) when B is many times C.
+# - To call a loss stuck, you need two numbers: ln B and the floor. Know both before you train.
 #
 # **Harder, without a solution.**
 #
-# 1. Half of all pairs have one caption, the others are all different. What is the expected floor of a batch of B?
-# 2. Two captions differ, but two *pictures* are equal. Is the floor still that of exercise 1? Which direction pays?
-# 3. A batch in which each caption stands exactly twice: draw the batches so that this never happens. What becomes of
-#    the floor, and what of the order of an epoch?
+# 1. Half of all pairs have one caption; the others are all different. What is the expected floor of a batch of B?
+# 2. Two captions differ, but their two *pictures* are equal. Is the floor still that of exercise 1? Which direction
+#    pays?
+# 3. Draw the batches so that no caption occurs twice in one. What becomes of the floor? And can an epoch still show
+#    every pair exactly once?
 #
 # Stuck? `check.hint("batch_floor")`, `from solutions.lesson_03 import batch_floor`, or read
 # [solutions/lesson_03.py](solutions/lesson_03.py).

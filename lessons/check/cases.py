@@ -26,7 +26,8 @@ def expect(
         if not isinstance(got, Tensor):
             raise Wrong(f"it returned a {type(got).__name__}, expected a tensor{given(case)}")
         if got.shape != wanted.shape:
-            raise Wrong(f"it returned shape {tuple(got.shape)}, expected {tuple(wanted.shape)}{given(case)}")
+            problem = f"it returned shape {tuple(got.shape)}, expected {tuple(wanted.shape)}{given(case)}"
+            raise Wrong(problem, _hint_for(got, suspects) or hint)
         right = torch.allclose(got.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
     elif isinstance(wanted, float):
         if not isinstance(got, int | float) and not (isinstance(got, Tensor) and got.numel() == 1):
@@ -41,8 +42,13 @@ def expect(
         right = got == wanted
     if not right:
         decimals = next((d for d in (4, 6, 8) if show(got, d) != show(wanted, d)), 12)
-        hint = next((words for words, wrong in (suspects or {}).items() if _is_near(got, wrong)), hint)
-        raise Wrong(f"it returned {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}", hint)
+        problem = f"it returned {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}"
+        raise Wrong(problem, _hint_for(got, suspects) or hint)
+
+
+def _hint_for(got: Any, suspects: Suspects | None) -> str:
+    """The hint of the first suspect that the result equals, or an empty string."""
+    return next((words for words, wrong in (suspects or {}).items() if _is_near(got, wrong)), "")
 
 
 def _is_near(got: Any, suspect: Any) -> bool:
@@ -58,9 +64,13 @@ def expect_and_differentiate(
     tensors: list[Tensor],
     *others: Any,
     suspects: Suspects | None = None,
+    of_gradient: str = "",
     **case: Any,
 ) -> None:
-    """`expect` of attempt(*tensors, *others), and of the gradients that it leads back to the tensors."""
+    """`expect` of attempt(*tensors, *others), and of the gradients that it leads back to the tensors.
+
+    `of_gradient` completes the hint for a right number with a wrong gradient.
+    """
     tensors = [tensor.detach().requires_grad_() for tensor in tensors]
     got, wanted = attempt(*tensors, *others), reference(*tensors, *others)
     expect(got, wanted, 1e-4, suspects=suspects, **case)
@@ -70,7 +80,7 @@ def expect_and_differentiate(
         )
     gradients = (torch.autograd.grad(value.sum(), tensors, allow_unused=True) for value in (got, wanted))
     for mine, right in zip(*gradients, strict=True):
-        expect(mine, right, 1e-3, hint="the number is right, its gradient is not", **case)
+        expect(mine, right, 1e-3, hint=f"the number is right, its gradient is not{of_gradient}", **case)
 
 
 def given(case: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from check.verdict import exercise
 def onehot_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = image @ text.T
-    suspects = {"@ multiplies matrices; * multiplies entry by entry": -logits.log_softmax(dim=1).sum(dim=1).mean()}
+    entries = "is the mean over the rows missing? Or is it @, a product of matrices, where * goes entry by entry?"
+    suspects = {entries: -logits.log_softmax(dim=1).sum(dim=1).mean()}
     suspects |= _of_all(logits)
-    suspects["the softmax without its logarithm"] = -logits.softmax(dim=1).diagonal().mean()
+    suspects["the logarithm of the softmax is missing"] = -logits.softmax(dim=1).diagonal().mean()
     expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, logits=logits)
 
 
@@ -37,10 +38,10 @@ def _of_all(logits: Tensor) -> dict[str, Tensor]:
 
 
 @exercise(
-    "a label is the place of the one in its row, so the labels of the identity are 0, 1, … N-1.",
+    "a label is the column of the one in its row, so the labels of the identity are 0, 1, …, N − 1.",
     steps=(
-        "in which column stands the one of row 0, of row 1, of row i?",
-        "F.cross_entropy(logits, labels) wants the logits as they are, and the places as whole numbers, (N,)",
+        "in which column of the identity is the one of row 0, of row 1, of row i?",
+        "F.cross_entropy(logits, labels) wants the logits as they are, and the columns as integers, (N,)",
     ),
 )
 def arange_loss(attempt, draw):
@@ -49,18 +50,17 @@ def arange_loss(attempt, draw):
     labels = torch.arange(len(logits))
     suspects = _of_all(logits)
     suspects["F.cross_entropy takes logits, and does the softmax itself"] = F.cross_entropy(logits.softmax(1), labels)
-    suspects["every row has its own place: with zeros all pictures have text 0"] = F.cross_entropy(logits, 0 * labels)
+    suspects["every row has its own label: with zeros, all pictures have text 0"] = F.cross_entropy(logits, 0 * labels)
     suspects["F.nll_loss does no softmax"] = F.nll_loss(logits, labels)
-    expect_and_differentiate(
-        attempt, lambda z: -z.log_softmax(dim=1).diagonal().mean(), [logits], suspects=suspects, logits=logits
-    )
+    twice = ": was there a softmax before F.cross_entropy, which does it itself?"
+    expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, of_gradient=twice, logits=logits)
 
 
 @exercise(
-    "each half is softmax minus one-hot; then think of the mean over N and of the half.",
+    "each half is softmax minus one-hot; then there are the mean over N and the factor ½.",
     steps=(
         "the gradient of the rows' loss is (softmax of every row − I) / N. What is that of the columns' loss?",
-        "logits.softmax(dim=0) is the softmax of every column, and stands in its place already",
+        "logits.softmax(dim=0) is the softmax of every column, with nothing to transpose",
         "(rows + columns − 2I) / 2N",
     ),
 )
@@ -72,12 +72,12 @@ def logit_gradient(attempt, draw):
     z = logits.detach()
     rows, columns, eye = z.softmax(dim=1), z.softmax(dim=0), torch.eye(len(z))
     suspects = {
-        "each of the two halves has its one-hot: 2I": (rows + columns - eye) / (2 * len(z)),
-        "that is the rows' half alone": (rows - eye) / len(z),
-        "the half is missing": (rows + columns - 2 * eye) / len(z),
+        "each of the two directions has its one-hot: 2I": (rows + columns - eye) / (2 * len(z)),
+        "that is the gradient of the rows' loss: add the columns', and halve": (rows - eye) / len(z),
+        "the factor ½ is missing": (rows + columns - 2 * eye) / len(z),
         "the mean over N is missing": (rows + columns - 2 * eye) / 2,
         "the sign: the gradient points uphill, so the diagonal is negative": (2 * eye - rows - columns) / (2 * len(z)),
-        "the softmax of logits.T has to be turned back, or take dim=0": (rows + z.T.softmax(dim=1) - 2 * eye)
+        "transpose the softmax of logits.T back, or take dim=0 of logits": (rows + z.T.softmax(dim=1) - 2 * eye)
         / (2 * len(z)),
     }
     expect(attempt(z), logits.grad, suspects=suspects, logits=logits)

@@ -16,14 +16,14 @@ from check.verdict import exercise
 @exercise(
     "count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B.",
     steps=(
-        "a picture whose caption stands k times in the batch can do no better than one of k. What does it pay?",
-        "ln k for each of the B pairs: collections.Counter(captions) knows k",
-        "the mean over the pairs, so a caption that stands three times counts three times",
+        "a picture whose caption is there k times can give its own text at most 1/k. What does it pay?",
+        "ln k for each of the B pairs: collections.Counter(captions) gives k",
+        "the mean over the pairs, so a caption that occurs three times counts three times",
     ),
 )
 def batch_floor(attempt, draw):
     captions = draw(st.lists(st.sampled_from(["cat", "dog", "horse"]), min_size=1, max_size=8))
-    # the loss itself, of a model that gives each caption an own direction and is very sure
+    # the loss itself, of a model that gives each caption a direction of its own and is very sure
     alphabet = sorted(set(captions))
     image = F.one_hot(torch.tensor([alphabet.index(caption) for caption in captions]), len(alphabet)).double()
     counts = [captions.count(caption) for caption in captions]
@@ -32,11 +32,15 @@ def batch_floor(attempt, draw):
         "the mean is over all pairs, and you took it over the different captions": statistics.mean(
             math.log(captions.count(caption)) for caption in set(captions)
         ),
+        "a caption that occurs k times pays ln k for each of its k pairs": sum(
+            math.log(captions.count(caption)) for caption in set(captions)
+        )
+        / len(captions),
         "the mean over the B pairs is missing": sum(map(math.log, counts)),
-        "the logarithm of each count first, then the mean": math.log(statistics.mean(counts)),
+        "that is the logarithm of a mean: take the logarithms first, then the mean": math.log(statistics.mean(counts)),
         "that is right only where all captions occur equally often": math.log(len(captions) / len(set(captions))),
         "not every caption occurs as often as the commonest": math.log(max(counts)),
-        "these are bits: the loss has natural logarithms": statistics.mean(map(math.log2, counts)),
+        "that is in bits: the loss has natural logarithms": statistics.mean(map(math.log2, counts)),
         "that is the loss of guessing, ln B": math.log(len(captions)),
     }
     expect(attempt(captions), wanted, suspects=suspects, captions=captions)

@@ -10,7 +10,7 @@ from check.verdict import Wrong, exercise
 
 
 @exercise(
-    "which derivative does t need? which way is down? can your t still be above ln 100 when you return it?",
+    "which derivative does t need? Which way is down? Can your t still be above ln 100 when you return it?",
     steps=(
         "you have ∂L/∂s. What is ∂L/∂t, if s = exp(t)?",
         "∂L/∂t = s · ∂L/∂s, with s = math.exp(log_scale). Descent goes against it",
@@ -32,6 +32,7 @@ def step_log_scale(attempt, draw):
     suspects = {
         "that is a step with the derivative for s: t needs its own, by the chain rule": min(t - rate * gradient, top),
         "∂s/∂t is s, and s is exp(t), not t": min(t - rate * t * gradient, top),
+        "that is a step of s: the step is to be taken in t": min(math.log(max(scale - rate * gradient, 1e-9)), top),
         "that goes uphill": min(t + rate * scale * gradient, top),
         "that is s: return t": math.exp(wanted),
     }
