@@ -30,7 +30,7 @@ def report(rows: Sequence[dict[str, Any]], device: str, out: Path) -> None:
     print(align([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]))
     out.parent.mkdir(parents=True, exist_ok=True)
     packages = ["minclip", "open_clip_torch", "transformers", "tokenizers", "ftfy", "regex", "emoji"]
-    write_json(out, {"environment": describe(device, packages), "rows": list(rows)})
+    write_json(out, {"environment": describe(device, packages, Path(__file__).parents[1]), "rows": list(rows)})
     print(out)
 
 

@@ -93,12 +93,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @cache
-def environment(device: str) -> Row:
-    """Device, threads, versions, commit and date."""
+def environment(device: str, folder: Path = PACKAGE) -> Row:
+    """Device, threads, versions, the commit that last changed a folder, and date."""
     model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
     cpu = f"{model} ({os.cpu_count()} cores)"
-    changed = _output("git", "-C", PACKAGE, "status", "--porcelain", "--", ".")
-    commit = _output("git", "-C", PACKAGE, "log", "-1", "--format=%h", "--", ".")
+    changed = _output("git", "-C", folder, "status", "--porcelain", "--", ".")
+    commit = _output("git", "-C", folder, "log", "-1", "--format=%h", "--", ".")
     return {
         "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
@@ -112,9 +112,11 @@ def environment(device: str) -> Row:
     }
 
 
-def describe(device: str, packages: Iterable[str]) -> dict[str, Any]:
+def describe(device: str, packages: Iterable[str], folder: Path = PACKAGE) -> dict[str, Any]:
     """The environment, with the versions of packages."""
-    return environment(device) | {"packages": {p: version(p) for p in sorted(set(packages))}}
+    return environment(device, folder) | {
+        "packages": {p: version(p) for p in sorted(set(packages))}
+    }
 
 
 def system_field(file: str, name: str) -> str | None:
