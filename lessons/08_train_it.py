@@ -454,8 +454,8 @@ for name, test in TESTS.items():
 # filled. (It may know a little more than that: it has seen each of these roles with the other person, never with this
 # one, which pulls its answer the wrong way, as it does the nearest neighbour's.)
 #
-# Nobody told the model which part of a picture shows which word. The words came to it as tokens, a whole caption at a
-# time, and what it knows of the parts it found by itself. And every part of it is in your hands: the tokenizer,
+# The model was never told which part of a picture shows which word. The words came to it as tokens, a whole caption
+# at a time, and what it knows of the parts it found by itself. And every part of it is in your hands: the tokenizer,
 # attention, the block, both towers, the loss, the step.
 #
 # ## What this lesson does not show

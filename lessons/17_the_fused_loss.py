@@ -163,7 +163,7 @@ print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)
 # ## A loss of a millionth
 #
 # With sums over whole rows, the loss of picture i is $\mathrm{LSE}_j z_{ij} - z_{ii}$. Late in training, most pairs
-# are far ahead of all others; then both numbers are nearly equal, and about as large as the logit scale. Just below
+# are far ahead of all others; then both numbers are nearly equal, and about the size of the logit scale. Just below
 # 100, one float32 is $2^{-17}$ from the next, about a hundred-thousandth. A loss much smaller than that disappears.
 #
 # The remedy: never let the pair into the sum. Let $o_i$ be the log-sum-exp over the **others** in row i. Then

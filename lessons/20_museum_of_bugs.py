@@ -418,8 +418,8 @@ show(score_properties(), SCORES)
 #
 # ## What this lesson does not show
 #
-# - **Bugs that nobody thought of.** A list of properties that kills all mutants here is not complete: it is as good as
-#   the mutants are. Mutants written by the author of the tests are the easy ones.
+# - **Bugs that were not thought of.** A list of properties that kills all mutants here is not complete: it is as good
+#   as the mutants are. Mutants written by the author of the tests are the easy ones.
 # - **How common each bug is.** We chose what makes a good exhibit. The links are threads in which it, or a relative of
 #   it, occurred; they say nothing of how often.
 # - **Large trainings.** Our towers learn 64 vectors. In a real training the symptoms are the same, but hidden in noise,

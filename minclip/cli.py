@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
             return arguments.run_command(arguments)
     except BrokenPipeError:
-        # Whoever reads our output, such as `head`, has read enough.
+        # A reader of our output, such as `head`, has read enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:

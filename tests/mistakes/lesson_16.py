@@ -2,7 +2,7 @@
 
 from mistakes import Hinted
 
-EDGE, OTHER, NEVER = "condition in the mask", "choose the `other`", "nobody wrote"
+EDGE, OTHER, NEVER = "condition in the mask", "choose the `other`", "never written"
 LOSES = "take the largest off"
 
 MISTAKES = {
