@@ -11,7 +11,9 @@ from check.interpreter import Touch, fenced, launch, numbers
 from check.verdict import Wrong, exercise
 
 UNWRITTEN = "the NaN was there before: this element was never written. Which elements does program k have?"
-TRANSPOSED = "the NaN was there before: this element was never written. Element [i, j] of x goes to place j · N + i of out"
+TRANSPOSED = (
+    "the NaN was there before: this element was never written. Element [i, j] of x goes to place j · N + i of out"
+)
 
 
 def empty(*shape: int) -> Tensor:

@@ -13,7 +13,7 @@ MANY = 20  # properties
 
 
 def _judge(attempt: Callable[[], Any], room: Room) -> None:
-    """Raise Wrong unless the properties that the attempt returns hold for every correct implementation, and kill every mutant."""
+    """Raise Wrong unless the returned properties hold for every correct implementation, and kill every mutant."""
     properties = attempt()
     if not isinstance(properties, list | tuple) or not all(map(callable, properties)):
         shown = type(properties).__name__
