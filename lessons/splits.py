@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from minclip.data import Pairs
 
 BLOCKS = 12  # along each side of a picture
-VISIBLE = (
-    10.0  # of 255: drawings of the course are either below 9 (the same drawing) or above 12 (another colour or form)
-)
+# Of 255: drawings of the course are either below 9 (the same drawing) or above 12 (another colour or form).
+VISIBLE = 10.0
 NEARLY = 2.55  # of 255, one percent, for the root of the mean square difference: two faces that differ in their mouths
 
 

@@ -91,6 +91,32 @@ def test_what_depends_on_the_notebook_in_another_way_is_not_kept(mine, capsys):
     assert not mine.exists()
 
 
+MUTUAL = """
+def odd(n):
+    return n > 0 and even(n - 1)
+
+def even(n):
+    return n == 0 or odd(n - 1)
+"""
+
+
+def test_helpers_that_call_each_other_are_not_kept_and_the_lesson_goes_on(mine):
+    assert "call each other" in kept.keep("even", cell(MUTUAL)["even"], lambda even: even(4))
+    assert not mine.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_does_not_stop_a_lesson(mine):
+    mine.write_text("a file")
+    assert "not kept for later lessons" in kept.keep("odd", cell("def odd(n):\n    return n % 2\n")["odd"], bool)
+
+
+def test_damaged_guesses_do_not_stop_a_lesson(mine, capsys):
+    mine.mkdir()
+    (mine / "predictions.json").write_text("{")
+    check.reveal("q", 3.0)
+    assert "you made no guess" in capsys.readouterr().out
+
+
 def test_a_later_wrong_attempt_leaves_what_was_kept(mine):
     import torch
 

@@ -31,11 +31,19 @@ def file_of(name: str) -> Path:
 
 
 def keep(name: str, attempt: Callable[..., Any], is_right: Callable[[Callable[..., Any]], bool]) -> str:
-    """Writes a solved exercise to <name>.py; returns what to say about it."""
+    """Writes a solved exercise to <name>.py; returns what to say about it, whatever happens: the lesson goes on."""
     try:
-        text = "\n\n".join(dict.fromkeys(sources(name, attempt))) + "\n"
+        return _keep(name, attempt, is_right)
     except LookupError as missing:
         return f" (but not kept for later lessons: {missing.args[0]})"
+    except RecursionError:
+        return " (but not kept for later lessons: two of its helper functions call each other)"
+    except (OSError, SyntaxError) as error:
+        return f" (but not kept for later lessons: {error})"
+
+
+def _keep(name: str, attempt: Callable[..., Any], is_right: Callable[[Callable[..., Any]], bool]) -> str:
+    text = "\n\n".join(dict.fromkeys(sources(name, attempt))) + "\n"
     with TemporaryDirectory() as trial:
         path = Path(trial) / f"{name}.py"
         path.write_text(text, encoding="utf-8")

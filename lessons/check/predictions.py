@@ -61,7 +61,10 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, dict[str, Any]]:
-    return json.loads(_file().read_text(encoding="utf-8")) if _file().exists() else {}
+    try:
+        return json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # There is none yet, or it was damaged by hand.
 
 
 def _write(guesses: dict[str, dict[str, Any]]) -> None:
