@@ -36,6 +36,7 @@ PICTURES = ".jp-CodeCell .jp-OutputArea-output img"
 
 def prepare(folder: Path) -> dict[str, int]:
     """Copies the lessons without outputs to folder/lessons; the number of pictures that each notebook had."""
+    shutil.copytree(build.FOLDER.parent / "kernels" / "results", folder / "kernels" / "results")
     shutil.copytree(
         build.FOLDER, folder / "lessons", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     )
@@ -89,8 +90,10 @@ def run_all(page: Page, url: str) -> None:
     page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for(timeout=120_000)  # earlier, it asks which kernel to use
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    # A cell whose code is hidden shows no number, so the kernel has to have come to rest, too.
     finished = """errors => document.querySelector(errors) ||
-        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(prompt => /\\d/.test(prompt.innerText))"""
+        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(prompt => !/[* ]\\]/.test(prompt.innerText))
+        && / Idle/.test(document.querySelector('#jp-main-statusbar').innerText)"""
     page.wait_for_function(finished, arg=ERRORS, timeout=1000 * PATIENCE, polling=500)
 
 
