@@ -53,11 +53,14 @@ def shard(world: World, size: int | None, *tensors: torch.Tensor) -> tuple[list,
 def gradients(world: World, loss: str, dtype: torch.dtype, size: int | None, batch_size: int = 64) -> Weights:
     """With the loss "drop" or "all", equal captions are that to each other."""
     model, images, tokens = model_and_batch(loss, dtype, batch_size)
-    setting = {"equal_captions": loss} if loss in EQUAL_CAPTIONS else {"loss": loss}
-    config = TrainConfig(**setting, micro_batch=size, max_grad_norm=math.inf)
+    ids, config = None, TrainConfig(micro_batch=size, max_grad_norm=math.inf)
+    if loss in EQUAL_CAPTIONS:
+        ids = (torch.arange(batch_size) % 23)[world.shards(batch_size)[world.rank]]
+        config = replace(config, equal_captions=loss)
+    else:
+        config = replace(config, loss=loss)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.0), world=world)
     parts, sizes = shard(world, size, images, tokens)
-    ids = (torch.arange(batch_size) % 23)[world.shards(batch_size)[world.rank]] if "loss" not in setting else None
     measured = train.update(state, parts, config, shard_sizes=sizes, ids=ids)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": measured.loss}
 

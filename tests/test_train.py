@@ -93,7 +93,7 @@ def test_both_backends_give_the_same_training_curve(pairs, tmp_path, setting):
         pairs = named_in_twos(pairs)
     for backend in ("fused", "naive"):
         model, tokenizer = siglip_model(pairs) if "loss" in setting else new_model(pairs)
-        config = TrainConfig(epochs=8, batch_size=8, backend=backend, **setting)
+        config = replace(TrainConfig(epochs=8, batch_size=8, backend=backend), **setting)
         curves.append([row["loss"] for row in run_training(model, tokenizer, pairs, None, config, tmp_path)])
     assert len(curves[0]) == 16
     assert curves[0][-1] < curves[0][0] - 0.5
