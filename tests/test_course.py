@@ -118,6 +118,13 @@ def test_a_folder_that_cannot_be_written_to_does_not_stop_a_lesson(mine):
     assert "not kept for later lessons" in kept.keep("odd", cell("def odd(n):\n    return n % 2\n")["odd"], bool)
 
 
+def test_a_guess_that_cannot_be_kept_does_not_stop_a_lesson(mine, capsys):
+    mine.write_text("a file")
+    check.predict("q", 3.0)
+    check.reveal("q", 3.0)
+    assert "this guess cannot be kept" in capsys.readouterr().out
+
+
 def test_damaged_guesses_do_not_stop_a_lesson(mine, capsys):
     mine.mkdir()
     (mine / "predictions.json").write_text("{")
