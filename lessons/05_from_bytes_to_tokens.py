@@ -198,10 +198,10 @@ for text in ("a photo of a cat", "a diagram", "A woman firefighter's helmet!"):
 #
 # ## Merges as a tree
 #
-# In a drawing, gluing gives a tree: the bytes are at the bottom, and every merge is a fork. The number under a symbol
-# is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for: where a
-# word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them. Each
-# token is framed, even a single byte that no merge took.
+# Drawn on paper, a word's merges form a tree: the bytes are at the bottom, and every merge is a fork. The number under
+# a symbol is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for:
+# where a word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them.
+# Each token is framed, even a single byte that no merge took.
 
 
 # %% jupyter={"source_hidden": true}
@@ -293,7 +293,7 @@ check.reveal("more tokens per caption", max(("English", "Chinese"), key=lambda l
 # - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
 #   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
 # - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. A model reads a
-#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it soon:
+#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it quickly:
 
 # %%
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end

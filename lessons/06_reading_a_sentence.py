@@ -406,7 +406,7 @@ with patch.object(F, "scaled_dot_product_attention", masked_too_late):
 # Softmax first and zeros afterwards lets the padding in, through the denominator.
 #
 # Now more and more padding, and four ways to read one vector off the text. One keeps to the argument. Two read
-# somewhere else than at EOT, and one takes the mask away.
+# somewhere other than at EOT, and one takes the mask away.
 
 # %% jupyter={"source_hidden": true}
 text = tokenizer(["red heart"])  # (1, T)
