@@ -88,7 +88,7 @@ for pair in sorted(set(pairs), key=lambda pair: (-pairs.count(pair), pair)):
 
 # %%
 def glue(symbols, pair):
-    """symbols: a tuple of strings; pair: two of them -> the tuple with every occurrence of the pair made one string."""
+    """symbols: a tuple of strings; pair: two of them -> the tuple with each occurrence of the pair joined."""
     raise NotImplementedError
 
 
@@ -299,7 +299,7 @@ check.reveal("more tokens per caption", max(("English", "Chinese"), key=lambda l
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
 print(f"With vocabularies of {vocab_size} entries, OpenAI's context ({room} tokens, and start and end) has room for:")
 for name, (per_character, _) in last.items():
-    print(f"{name:42} about {room / per_character:3.0f} characters, blanks not counted")
+    print(f"{name:42} about {room / per_character:3.0f} characters, spaces not counted")
 
 # %% [markdown]
 # ## And back again

@@ -73,7 +73,7 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
 
 # %%
 def watch(part, tokens):
-    """What a part of the model is given, and what it makes of it, while the model reads the tokens."""
+    """The input and the output of a part of the model while the model reads the tokens."""
     seen = []
     handle = part.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
     model.encode_text(tokens)
@@ -86,7 +86,7 @@ x, _ = watch(attn, tokenizer(["cat"]))  # (1, T, D)
 qkv = F.linear(x[0], attn.in_proj_weight, attn.in_proj_bias)  # (T, 3D)
 q, k, v = (part[:, :32] for part in qkv.chunk(3, dim=1))  # (T, d) each, of the first head
 scores = q @ k.T / q.shape[1] ** 0.5  # (T, T)
-one_hot = torch.eye(3)[None]  # with these values, attention hands over its weights
+one_hot = torch.eye(3)[None]  # with these values, attention returns its weights
 weights = F.scaled_dot_product_attention(q[None], k[None], one_hot, is_causal=True)[0]  # (T, T)
 print("scores:\n", scores)
 print("weights:\n", weights)
@@ -208,8 +208,8 @@ for layer, weights in enumerate(maps):
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         axes.set_xticks(places, names[2], rotation=90, fontsize=8)
         axes.set_yticks(places, names[2], fontsize=8)
-figure.supxlabel("is read", fontsize=10)
-figure.supylabel("reads", fontsize=10)
+figure.supxlabel("token that is read", fontsize=10)
+figure.supylabel("token that reads", fontsize=10)
 colours = figure.colorbar(image, ax=grid, label="weight", shrink=0.7)
 
 # %% jupyter={"source_hidden": true}
@@ -284,7 +284,7 @@ check.predict("cosine of cat and red heart, read at SOT", None)
 
 # %%
 def vectors(tokens):
-    """Token ids (B, T) -> what the text tower has at each position, (B, T, D)."""
+    """Token ids (B, T) -> the text tower's vector at each position, (B, T, D)."""
     return watch(model.transformer, tokens)[1]
 
 

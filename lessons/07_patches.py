@@ -88,7 +88,7 @@ for name in ("emoji", "ViT-B/32", "ViT-B/16", "ViT-L/14"):
 def patchify(images, size):
     """images (B, 3, H, W) -> (B, P, 3·size·size) with P = H/size · W/size.
 
-    The patches stand in reading order, and the values in each: by channel, then row, then column.
+    The patches are in reading order, and the values in each are ordered by channel, then row, then column.
     """
     raise NotImplementedError
 
@@ -251,7 +251,7 @@ def scene(left, right, row, row_of_right):
 
 
 def scenes(couples):
-    """Every couple at all heights, as pictures and captions."""
+    """Every pair of animals at all heights, as pictures and captions."""
     all_rows = [(a, b) for a in range(3) for b in range(3)]
     images = torch.stack([scene(*couple, *rows) for couple in couples for rows in all_rows])
     texts = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples for _ in all_rows]
@@ -310,12 +310,12 @@ def train(with_positions, seed=0):
 
 # %% [markdown]
 # We ask each of them two questions about the held-out scenes. *Which animals?* Of all 132 captions, is the nearest one
-# about these two, in either order? *Who is left?* (On the left, that is.) Of the two captions about them, is the
+# about these two, in either order? *Which is on the left?* Of the two captions about them, is the
 # correct one nearer? In what percentage of the scenes will the model without positions answer the second question
 # correctly?
 
 # %%
-check.predict("who is left, without positions (%)", None)
+check.predict("which is on the left, without positions (%)", None)
 
 # %%
 every_text = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples]
@@ -324,7 +324,7 @@ other_way = torch.tensor([couples.index(couples[i][::-1]) for i in own.tolist()]
 
 
 def answers(towers, images):
-    """Of each scene: is it about the right animals (N,), is the right one left (N,)?"""
+    """Of each scene: are the animals right (N,), and is the correct one on the left (N,)?"""
     image_tower, text_tower = towers
     cosine = (
         F.normalize(image_tower(preprocess.normalize(images)), dim=1)
@@ -340,9 +340,10 @@ for name, towers in trained.items():
     whole, puzzle = answers(towers, aside.images), answers(towers, jigsaw(aside.images, seed=0))
     results[name] = [100 * whole[0].float().mean(), 100 * whole[1].float().mean(), 100 * puzzle[1].float().mean()]
     same = (whole[1] == puzzle[1]).float().mean()
-    print(f"{name:18} which animals {results[name][0]:5.1f} %   who is left {results[name][1]:5.1f} %", end="   ")
+    print(f"{name:18} which animals {results[name][0]:5.1f} %", end="   ")
+    print(f"which is on the left {results[name][1]:5.1f} %", end="   ")
     print(f"as a jigsaw {results[name][2]:5.1f} %, {100 * same:.0f} % of the answers unchanged")
-check.reveal("who is left, without positions (%)", results["without positions"][1].item(), within=3)
+check.reveal("which is on the left, without positions (%)", results["without positions"][1].item(), within=3)
 
 # %% jupyter={"source_hidden": true}
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 3.1), width_ratios=[1, 1, 2.4])
@@ -354,7 +355,7 @@ for axes, title, content in (
     axes.imshow(content[0].permute(1, 2, 0))
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[["top", "right"]].set_visible(True)
-questions = ["which animals?", "who is left?", "who is left,\nas a jigsaw"]
+questions = ["which animals?", "which is on the left?", "which is on the left,\nas a jigsaw"]
 for k, (name, values) in enumerate(results.items()):
     places = [place + 0.4 * k - 0.2 for place in range(3)]
     bars = right.bar(places, values, 0.38, label=name, color=("0.35", "0.85")[k], edgecolor="black")
@@ -463,8 +464,8 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 # ## The answer
 #
 # A ViT sees a row of vectors, each a blend of one patch's pixels, and nothing but their positional embeddings says
-# where a patch was. Without them a picture and its jigsaw are the same thing, and "who is left?" is a coin toss; with
-# them, our emoji model has learned to use the arrangement, though its captions hardly ever mention it.
+# where a patch was. Without them a picture and its jigsaw are the same thing, and "which is on the left?" is a coin
+# toss; with them, our emoji model has learned to use the arrangement, though its captions hardly ever mention it.
 #
 # ## What this lesson does not show
 #
@@ -480,8 +481,8 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 # - How similar are the learned vectors of two places? Plot, for every place, its cosine with all others (figure 7 of
 #   the [ViT paper](https://arxiv.org/abs/2010.11929)). Then shuffle the places, many times: would chance give such a
 #   plot?
-# - Draw both animals half a patch lower (with rows 0 and 1 only, so that they fit). Is "who is left?" still a coin toss
-#   without positions? And what if only the left one is drawn lower? Why?
+# - Draw both animals half a patch lower (with rows 0 and 1 only, so that they fit). Is "which is on the left?" still a
+#   coin toss without positions? And what if only the left one is drawn lower? Why?
 # - Take the positions away from the *text* tower instead. Before you run it: which of the two questions suffers? (Under
 #   a causal mask the answer is not the obvious one.)
 #

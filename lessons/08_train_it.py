@@ -97,7 +97,7 @@ trained_on = {parts(caption) for caption in pairs.captions}
 
 
 def draw_grid(is_right=None):
-    """The grid; `is_right`: person, role, tone -> whether the model's answer is all right, for every hole."""
+    """The grid; `is_right`: person, role, tone -> whether all of the model's answer is right, for every hole."""
     axes = plt.figure(figsize=(10.5, 3.7)).subplots()
     shown = [[(person, role, tone) in trained_on for role in ROLES] for person, tone in ROWS]
     axes.imshow(shown, cmap="Greys", vmin=0, vmax=3.5, aspect="auto")
@@ -325,7 +325,7 @@ for step in range(1, steps + 1):
         order = torch.randperm(len(pairs), generator=generator)
     batch = order[place : place + BATCH]  # (B,)
     images = data.augment(pairs.images[batch], data.draw_augmentation(BATCH, generator))
-    longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the largest number
+    longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the highest id
     losses.append(training_step(model, optimizer, normalize(images), tokens[batch, :longest]))
     schedule.step()
     if step in LOOKS:

@@ -93,7 +93,7 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
             x = x + block.mlp(block.ln_2(x))
         return x
 
-    in_front = "the class token stands in front of the patches, at place 0"
+    in_front = "the class token comes in front of the patches, at place 0"
     added = "positions are added: row 0 of positional_embedding to the class token, the others to the patches"
     at_token = "the feature is read at the class token: x[:, 0]"
     return {
@@ -102,7 +102,7 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
         added: lambda: finish(read(torch.cat([token, patches], dim=1))[:, 0]),
         added + ", at place 0 as well": lambda: finish(read(no_position_for_token)[:, 0]),
         "ln_pre comes in front of the first block": lambda: finish(tower.transformer(x)[:, 0]),
-        "ln_pre stands behind the sum of patches and positions": lambda: finish(
+        "ln_pre comes after the sum of patches and positions": lambda: finish(
             tower.transformer(tower.ln_pre(x - positions) + positions)[:, 0]
         ),
         "causal=False in every block: otherwise the class token sees only itself": lambda: finish(

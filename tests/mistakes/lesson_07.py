@@ -36,7 +36,7 @@ MISTAKES = {
     "ImageTower": [
         Hinted(
             (("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), ("x[:, 0]", "x[:, -1]")),
-            "stands in front",
+            "comes in front",
         ),
         Hinted(("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), "is read there"),
         Hinted((" + self.positional_embedding  #", "  #"), "positions are added"),
