@@ -53,7 +53,12 @@ def _why_not_nearest(attempt: Callable[..., Any]) -> str:
         "that is the farthest one: the smallest distance, argmin": [0, 255, 0],
     }
     images = torch.tensor(list(known.values()), dtype=torch.uint8)[:, :, None, None]
-    return attempt(picture, images, list(known))[0]
+    if chosen := attempt(picture, images, list(known))[0]:
+        return chosen
+    brown = torch.tensor([[100, 50, 0], [110, 40, 10], [200, 100, 0]], dtype=torch.uint8)[:, :, None, None]
+    if attempt(brown[:1], brown[1:], ["near", "same direction"]) == ["same direction"]:
+        return "a cosine forgets how bright a picture is: the distance, not the angle"
+    return ""
 
 
 @exercise(
@@ -92,12 +97,12 @@ def _why_not_robust(attempt: Callable[..., Any]) -> str:
     swapped = np.polyfit(logit_y, logit_x, 1)
     causes = {
         "the line belongs to the logits of the accuracies, not to the accuracies": away - np.polyval(line, home),
-        "the promise is a logit still: bring it back with a sigmoid": away - np.polyval(steep, at),
+        "the promise is still a logit: bring it back with a sigmoid": away - np.polyval(steep, at),
         "in shares, please: take the sigmoid of the promise, then the difference": np.log(away / (1 - away))
         - np.polyval(steep, at),
-        "the loss from home to away is no robustness yet: every model loses. Compare with the line": away - home,
+        "the drop from home to away is not robustness: every model drops. Compare with the line": away - home,
         "above the line is positive: away minus promise": -_effective(x, y, home, away),
-        "the line has an intercept, too": away - 1 / (1 + np.exp(-through_zero * at)),
+        "the line also has an intercept": away - 1 / (1 + np.exp(-through_zero * at)),
         "x is at home, y away; the line predicts y from x": away - 1 / (1 + np.exp(-np.polyval(swapped, at))),
     }
     try:
