@@ -65,7 +65,8 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 #
 # A split by artist can leak as well: two artists draw some things alike, a plain square or a flag, pixel for pixel or
 # nearly. `without_twins` takes such pictures out of the *test*, as in lesson 08. Of Twemoji's drawings of the basic
-# emoji (no tones of skin, no flags of countries) 700 are put aside, with their names, as *labels* for later.
+# emoji (no skin tones, no country flags) 700 are put aside, with their names, as *labels* for later; the others are
+# `away_known`.
 
 # %%
 home_train, home_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -233,8 +234,8 @@ print(f"the standard error of the first score on away_unseen is {100 * error:.1f
 # A model that is better at home is usually better elsewhere as well. That alone is not robustness. [Taori et al.
 # 2020](https://arxiv.org/abs/2007.00644) plotted accuracy elsewhere against accuracy at home for some two hundred
 # models, and found the ordinary ones on a *line*, if both axes are logits, $\ln \frac{p}{1 - p}$, of the accuracy $p$.
-# How far a model stands above that line they call its **effective robustness**: what it has beyond what its accuracy at
-# home promises. CLIP's authors use the same measure.
+# The height of a model above that line is its **effective robustness**: what it has beyond what its accuracy at home
+# promises. CLIP's authors use the same measure.
 #
 # Our ordinary models are the ten stages of the first training.
 #
@@ -342,8 +343,8 @@ for row in stored["rows"]:
 #
 # ## The answer
 #
-# **It knows this artist's cat.** Trained on one hand, a small CLIP names new captions in that hand and almost nothing
-# in another; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
+# **It knows this artist's cat.** Trained on one hand, a small CLIP finds new captions for that hand's drawings and few
+# for another's; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
 # augmentation a smaller part, and a better score at home can go with a worse one elsewhere.
 #
 # ## What this lesson does not show
@@ -351,9 +352,9 @@ for row in stored["rows"]:
 # - **Trained to the end.** The first training was still improving a little at home when it stopped. That longer
 #   trainings on one artist stay behind can only be read in the stored table.
 # - **How sure the small differences are.** One seed each; one picture is a quarter of a point, and drawings of one
-#   person in five tones of skin are not independent tries, so the standard errors are too small.
-# - **The paper's finding.** Zero-shot CLIP is robust because it learned from 400 million pictures by many hands. Ours
-#   shows the other side of it: a model that learned from one hand.
+#   person in five skin tones are not independent tries, so the standard errors are too small.
+# - **The paper's finding.** Zero-shot CLIP, which learned from 400 million pictures by many hands, is more robust. Ours
+#   shows only the opposite case: a model that learned from one hand.
 #
 # ## Harder
 #
