@@ -45,6 +45,10 @@ def _why_not_nearest(attempt: Callable[..., Any]) -> str:
     greys = torch.tensor([101, 0, 116, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 1, 1)
     if attempt(picture, greys, ["101", "0", "116", "255"])[0] in ("0", "116"):  # no other mistake chooses these
         return "in uint8, 100 − 101 is 255: make floats of the pixels before you subtract"
+    colours = torch.tensor([[100, 50, 0], [110, 40, 10], [200, 100, 0], [255, 255, 255]], dtype=torch.uint8)
+    brown, others = colours[:1, :, None, None], colours[1:, :, None, None]
+    if attempt(brown, others, ["nearest", "same direction", "brightest"])[0] == "same direction":
+        return "a cosine forgets how bright a picture is: the distance, not the angle"
     known = {
         "": [130, 130, 130],  # the nearest
         "the largest product is that with the brightest picture, not with the nearest one": [160, 160, 160],
@@ -53,12 +57,7 @@ def _why_not_nearest(attempt: Callable[..., Any]) -> str:
         "that is the farthest one: the smallest distance, argmin": [0, 255, 0],
     }
     images = torch.tensor(list(known.values()), dtype=torch.uint8)[:, :, None, None]
-    if chosen := attempt(picture, images, list(known))[0]:
-        return chosen
-    brown = torch.tensor([[100, 50, 0], [110, 40, 10], [200, 100, 0]], dtype=torch.uint8)[:, :, None, None]
-    if attempt(brown[:1], brown[1:], ["near", "same direction"]) == ["same direction"]:
-        return "a cosine forgets how bright a picture is: the distance, not the angle"
-    return ""
+    return attempt(picture, images, list(known))[0]
 
 
 @exercise(

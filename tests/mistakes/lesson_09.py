@@ -24,7 +24,13 @@ MISTAKES = {
             lambda x, y, scale, group: sum(map(minclip.clip_loss, x.split(group), y.split(group), [scale] * len(x))),
             "added up",
         ),
-        Hinted(("(-1, group)", "(group, -1)"), "not how many groups"),
+        ("(-1, group)", "(group, -1)"),
+        Hinted(
+            lambda x, y, scale, group: (
+                sum(map(minclip.clip_loss, x.chunk(group), y.chunk(group), [scale] * group)) / group
+            ),
+            "not how many groups",
+        ),
         Hinted((".unflatten(0, (-1, group))", ".unflatten(0, (group, -1)).transpose(0, 1)"), "every n-th"),
         Hinted(("(of_pictures + of_texts) / 2", "of_pictures"), "one direction"),
         Hinted(("(of_pictures + of_texts) / 2", "((of_pictures + of_texts) / 2).detach()"), "no .detach()"),
