@@ -73,12 +73,12 @@ for s in (1, 1 / 0.07, scale, 100):
 check.reveal("lead that gives a share of one half among 32,768", lead, within=0.03)
 
 # %% [markdown] id="cramped"
-# At a scale of 100 a lead of a tenth is plenty. A model that may multiply by 100 can do all its work on a short piece
-# of the scale from −1 to 1. Nothing yet says *which* piece.
+# At a scale of 100 a lead of a tenth is enough for that. A model that may multiply by 100 can do all its work on a
+# short piece of the scale from −1 to 1. Nothing yet says *which* piece.
 #
 # ## Two histograms
 #
-# Now our own model. Where will the right pairs be, on average? (OpenAI's questioner expected 1.)
+# Now our own model. Where will the right pairs be, on average? (The questioner above expected 1.)
 
 # %%
 check.predict("mean cosine of the right pairs", None)
@@ -261,7 +261,7 @@ print(f"by {lead:+.1f} points; against the average of the six, {rows['all six'][
 # "cat": within one comparison all classes need the same wording.
 #
 # Now the left one. The ensemble does not do here what it did for the paper: it beats the average of its members, but
-# not the best of them. In this model's training many captions had "a" or "the" before them, or "emoji" behind. The two
+# not the best of them. In this model's training many captions had "a" or "the" before them, or "emoji" after. The two
 # wordings that the training did not have, the photo and the exclamation mark, are the bad ones. That fits the usual
 # explanation: a prompt should make a label look like the texts of the training. OpenAI's were sentences from the web,
 # whereas ImageNet's labels are single, often ambiguous words.
@@ -349,7 +349,7 @@ legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, tit
 #
 # - A threshold for "none of these". It needs a level after all, of one model, measured: lesson 11.
 # - That prompts are useless: only that they should sound like the captions of the training.
-# - Why this model has just this level. Start, width, data and the length of the training may all play a part.
+# - Why this model has exactly this level. Start, width, data and the length of the training may all play a part.
 #
 # ## Harder
 #

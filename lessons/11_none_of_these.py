@@ -14,7 +14,7 @@
 # **You need** the softmax and its loss (lessons 01 and 02), and what the level of a cosine is worth (lesson 10).
 #
 # **Afterwards you can** let a model say "none of these" by a threshold, choose that threshold without deceiving
-# yourself, and train a model whose every answer is a yes or no of its own: **SigLIP**.
+# yourself, and train a model that answers yes or no for each text on its own: **SigLIP**.
 #
 # **Place.** Part III, *What it knows*; after lesson 10. About 60 minutes, exercises included.
 
@@ -77,9 +77,9 @@ print(f"the others that went to an animal did so with a share of {100 * first_sh
 
 # %% [markdown] id="a-word"
 # For the model "other" is a word. Its feature lies somewhere, and it wins where *its* cosine happens to be the largest.
-# Nothing in the training said that it means "none of the texts beside me". Each word gets another part of the pictures,
-# and the wrong answers do not look doubtful: a softmax divides the level away, so that the shares say which text is
-# ahead, not whether any text fits (lesson 10).
+# Nothing in the training said that it means "none of the texts beside me". Each word gets a different part of the
+# pictures, and the wrong answers do not look doubtful: a softmax divides the level away, so that the shares say which
+# text is ahead, not whether any text fits (lesson 10).
 #
 # ## One picture, twenty texts, and a threshold
 #
@@ -292,9 +292,9 @@ sigmoid_loss = check.sigmoid_loss(sigmoid_loss)
 #
 # Of N² pairs N are right. At the start all cosines are near 0, so every logit is near $b$, and the model says yes with
 # the probability $\sigma(b)$ to everything. In [open_clip #650](https://github.com/mlfoundations/open_clip/issues/650)
-# somebody asks whether $b$ should not start where this costs least: at the share of right pairs, $p = 1/N$, that is
-# $b = \ln \frac{p}{1 - p} = -\ln(N - 1)$. "`init_logit_bias=-10` would be the ideal value for batch size 22027." Let
-# your loss judge that, with random features. Which bias will be the cheapest for N = 128?
+# somebody asks whether $b$ should not start where this costs least: where $\sigma(b)$ is the share of right pairs,
+# $p = 1/N$, which means $b = \ln \frac{p}{1 - p} = -\ln(N - 1)$. "`init_logit_bias=-10` would be the ideal value for
+# batch size 22027." Let your loss judge that, with random features. Which bias will be the cheapest for N = 128?
 
 # %%
 BATCH = 128
@@ -446,8 +446,8 @@ legend = both[0].legend(loc="upper left")
 # ## The answer
 #
 # **It cannot say "other" by a word: it needs a level.** Either a threshold on the cosine, chosen on validation pictures
-# of the kind that will be asked about, or a loss such as SigLIP's that learns a yes or no for each pair, and even that
-# is a yes for the share of right pairs that it was trained with.
+# of the kind that will be asked about, or a loss such as SigLIP's that learns a yes or no for each pair; and even its
+# probabilities hold only for the share of right pairs that it was trained with.
 #
 # ## What the article says, what we found
 #

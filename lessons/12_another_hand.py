@@ -65,7 +65,8 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 #
 # A split by artist can leak as well: two artists draw some things alike, a plain square or a flag, pixel for pixel or
 # nearly. `without_twins` takes such pictures out of the *test*, as in lesson 08. Of Twemoji's drawings of the basic
-# emoji (no tones of skin, no flags of countries) 700 are put aside, with their names, as *labels* for later.
+# emoji (no skin tones, no country flags) 700 are put aside, with their names, as *labels* for later; the others are
+# `away_known`.
 
 # %%
 home_train, home_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -81,7 +82,8 @@ away_known = without_twins(with_twins, data.Pairs.join([home_train, labels]))
 tokenizer = minclip.Tokenizer.train(home_train.captions, check.pick(1536, 700))
 for name in ("home_train", "home_unseen", "away_unseen", "away_known"):
     print(f"{name:12} {len(globals()[name]):5} pictures")
-print(f"{len(with_twins) - len(away_known)} drawings of Twemoji are, nearly, in the training or among the labels")
+removed = len(with_twins) - len(away_known)
+print(f"{removed} drawings by Twemoji were taken out: the training or the labels have a near twin")
 
 # %% [markdown] id="first-training"
 # Now train on the home artist, and test several times on the way. Top-5 is the share of pictures whose right caption is
@@ -110,7 +112,7 @@ def top(model, pairs, k=5):
 
 
 def train_on(pairs, augmentation="gentle", watched=False):
-    """The scores of a new model that was trained on these pairs; on the way, too, if it is watched."""
+    """The scores of a new model trained on these pairs, and those on the way if it is watched."""
     model, way = small_clip(tokenizer), []
 
     def look(step):
@@ -233,8 +235,8 @@ print(f"the standard error of the first score on away_unseen is {100 * error:.1f
 # A model that is better at home is usually better elsewhere as well. That alone is not robustness. [Taori et al.
 # 2020](https://arxiv.org/abs/2007.00644) plotted accuracy elsewhere against accuracy at home for some two hundred
 # models, and found the ordinary ones on a *line*, if both axes are logits, $\ln \frac{p}{1 - p}$, of the accuracy $p$.
-# How far a model stands above that line they call its **effective robustness**: what it has beyond what its accuracy at
-# home promises. CLIP's authors use the same measure.
+# The height of a model above that line is its **effective robustness**: what it has beyond what its accuracy at home
+# promises. CLIP's authors use the same measure.
 #
 # Our ordinary models are the ten stages of the first training.
 #
@@ -253,7 +255,7 @@ def effective_robustness(x, y, home, away):
 effective_robustness = check.effective_robustness(effective_robustness)
 
 # %%
-way = torch.tensor(home["way"], dtype=torch.float64)[:, 1:].clamp(0.002, 0.998)  # (10, 2); a logit of 0 has no end
+way = torch.tensor(home["way"], dtype=torch.float64)[:, 1:].clamp(0.002, 0.998)  # (10, 2); the logit of 0 is −∞
 x, y = way.T
 robustness = {}
 for name in remedies[1:]:
@@ -261,6 +263,8 @@ for name in remedies[1:]:
     robustness[name] = effective_robustness(x, y, *found)
     print(f"{name:20} at home {100 * found[0]:5.1f} %, away {100 * found[1]:5.1f} %, ", end="")
     print(f"effective robustness {100 * robustness[name]:+5.1f} points")
+stages = [100 * effective_robustness(x, y, *stage) for stage in way.tolist()]
+print(f"the stages themselves lie between {min(stages):+.1f} and {max(stages):+.1f} points from the line")
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -338,12 +342,12 @@ for row in stored["rows"]:
 # nor refute the choice of an augmentation; the model of both artists is the highest, by little more than an error. The
 # stored, longer trainings point the same way, and more clearly: from two artists a model finds several times as many
 # names of a third. (Not a clean comparison: the third row has another test artist, and twice as many steps.) And all
-# three stand below bare pixels.
+# three stand below bare pixels, the third only by a little.
 #
 # ## The answer
 #
-# **It knows this artist's cat.** Trained on one hand, a small CLIP names new captions in that hand and almost nothing
-# in another; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
+# **It knows this artist's cat.** Trained on one hand, a small CLIP finds new captions for that hand's drawings and few
+# for another's; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
 # augmentation a smaller part, and a better score at home can go with a worse one elsewhere.
 #
 # ## What this lesson does not show
@@ -351,9 +355,9 @@ for row in stored["rows"]:
 # - **Trained to the end.** The first training was still improving a little at home when it stopped. That longer
 #   trainings on one artist stay behind can only be read in the stored table.
 # - **How sure the small differences are.** One seed each; one picture is a quarter of a point, and drawings of one
-#   person in five tones of skin are not independent tries, so the standard errors are too small.
-# - **The paper's finding.** Zero-shot CLIP is robust because it learned from 400 million pictures by many hands. Ours
-#   shows the other side of it: a model that learned from one hand.
+#   person in five skin tones are not independent tries, so the standard errors are too small.
+# - **The paper's finding.** Zero-shot CLIP, which learned from 400 million pictures by many hands, is more robust. Ours
+#   shows only the opposite case: a model that learned from one hand.
 #
 # ## Harder
 #

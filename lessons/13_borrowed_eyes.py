@@ -2,7 +2,7 @@
 # # 13 · Borrowed eyes
 #
 # **The question.** What is pretraining worth? You have a few drawings with labels. You could train on them from
-# nothing, or borrow the eyes of a network that has already looked at a million photographs. How many labels does the
+# scratch, or borrow the eyes of a network that has already looked at a million photographs. How many labels does the
 # loan save?
 #
 # **You need** features and cosines (lesson 01), the prompt ensemble (lesson 10), and the test on another artist's
@@ -86,8 +86,9 @@ print(", ".join(f"{group} ({int((away_group[tested] == g).sum())})" for g, group
 # $$\min_{W, b} \; \sum_i \lvert x_i W + b - y_i \rvert^2 + \lambda \lvert W \rvert^2$$
 #
 # in words: squared errors, summed over the pictures, and a price, the *strength* λ, for large weights. Without it, D
-# weights for each class would fit a few pictures perfectly, and nothing else. The bias costs nothing. Its derivatives
-# are 0 at the minimum; that is a linear system, so no gradient descent is needed.
+# weights for each class would fit a few pictures perfectly, and nothing else. ($\lvert W \rvert^2$ is the sum of the
+# squares of all weights; the bias costs nothing.) At the minimum the derivatives of the whole are 0. That is a
+# linear system, so no gradient descent is needed.
 #
 # **Exercise 1.** Find the minimum. (First set the derivative with respect to $b$ to 0: which $b$ belongs to a given
 # $W$? Put it in; then do the same with $W$.)
@@ -388,11 +389,11 @@ for axes in grid.flat:
 colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shrink=0.8, extend="both")
 
 # %% [markdown] id="the-end"
-# Red: the cosine falls when this square is covered; blue: it rises, with a dash if clearly. (One square lies beyond the
-# ends of the scale, the darkest.) The two maps of a picture do differ. For "red hair" most of the dark squares lie on
-# the hair; for "woman", below it, the faint ones lie mostly on the face. But few maps are so easy to read: "wings" has
-# hardly more than a trace on the wings, "fire engine" hardly anything anywhere, and covering the cat's back in white
-# raises its cosine with "black".
+# Red: the cosine falls when this square is covered; blue: it rises, with a dash if clearly. (The thin line is the
+# drawing's outline. One square, the darkest, lies beyond the ends of the scale.) The two maps of a picture do differ.
+# For "red hair" most of the dark squares lie on the hair; for "woman", below it, the faint ones lie mostly on the face.
+# But few maps are so easy to read: "wings" has hardly more than a trace on the wings, "fire engine" hardly anything
+# anywhere, and covering the cat's back in white raises its cosine with "black".
 #
 # The last line of numbers is a test of the maps: covering together the eight squares with the largest falls lowers the
 # score; covering the eight with the smallest raises it a little. Beyond that be careful. Covering makes pictures that

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
+from torch import Tensor
 
 from check.cases import expect, features
 from check.verdict import exercise
@@ -12,7 +13,7 @@ from check.verdict import exercise
     "does a long prompt pull the mean to its side? And how long is the mean of two directions?",
     steps=(
         "what would the mean do with two prompts of which one is a hundred times as long as the other?",
-        "three things, in this order: every prompt to length 1; the mean over the T prompts; and its length again.",
+        "three things, in this order: every prompt to length 1; the mean over the T prompts; the mean to length 1.",
         "F.normalize(x, dim=-1) brings the last axis to length 1, and T is axis 1.",
     ),
 )
@@ -26,6 +27,9 @@ def prompt_ensemble(attempt, draw):
         wanted[label] /= wanted[label].norm()
     unit = F.normalize(prompts, dim=-1)
     suspects = {
+        "F.normalize works along axis 1, if you do not say dim=-1: here that is the T prompts": F.normalize(
+            prompts
+        ).mean(dim=1),
         "a long prompt counts more than a short one: bring each to length 1 first": prompts.mean(dim=1),
         "the mean goes over the prompts (axis 1), never over the labels": unit.mean(dim=(0, 1)).expand(C, -1),
         "that is one of the prompts: all of them count": unit[:, 0],
@@ -61,6 +65,16 @@ def recall_at(attempt, draw):
             hits.sum() / is_right.sum()
         ).item(),
         "one right answer among the k is enough: any, in place of all": hits.amin(dim=1).mean().item(),
+        "those are the k smallest similarities: the nearest have the largest": _share(is_right, -similarity, k, dim=1),
+        "a query is a row: its candidates stand along dim=1": _share(is_right, similarity, min(k, Q), dim=0),
+        "the right answers are where is_right says, not always on the diagonal": _share(
+            torch.eye(Q, C, dtype=torch.bool), similarity, k, dim=1
+        ),
     }
     case = {"similarity": similarity, "is_right": is_right, "k": k}
     expect(attempt(similarity, is_right, k), hits.amax(dim=1).mean().item(), suspects=suspects, **case)
+
+
+def _share(is_right: Tensor, similarity: Tensor, k: int, dim: int) -> float:
+    """The share of rows (dim=1) or columns (dim=0) with a right one among their k largest."""
+    return is_right.gather(dim, similarity.topk(k, dim=dim).indices).any(dim=dim).double().mean().item()

@@ -45,6 +45,10 @@ def _why_not_nearest(attempt: Callable[..., Any]) -> str:
     greys = torch.tensor([101, 0, 116, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 1, 1)
     if attempt(picture, greys, ["101", "0", "116", "255"])[0] in ("0", "116"):  # no other mistake chooses these
         return "in uint8, 100 − 101 is 255: make floats of the pixels before you subtract"
+    colours = torch.tensor([[100, 50, 0], [110, 40, 10], [200, 100, 0], [255, 255, 255]], dtype=torch.uint8)
+    brown, others = colours[:1, :, None, None], colours[1:, :, None, None]
+    if attempt(brown, others, ["nearest", "same direction", "brightest"])[0] == "same direction":
+        return "a cosine forgets how bright a picture is: the distance, not the angle"
     known = {
         "": [130, 130, 130],  # the nearest
         "the largest product is that with the brightest picture, not with the nearest one": [160, 160, 160],
@@ -92,12 +96,12 @@ def _why_not_robust(attempt: Callable[..., Any]) -> str:
     swapped = np.polyfit(logit_y, logit_x, 1)
     causes = {
         "the line belongs to the logits of the accuracies, not to the accuracies": away - np.polyval(line, home),
-        "the promise is a logit still: bring it back with a sigmoid": away - np.polyval(steep, at),
+        "the promise is still a logit: bring it back with a sigmoid": away - np.polyval(steep, at),
         "in shares, please: take the sigmoid of the promise, then the difference": np.log(away / (1 - away))
         - np.polyval(steep, at),
-        "the loss from home to away is no robustness yet: every model loses. Compare with the line": away - home,
+        "the drop from home to away is not robustness: every model drops. Compare with the line": away - home,
         "above the line is positive: away minus promise": -_effective(x, y, home, away),
-        "the line has an intercept, too": away - 1 / (1 + np.exp(-through_zero * at)),
+        "the line also has an intercept": away - 1 / (1 + np.exp(-through_zero * at)),
         "x is at home, y away; the line predicts y from x": away - 1 / (1 + np.exp(-np.polyval(swapped, at))),
     }
     try:

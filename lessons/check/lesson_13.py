@@ -34,6 +34,11 @@ def linear_probe(attempt, draw):
             f"it returned a {type(got).__name__}, expected (weights, bias){given(case)}", "return weights, bias"
         )
     for mine, right, name in zip(got, wanted, ("weights", "bias"), strict=True):
+        if isinstance(mine, Tensor) and mine.shape != right.shape:
+            raise Wrong(
+                f"{name}: it returned shape {tuple(mine.shape)}, expected {tuple(right.shape)}{given(case)}",
+                "weights (D, C), bias (C,), even if a class has no picture here: F.one_hot(labels, classes)",
+            )
         try:
             expect(mine, right, 1e-3, **case)
         except Wrong as wrong:
@@ -68,7 +73,7 @@ def _why_no_probe(attempt: Callable[..., Any]) -> str:
         "the bias is not held back: only the weights are in the penalty": torch.linalg.solve(
             with_one.T @ with_one + strength * torch.eye(3), with_one.T @ y
         )[:2],
-        "the penalty meets a sum over the pictures, not a mean: do not multiply the strength by their number": solve(
+        "the penalty joins a sum over the pictures, not a mean: do not multiply the strength by their number": solve(
             centred, around, strength * len(x)
         ),
         "the penalty is strength · |W|², not its square": solve(centred, around, strength**2),
