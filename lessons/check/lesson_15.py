@@ -42,8 +42,8 @@ def online_logsumexp(attempt, draw):
     got = attempt(parts())
     if size == 1 and isinstance(got, Tensor) and got.isnan().any():
         far = (
-            "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN). If "
-            "not: ∞ − ∞ and 0 · ∞ are NaN, too"
+            "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN). "
+            "If not: ∞ − ∞ and 0 · ∞ are NaN, too"
         )
     overflows = size > 1 or (isinstance(got, Tensor) and not got.isfinite().all())
     pieces = list(matrix.split(widths, dim=1))
