@@ -139,8 +139,8 @@ print(f"(the paper's section 2.4 says {openai - len(BYTE_TO_CHAR):,}: without th
 # %% [markdown]
 # ## A real vocabulary
 #
-# Our texts are the names of all emoji, as Unicode's translators wrote them. We learn from most of them and keep those
-# of the unseen pictures aside (the ones that the models of this course are tested on). `minclip.Tokenizer.train` does
+# Our texts are the names of all emoji, as Unicode's translators wrote them. We learn from most of them and keep aside
+# the names of the *unseen* emoji, the ones that the models of this course are tested on. `minclip.Tokenizer.train` does
 # what you just wrote; it only recounts the words that a merge has changed, which makes it faster.
 
 # %%
@@ -198,10 +198,10 @@ for text in ("a photo of a cat", "a diagram", "A woman firefighter's helmet!"):
 #
 # ## Merges as a tree
 #
-# In a drawing, gluing gives a tree: the bytes are at the bottom, and every merge is a fork. The number under a symbol
-# is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for: where a
-# word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them. Each
-# token is framed, even a single byte that no merge took.
+# Drawn on paper, a word's merges form a tree: the bytes are at the bottom, and every merge is a fork. The number under
+# a symbol is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for:
+# where a word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them.
+# Each token is framed, even a single byte that no merge took.
 
 
 # %% jupyter={"source_hidden": true}
@@ -293,7 +293,7 @@ check.reveal("more tokens per caption", max(("English", "Chinese"), key=lambda l
 # - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
 #   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
 # - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. A model reads a
-#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it soon:
+#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it quickly:
 
 # %%
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
@@ -342,8 +342,9 @@ for length in (12, 5):
 
 # %% [markdown]
 # (The padding prints as an exclamation mark: id 0 is the first of the printable bytes, in our vocabulary as in
-# OpenAI's. That a padding zero and a real "!" look the same to the model sounds like a bug. The next lesson shows why
-# it is not one.)
+# OpenAI's. It is the "!" that does not end its word, such as the first of "!?"; the last one of a word has `</w>` and
+# id 256, as in *helmet!* above. That padding and a real "!" look the same to the model sounds like a bug. The next
+# lesson shows why it is not one.)
 #
 # ## The answer
 #
@@ -352,15 +353,15 @@ for length in (12, 5):
 #
 # It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats costs few
 # tokens, and everything else costs many: that is why the same sentence is cheap in one language and expensive in
-# another. A text loses what cleaning changes, and its white space; BPE itself loses nothing.
+# another. A text loses what cleaning changes, and where its white space was; BPE itself loses nothing.
 #
 # ## What this lesson does not show
 #
 # Whether a better vocabulary makes a better CLIP: nothing was trained here but the merges. Nor the other ways to cut
 # words (WordPiece, unigram models), nor how to make the training fast enough for billions of words. The comparison of
-# languages is about short names of emoji, which repeat their words far more than ordinary text does, so that the
-# numbers are flattering. And English and Chinese share hardly a byte: what a vocabulary costs that was learned from
-# another language in the *same* script, we did not measure.
+# languages is about short names of emoji, which repeat their words far more than ordinary text does, so the numbers are
+# flattering. And English and Chinese share hardly a byte: we did not measure how many more tokens a text costs if the
+# vocabulary was learned from another language in the *same* script.
 #
 # ## Harder, and without a solution
 #

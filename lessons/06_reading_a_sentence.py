@@ -47,8 +47,8 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
     print(ids, *row)
 
 # %% [markdown]
-# (This model has a vocabulary of its own, so the ids differ from those in lesson 05. Zero is also the id of a real
-# exclamation mark, and that is how it prints. Keep it in mind.)
+# (This model has a vocabulary of its own, so the ids differ from those in lesson 05. Zero is also the id of a real "!"
+# that does not end its word, such as the first of "!?", and that is how it prints. Keep it in mind.)
 #
 # ## Attention, and a mask
 #
@@ -107,13 +107,16 @@ for axes, (title, part) in zip(row, parts.items(), strict=True):
         axes.set_xticklabels(["SOT", "cat", "EOT"], rotation=45)
         for i, j in ((0, 1), (0, 2), (1, 2)):
             axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="0.6", hatch="////"))
+        for i, j in torch.tril_indices(3, 3).T.tolist():
+            colour = "white" if part[i, j].abs() > 0.6 * limit else "black"
+            axes.text(j, i, f"{part[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
 
 # %% [markdown]
 # (Red is positive, blue negative, and the weights go from white, 0, to dark, 1. Hatched: forbidden.)
 #
 # **Exercise 1.** Write the weights. It is tempting to take the softmax first and put zeros over the future afterwards.
 # Then the rows no longer add up to 1, and worse: the future still stands in the denominator, so it still has a say. (It
-# would have to be divided out again, by each row's new sum.)
+# can be divided out again, by each row's new sum, until one score of the future is so high that this sum rounds to 0.)
 
 
 # %%
@@ -266,9 +269,10 @@ Block = check.Block(Block)
 # %% [markdown]
 # ## Which vector knows what?
 #
-# `vectors` gives what the tower has at every position after its last block, and `feature` makes a feature of one of
-# them, in the tower's last two steps: a LayerNorm and a matrix. Suppose that CLIP read its feature at the *first*
-# position, SOT. How similar would "cat" and "red heart" be then? Write down a cosine before you go on.
+# In the next cells, `vectors` returns what the tower has at every position after its last block, and `feature` turns
+# one of these vectors into a feature by the tower's last two steps, a LayerNorm and a matrix. Suppose that CLIP read
+# its feature at the *first* position, SOT. How similar would "cat" and "red heart" be then? Guess a cosine before you
+# go on.
 
 # %%
 check.predict("cosine of cat and red heart, read at SOT", None)
@@ -302,7 +306,7 @@ print("read at EOT, as CLIP does:\n", cosines(model.encode_text(tokens)))
 # causal mask.)
 #
 # **Exercise 4.** Pick the right vectors. Three ways lead astray: taking the last position (which is padding in every
-# text but the longest), counting the ids that are not zero (a real "!" is zero, too), and picking every EOT (some
+# text but the longest), counting the ids that are not zero (a real "!" may be zero, too), and picking every EOT (some
 # tokenizers pad *with* EOT; only the first one counts).
 
 
@@ -402,7 +406,7 @@ with patch.object(F, "scaled_dot_product_attention", masked_too_late):
 # Softmax first and zeros afterwards lets the padding in, through the denominator.
 #
 # Now more and more padding, and four ways to read one vector off the text. One keeps to the argument. Two read
-# somewhere else than at EOT, and one takes the mask away.
+# somewhere other than at EOT, and one takes the mask away.
 
 # %% jupyter={"source_hidden": true}
 text = tokenizer(["red heart"])  # (1, T)
@@ -475,8 +479,8 @@ print(f"instead of {full**2} in each head")
 #
 # ## Harder, and without a solution
 #
-# - Read 77 texts of one token each, then one text of 77 tokens. Which takes longer, and from which length on does
-#   attention cost more than the MLP? Count the multiplications first.
+# - Build your tower with a context of 77. Let it read 77 texts of one token each, then one text of 77 tokens. Which
+#   takes longer, and from which length on does attention cost more than the MLP? Count the multiplications first.
 # - Load OpenAI's ViT-B/32 into your tower, if you have its file (`minclip.load` reads it). What must you change?
 # - Generate: train your tower with a matrix from D to the vocabulary behind it, to guess the next token of a caption.
 #   The causal mask is there already.

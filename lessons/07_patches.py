@@ -167,7 +167,8 @@ print(
 # | `ln_post` | a LayerNorm, for the vector that is read | |
 # | `proj` | into the space that pictures and texts share; an `nn.Parameter` | (D, E) |
 #
-# Their first values do not matter here; lesson 08 says how they are chosen.
+# Their first values do not matter here; lesson 08 says how they are chosen. (If you want an `OrderedDict` again, import
+# it from `collections`.)
 
 # %%
 Block, TextTower = check.yours("Block", "TextTower")
@@ -308,8 +309,8 @@ def train(with_positions, seed=0):
 
 # %% [markdown]
 # Two questions to each, on the held-out scenes. *Which animals?* Of all 132 captions, is the nearest one about these
-# two, in whatever order? *Who is left?* Of the two captions about them, is the right one nearer? What will the model
-# without positions reach in the second?
+# two, in either order? *Who is left?* Of the two captions about them, is the right one nearer? In how many of the
+# scenes, in percent, will the model without positions be right about the second?
 
 # %%
 check.predict("who is left, without positions (%)", None)
@@ -374,8 +375,8 @@ credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 # ## Does it look at the arrangement?
 #
 # Back to the model that was trained on emoji, whose names say *what* is drawn and hardly ever *where*. It could use the
-# arrangement. Does it? Of the unseen pictures it names a good part right. How many of all unseen pictures, in percent,
-# does it still name right if each comes as a jigsaw?
+# arrangement. Does it? It names most of the unseen pictures right. How many of all unseen pictures, in percent, does it
+# still name right if each comes as a jigsaw?
 
 # %%
 check.predict("unseen jigsaws named right (%)", None)
@@ -476,7 +477,8 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 #
 # - How similar are the learned vectors of two places? Draw, for every place, its cosine with all others (figure 7 of
 #   the [ViT paper](https://arxiv.org/abs/2010.11929)). Then shuffle the places, many times: would chance draw that?
-# - Move the animals by half a patch. Is "who is left?" still a coin toss without positions? Why?
+# - Draw both animals half a patch lower (with rows 0 and 1 only, so that they fit). Is "who is left?" still a coin toss
+#   without positions? And if only the left one is drawn lower? Why?
 # - Take the positions away from the *text* tower instead. Before you run it: which of the two questions suffers? (Under
 #   a causal mask the answer is not the obvious one.)
 #

@@ -11,8 +11,7 @@
 # test that shares no picture with the training, and say what its numbers show and what they do not.
 #
 # **Place.** The end of part II, *A CLIP of your own*; after lessons 01, 02, 04 and 07. About 60 minutes, 20 of them for
-# the exercise. Everything so far comes
-# together here; part III asks what such a model knows.
+# the exercise. Everything so far comes together here; part III asks what such a model knows.
 
 # %%
 import math
@@ -88,7 +87,8 @@ for name, test in TESTS.items():
 # %% [markdown]
 # Here is the grid. A row is a person and a tone, a column a role. Grey squares are trained on. The framed squares are
 # the holes: a thin frame for a new tone, a thick one for a new drawing. When the model is trained, they will be filled.
-# White squares without a frame are not used: no such emoji exists, or its drawing is a twin.
+# White squares without a frame are not used: no such emoji exists, its drawing is a twin, or it would be a hole of both
+# kinds, an unseen emoji whose drawing was removed.
 
 # %% jupyter={"source_hidden": true}
 ROWS = [(person, tone) for person in PERSONS for tone in TONES]
@@ -450,7 +450,7 @@ for name, test in TESTS.items():
 #
 # **Can it name combinations that it never saw?** Partly, and it depends on how new they are. In a known drawing of a
 # new tone it names all three parts far more often than guessing would, and each part above its bar. In a new drawing it
-# gets the tone and the role right more often than not, but the person no better than by guessing, so that few holes are
+# gets the tone and the role right more often than not, but the person no better than by guessing, so few holes are
 # filled. (It may know a little more than that: it has seen each of these roles with the other person, never with this
 # one, which pulls its answer the wrong way, as it does the nearest neighbour's.)
 #
@@ -463,8 +463,10 @@ for name, test in TESTS.items():
 # - That it would name *any* combination. The holes are of the same kind as the training (a person, a role, a tone);
 #   nothing here asks for a word order or a relation, such as "cat left of dog" in lesson 07.
 # - How good it could get. The cell above the holes prints what the top-1 still gained towards the end, with a learning
-#   rate that had nearly fallen to zero: the numbers belong to a training of this length. The same towers, trained for
-#   longer and on the drawings of a second artist, [ship with minclip](../minclip/weights/MODEL_CARD.md).
+#   rate that had nearly fallen to zero: the numbers belong to a training of this length. The model that
+#   [ships with minclip](../minclip/weights/MODEL_CARD.md) reaches more (lesson 07 prints its share of the same unseen
+#   pictures). It was trained for longer and on the drawings of a second artist; but its image tower is also wider, and
+#   a pretrained network helped in its training.
 # - How certain the numbers are. With about a hundred pictures in a test, chance alone moves a share by four or five
 #   points, and more, since many are variants of one drawing. This is one training; another seed gives another model,
 #   whose shares may differ by more than that. The sizes and the augmentation of the project were chosen by looking at

@@ -20,7 +20,8 @@ def glue(attempt, draw):
     pair = draw(st.sampled_from("ab")), draw(st.sampled_from("ab"))
     got = attempt(symbols, pair)
     if not isinstance(got, tuple):
-        raise Wrong(f"it returned a {type(got).__name__}, expected a tuple{given({'symbols': symbols, 'pair': pair})}")
+        problem = f"it returned a {type(got).__name__}, expected a tuple{given({'symbols': symbols, 'pair': pair})}"
+        raise Wrong(problem, "tuple(…) makes a tuple of a list")
     expect(got, merge_pair(symbols, pair), symbols=symbols, pair=pair)
 
 
@@ -75,7 +76,8 @@ def openai_vocabulary() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
 
 
 @exercise(
-    "of all pairs of neighbours in a word glue the one that was learned first, until none of them was learned.",
+    "cut the text into words; of all pairs of neighbours in a word glue the one that was learned first, until none of "
+    "them was learned.",
     cases=30,
     steps=(
         "the word is a row of bytes again. Which pairs may be glued, and which of them first?",

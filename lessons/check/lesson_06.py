@@ -1,5 +1,6 @@
 """The checks of lesson 06, Reading a sentence."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from minclip.transformer import Block as ReferenceBlock
 
 
 @exercise(
-    "put −infinity wherever the column stands after the row, and that before the softmax.",
+    "put −infinity wherever the column stands after the row, and that before the softmax, which runs along each row.",
     steps=(
         "which entries of a row of scores belong to positions that come later? What must exp make of them?",
         "torch.ones(T, T, dtype=torch.bool).triu(1) is True in the future, and masked_fill puts a number there",
@@ -35,6 +36,9 @@ def causal_weights(attempt, draw):
     low = scores - 100  # moves no weight, and leaves every score far below any modest number for the future
     finite = "a finite number in the future keeps a share there if all scores are lower: only -torch.inf keeps none"
     expect(attempt(low.clone()), wanted, hint=finite, scores=low)
+    high = scores + 200 * torch.ones(T, T).triu(1)  # scores that are masked may be anything
+    late = "a high score in the future makes the others round to 0, and their sum as well: mask before the softmax"
+    expect(attempt(high.clone()), wanted, hint=late, scores=high)
 
 
 @exercise(
@@ -68,6 +72,8 @@ def _mistakes_of_attention(attn: Any, x: Tensor, causal: bool) -> dict[str, Call
     root = "the scores are divided by √d, where d = width / heads is the width of one head"
     mask = "causal=True: mask the scores before the softmax; causal=False: no mask at all"
     split = "view(B, T, heads, d) first, then transpose(1, 2): a plain view(B, heads, T, d) mixes positions and heads"
+    across = "transpose(1, 2) after view(B, T, heads, d): here the heads of one position attend to each other"
+    parts = "in_proj's rows are all of q, all of k, all of v: chunk(3, dim=-1) first, then each of them into heads"
     join = "(B, heads, T, d) must become (B, T, heads, d) again, by transpose(1, 2), before reshape(B, T, D)"
     late = "the mask comes before the softmax: zeros put there afterwards leave the future in the denominator"
     return {
@@ -76,6 +82,9 @@ def _mistakes_of_attention(attn: Any, x: Tensor, causal: bool) -> dict[str, Call
         root + " (here they were not divided)": lambda: _attend(attn, x, causal, scale=1.0),
         mask: lambda: _attend(attn, x, not causal),
         split: lambda: _attend(attn, x, causal, split=False),
+        split + " (and back)": lambda: _attend(attn, x, causal, split=False, join=False),
+        across: lambda: _attend_across_heads(attn, x, causal),
+        parts: lambda: _attend(_with_rows_by_head(attn), x, causal),
         join: lambda: _attend(attn, x, causal, join=False),
         late: lambda: _attend(attn, x, causal, late=True),
         "out_proj comes last": lambda: _attend(attn, x, causal, project=False),
@@ -102,6 +111,20 @@ def _attend(
     out = weights @ v
     out = (out.transpose(1, 2) if join else out).reshape(B, T, D)
     return attn.out_proj(out) if project else out
+
+
+def _attend_across_heads(attn: Any, x: Tensor, causal: bool) -> Tensor:
+    """Attention with its axes in the wrong order: (B, T, heads, d) without a transpose."""
+    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+    return attn.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=causal).flatten(2))
+
+
+def _with_rows_by_head(attn: Any) -> Any:
+    """An attention that takes the rows of in_proj to be q, k and v of head 1, then those of head 2, and so on."""
+    by_head = copy.deepcopy(attn)
+    for ours, given in ((by_head.in_proj_weight, attn.in_proj_weight), (by_head.in_proj_bias, attn.in_proj_bias)):
+        ours.data = given.detach().unflatten(0, (attn.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return by_head
 
 
 @exercise(
@@ -221,7 +244,9 @@ def _mistakes_of_text_tower(tower: Any, tokens: Tensor) -> dict[str, Callable[[]
             read(positions[-T:])[rows, end]
         ),
         at_end: lambda: finish(read(positions[:T])[:, -1]),
-        at_end + ", not at SOT": lambda: finish(read(positions[:T])[:, 0]),
+        at_end + ", not at SOT (the end token's id is the highest, vocab_size - 1)": lambda: finish(
+            read(positions[:T])[:, 0]
+        ),
         at_end + ", not their mean": lambda: finish(read(positions[:T]).mean(dim=1)),
         "ln_final stands before the projection": lambda: finish(read(positions[:T])[rows, end], norm=False),
         "the last step is the projection: @ self.text_projection": lambda: tower.ln_final(
