@@ -108,6 +108,8 @@ def _suspects(image: Tensor, text: Tensor, scale: float, chunk: int) -> dict[str
     rows, columns, pairs = logits.logsumexp(dim=1), logits.logsumexp(dim=0), logits.diagonal()
     misplaced = torch.cat([strip.diagonal() for strip in logits.split(chunk)])
     plain = scale * image @ text.T
+    strips = zip(image.split(chunk), text.split(chunk), strict=True)
+    alone = torch.stack([minclip.clip_loss(some, own, scale) * len(some) for some, own in strips])
     return {
         "that is the loss of the rows only: the columns have one as well": (rows - pairs).mean(),
         "that is the loss of the columns only: the rows have one as well": (columns - pairs).mean(),
@@ -121,11 +123,7 @@ def _suspects(image: Tensor, text: Tensor, scale: float, chunk: int) -> dict[str
         / 2,
         "CLIP's loss is half the sum of both directions": (rows + columns - 2 * pairs).mean(),
         "each pair counts twice, once in its row and once in its column": (rows + columns - pairs).mean() / 2,
-        "a strip holds the logits with *all* N texts, not only with its own": sum(
-            minclip.clip_loss(some, own, scale) * len(some)
-            for some, own in zip(image.split(chunk), text.split(chunk), strict=True)
-        )
-        / len(image),
+        "a strip holds the logits with *all* N texts, not only with its own": alone.sum() / len(image),
     }
 
 
