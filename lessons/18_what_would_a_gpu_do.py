@@ -224,8 +224,8 @@ for name in ("row by row", "exercise 3"):
 # %% [markdown] id="waves"
 # On a GPU the programs do not run one after another: as many as fit run together, a **wave**, and the next ones begin
 # in the order of their numbers. What a wave needs should fit into the cache, and should be little. In an H200 two
-# programs of our first pass fit on each of 132 SMs. So how many different blocks do 264 consecutive programs touch,
-# for N = 32,768 with tiles of 128?
+# programs of our first pass fit on each of 132 SMs, as exercise 4 will show. So how many different blocks do 264
+# consecutive programs touch, for N = 32,768 with tiles of 128?
 
 # %%
 TILES, WAVE, BYTES = 32768 // 128, 2 * 132, 128 * 512 * 2
