@@ -11,24 +11,7 @@
 # **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that
 # does not fit into memory; measure what that costs in memory and time; and say when it is not worth it.
 #
-# **Place.** Part IV, *Large and fast*; after lesson 08. About 60 minutes, exercises included.
-
-# %% [markdown] id="bet-first"
-# ## Bet first
-#
-# The question was argued out in public, in [sentence-transformers
-# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), a pull request that added gradient
-# accumulation for a loss of this kind. Its author: "As far as I know, having a batch size of N samples performs the
-# same as having batches of N/M samples with M grad acc steps." A maintainer: "Sadly not. The loss is computed with
-# N/M negatives and then just averaged."
-#
-# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared by their cosine,
-# as two features are: 1 means the same direction, 0 that they have nothing in common. What will the cosine be between
-# the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a model
-# that has learned nothing yet, and once for one that has been trained: replace the two numbers with yours.
-
-# %%
-BET = {"untrained": 0.5, "trained": 0.9}
+# **Place.** Part IV, *Large and fast*; after lesson 09. About 60 minutes, exercises included.
 
 # %%
 import copy
@@ -51,7 +34,25 @@ from minclip import data
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # matrices as small as these are multiplied faster without helpers
+torch.set_num_threads(1)  # on matrices this small, one thread is the fastest
+
+# %% [markdown] id="bet-first"
+# ## Bet first
+#
+# The question was argued in public, in [sentence-transformers
+# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), a pull request that added gradient
+# accumulation for a loss of this kind. Its author: "As far as I know, having a batch size of N samples performs the
+# same as having batches of N/M samples with M grad acc steps." A maintainer: "Sadly not. The loss is computed with N/M
+# negatives and then just averaged."
+#
+# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared by their cosine,
+# as two features are: 1 means the same direction, 0 that they have nothing in common. What will the cosine be between
+# the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a model
+# that has learned nothing yet, and once for one that has been trained: replace `None` with your numbers.
+
+# %%
+check.predict("cosine to the true gradient, untrained", None)
+check.predict("cosine to the true gradient, trained", None)
 
 # %% [markdown] id="small-clip"
 # ## A small CLIP, and one batch
@@ -151,7 +152,7 @@ _ = all_axes[0].set_ylabel("pictures")
 # %% [markdown] id="exercise-1"
 # On the left, the comparisons are lit in blocks on the diagonal. In chunks of 64, a picture meets 63 of the 255 wrong
 # texts of the batch. So the maintainer is right: the accumulated gradient is not that of the big batch. But it is the
-# gradient of *something*, and it is worth knowing of what.
+# gradient of *some* loss, and it is worth knowing which.
 #
 # **Exercise 1.** Write gradient accumulation for CLIP. `chunk` may not divide the size of the batch: the last chunk is
 # then smaller. Every pair of the batch counts the same. Never hold the graph of more than `chunk` pairs: that is the
@@ -454,7 +455,7 @@ def unit_features(rows):
 
 
 def look():
-    """What the gradients of the probes are like at this moment, each number a mean over the probes."""
+    """The model at this moment: loss and negatives of `batch`, and what the gradients of the probes are like."""
     whole = [as_vector(in_one_piece, None, rows) for rows in probes]
     parts = {size: [as_vector(accumulated_gradient, size, rows) for rows in probes] for size in SIZES}
 
@@ -512,8 +513,9 @@ for stage in STAGES:
         f"{seen['negatives']:15.0f} of {N - 1}"
     )
 print()
-for stage, bet in BET.items():
-    print(f"{stage}: you bet {bet:.3f}, it is {statistics.mean(looks[stage]['cosines'][CHUNK]):.3f}")
+for stage in ("untrained", "trained"):
+    cosine = statistics.mean(looks[stage]["cosines"][CHUNK])
+    check.reveal(f"cosine to the true gradient, {stage}", cosine, within=0.05)
 
 # %% [markdown] id="reading-the-table"
 # *Cosine: between the gradient accumulated over chunks of 64 and the true one. Length: of the former, relative to the

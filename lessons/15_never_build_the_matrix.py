@@ -205,8 +205,13 @@ print("the share of its log-sum-exp that a block has: rows right of the matrix, 
 #
 # We measure two versions of the loss in chunks (our solution, since the script does not know yours): the loss alone,
 # and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it
-# would otherwise keep up to 128 MiB of tiles, to save time.) Before you look: which of the curves will be parallel to
-# that of the N×N matrix?
+# would otherwise keep up to 128 MiB of tiles, to save time.)
+#
+# Before you look: the loss in chunks never makes an N×N tensor. When N doubles, from 2,048 to 4,096, by which factor
+# will its peak grow, `backward()` included? By about two, as the features do, or by about four, as the matrix does?
+
+# %%
+check.predict("growth of the loss in chunks", None, options=("about 2", "about 4"))
 
 # %%
 MEASURE = r"""
@@ -274,9 +279,9 @@ axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 axes.grid(alpha=0.3)
 # %% [markdown]
 # In numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and the factor by which it grew
-# when N doubled. What grows with N² grows fourfold, what grows with N twofold. (The fused loss grows by less: most of
-# what it takes here is its tiles, which have the same size for every N.) Last, the loss in chunks of a batch whose
-# matrix is huge.
+# when N doubled. What grows with N² grows fourfold, what grows with N twofold, and the sum of both lies between. (The
+# fused loss grows by less: most of what it takes here is its tiles, which have the same size for every N.) Last, the
+# loss in chunks of a batch whose matrix is huge.
 
 # %%
 for name in names if peaks else []:
@@ -287,6 +292,9 @@ if peaks:
     matrices = peaks["arange", sizes[-1]] / (sizes[-1] ** 2 * 4 / 2**20)
     print(f"\narange at N = 32,768 would need about {matrices * 32768**2 * 4 / 2**30:.0f} GiB.")
     print(f"{LARGE[0]}, N = {LARGE[1]:,}: {peaks[LARGE]:.0f} MiB; its matrix: {LARGE[1] ** 2 * 4 / 2**20:,.0f} MiB")
+if ("in chunks", sizes[-1]) in peaks:
+    growth = peaks["in chunks", sizes[-1]] / peaks["in chunks", sizes[-2]]
+    check.reveal("growth of the loss in chunks", "about 4" if growth > 3 else "about 2")
 
 # %% [markdown]
 # The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows nearly like one.

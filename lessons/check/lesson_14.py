@@ -13,6 +13,9 @@ from check.verdict import Wrong, exercise
 
 Gradients = dict[str, Tensor]
 LARGEST_ERROR = 1e-6  # of a gradient, relative to its length
+KEPT = (
+    "what sets the gradients to zero, and when? Yours are added to those that are there: the caller sets them to zero"
+)
 
 
 class Tower(nn.Module):
@@ -142,6 +145,9 @@ def accumulated_gradient(attempt, draw):
         if is_close(gradients, {name: alone[-1][name] * len(parts[-1][0]) / size for name in wanted}):
             raise Wrong(f"only the last chunk is in the gradients{case}", "what sets the gradients to zero, and when?")
     compare(got, loss, gradients, wanted, -(-size // chunk), case)
+    run(attempt, model, images, tokens, chunk, case)  # a second time, on top of the first
+    if not is_close(gradients_of(model), {name: 2 * gradient for name, gradient in wanted.items()}):
+        raise Wrong(f"it lost what was in .grad before{case}", KEPT)
 
 
 @exercise(
@@ -164,6 +170,8 @@ def cached_gradient(attempt, draw):
     with torch.random.fork_rng():
         torch.manual_seed(draw(st.integers(0, 99)))
         models = [Model(chunk, noisy=True) for _ in range(2)]  # two steps of a training, one after the other
+        for parameter in models[1].parameters():
+            parameter.grad = torch.ones_like(parameter)  # from an earlier call
         got, _ = (run(attempt, model, images, tokens, chunk, case) for model in models)
     noise = [random_numbers(tower, case) for tower in (models[0].image, models[0].text)]
     for first, tower in zip(noise, (models[1].image, models[1].text), strict=True):
@@ -176,6 +184,10 @@ def cached_gradient(attempt, draw):
         hint = "the loss has to see the features of all N pairs before any chunk can go backwards"
         raise Wrong(f"that is the accumulated gradient of exercise 1: pairs met their own chunk only{case}", hint)
     compare(got, loss, gradients, wanted, -(-size // chunk), case)
+    second = [random_numbers(tower, case) for tower in (models[1].image, models[1].text)]
+    added = {name: gradient - 1 for name, gradient in gradients_of(models[1]).items()}
+    if not is_close(added, reference(images, tokens, size, second)[1]):
+        raise Wrong(f"it lost what was in .grad before{case}", KEPT)
 
 
 def run(attempt: Callable[..., Any], model: Model, images: Tensor, tokens: Tensor, chunk: int, case: str) -> float:
