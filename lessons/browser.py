@@ -92,7 +92,7 @@ def run_all(page: Page, url: str) -> None:
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     # A cell whose code is hidden shows no number, so the kernel has to have come to rest, too.
     finished = """errors => document.querySelector(errors) ||
-        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(prompt => !/[* ]\\]/.test(prompt.innerText))
+        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(cell => !/[* ]\\]/.test(cell.innerText))
         && / Idle/.test(document.querySelector('#jp-main-statusbar').innerText)"""
     page.wait_for_function(finished, arg=ERRORS, timeout=1000 * PATIENCE, polling=500)
 

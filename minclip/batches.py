@@ -21,7 +21,7 @@ import torch
 from minclip.augmentation import augment, draw_augmentation
 from minclip.data import Pairs, Streamed, digests
 from minclip.images import Preprocess, to_device
-from minclip.loss import batch_floor
+from minclip.loss import batch_floor, floor_with_ids
 
 ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
 KEEP = 4  # orders of epochs that are remembered: of this one, and of the next ones for what reads ahead
@@ -104,7 +104,8 @@ class Batches:
         self.tokens = tokens if tokens.ndim == 3 else tokens[None]  # (V, N, T)
         self.batch_size, self.seed, self.augmentation, self.rephrase = batch_size, seed, augmentation, rephrase
         self.order = Order(len(pairs), batch_size, seed)
-        self.caption_ids = self.tokens[0].unique(dim=0, return_inverse=True)[1]  # (N,): equal captions have equal ids
+        ids = self.tokens.flatten(0, 1).unique(dim=0, return_inverse=True)[1]  # equal words have equal ids
+        self._caption_ids = ids.view(len(self.tokens), -1)  # (V, N)
         self.digests = digests(pairs.images)
         index = {digest: i for i, digest in enumerate(dict.fromkeys(self.digests))}
         picture_ids = torch.tensor([index[digest] for digest in self.digests])
@@ -128,6 +129,10 @@ class Batches:
         ways, generator = len(self.tokens), counter_generator(self.seed, PHRASING, step)
         other = torch.randint(min(1, ways - 1), ways, (self.batch_size,), generator=generator)
         return torch.where(torch.rand(self.batch_size, generator=generator) < self.rephrase, other, 0)
+
+    def caption_ids(self, step: int) -> torch.Tensor:
+        """Ids (B,) int64 of the captions of a step, as they are read there: equal words have equal ids."""
+        return self._caption_ids[self.phrasings(step), self.rows(step)]
 
     def make(
         self,
@@ -186,10 +191,12 @@ class Batches:
             digest.update(repr(tensor.shape).encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def floor(self, step: int, loss: str) -> float:
-        """The loss of a perfect model on the batch of a step; see `batch_floor`."""
-        rows = self.rows(step)
-        return batch_floor(self.caption_ids[rows], self.picture_ids[rows], loss)
+    def floor(self, step: int, loss: str, equal_captions: str = "negatives") -> float:
+        """The loss of a perfect model on the batch of a step; see `batch_floor` and `floor_with_ids`."""
+        captions = self.caption_ids(step)
+        if equal_captions != "negatives":
+            return floor_with_ids(captions, equal_captions)
+        return batch_floor(captions, self.picture_ids[self.rows(step)], loss)
 
 
 @dataclass(frozen=True)

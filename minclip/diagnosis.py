@@ -169,6 +169,7 @@ def _at_the_floor(curve: Curve) -> Diagnosis | None:
     seen += "; the floor is that high because captions or pictures of a batch are equal (as in open_clip #821)"
     remedies = [
         "captions that tell the pictures apart: no training gets below the floor of these",
+        "with CLIP's loss `--equal-captions drop`: pairs with equal captions are then no negatives and cost nothing",
         "no larger batches: they hold more equal captions, and their floor is higher",
         "for a few fixed classes, the held-out score in place of the loss: it counts every right caption",
     ]

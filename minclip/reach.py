@@ -35,9 +35,8 @@ def reach(batches: Batches, loss: str = "clip") -> Reach:
     steps = range(min(len(batches.pairs) // batches.batch_size, MAX_BATCHES))
     floors, best = [], []
     for step in steps:
-        rows = batches.rows(step)
         floors.append(batches.floor(step, loss))
-        best.append(best_top1(batches.caption_ids[rows], batches.picture_ids[rows]))
+        best.append(best_top1(batches.caption_ids(step), batches.picture_ids[batches.rows(step)]))
     untrained = cost_of_equals(torch.tensor(batches.batch_size), loss).item()
     return Reach(batches.batch_size, untrained, sum(floors) / len(floors), sum(best) / len(best))
 

@@ -117,15 +117,25 @@ def encode_by_length(
 
 
 def contrastive_loss(
-    model: CLIP, image_features: torch.Tensor, text_features: torch.Tensor, config: TrainConfig, **options: Any
+    model: CLIP,
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    config: TrainConfig,
+    ids: torch.Tensor | None = None,
+    **options: Any,
 ) -> torch.Tensor:
-    """The loss of `config.loss` on features (B, E), by the kernels with their options, or by the readable formula."""
+    """The loss of `config.loss` on features (B, E), by the kernels with their options, or by the readable formula.
+
+    `ids` (B,) are those of the captions, where equal ones are more than negatives of each other.
+    """
     scale = model.logit_scale.exp()
     if config.loss == "siglip":
         function = fused_siglip_loss if config.backend == "fused" else siglip_loss
         return function(image_features, text_features, scale, model.logit_bias, **options)
+    if ids is not None:
+        options |= {"ids": ids, "positives": config.equal_captions}
     if config.backend == "naive":
-        return clip_loss(image_features, text_features, scale)
+        return clip_loss(image_features, text_features, scale, **options)
     # Who encodes a batch in parts has no memory to spare for the loss.
     memory = 0 if config.micro_batch else None
     return fused_clip_loss(image_features, text_features, scale, memory=memory, **options)
@@ -143,18 +153,20 @@ def update(
     config: TrainConfig,
     pictures: torch.Tensor | None = None,
     shard_sizes: Sequence[int] | None = None,
+    ids: torch.Tensor | None = None,
 ) -> Measured:
     """Update the model on a batch in parts: pictures (b, 3, R, R) and token ids (b, T) of each.
 
-    `pictures` (B,), on the device, are the numbers of the pictures in `state.seen`, where there is a teacher. Several
-    processes call this with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
+    `pictures` (B,), on the device, are the numbers of the pictures in `state.seen`, where there is a teacher; `ids`
+    (B,), there too, those of the captions, unless equal ones are negatives of each other. Several processes call this
+    with their parts of one batch; `shard_sizes` are the numbers of pairs of each.
     With `make_optimizer`, a gradient that is not finite leaves the weights as they are; the caller sees it in the norm.
     """
     model, world = state.model, state.world
     options = {"group": world.group, "shard_sizes": shard_sizes} if world.group else {}
 
     def loss_of(image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        loss = contrastive_loss(model, image_features, text_features, config, **options)
+        loss = contrastive_loss(model, image_features, text_features, config, ids, **options)
         if state.seen is None:
             return loss
         resemblance = config.distill * resemblance_loss(image_features, state.seen[pictures])
@@ -265,11 +277,14 @@ def _next_step(state: State, batches: Batches, history: History, steps: int, con
     lr = config.lr * learning_rate(state.step, steps, config)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
-    floor = batches.floor(state.step, config.loss)
+    floor = batches.floor(state.step, config.loss, config.equal_captions)
     device, shards = state.model.device, state.world.shards(batches.batch_size)
-    parts = batches.parts(state.step, device, shards[state.world.rank], config.micro_batch)
+    shard = shards[state.world.rank]
+    parts = batches.parts(state.step, device, shard, config.micro_batch)
     pictures = None if state.seen is None else to_device(batches.pictures(state.step), device)
-    measured = update(state, parts, config, pictures, [shard.stop - shard.start for shard in shards])
+    negatives = config.equal_captions == "negatives"
+    ids = None if negatives else to_device(batches.caption_ids(state.step)[shard], device)
+    measured = update(state, parts, config, pictures, [shard.stop - shard.start for shard in shards], ids)
     history.add(state.step, measured, floor, lr)
 
 

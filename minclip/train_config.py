@@ -7,6 +7,7 @@ from minclip.augmentation import AUGMENTATIONS
 from minclip.finetune import TOWERS
 
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
+EQUAL_CAPTIONS = ("negatives", "drop", "all")
 LOGS = ("tensorboard",)
 # Settings that may change when a run goes on.
 FREE = ("early_stopping", "log", "micro_batch", "grad_checkpoint", "compile")
@@ -22,7 +23,9 @@ class TrainConfig:
     gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
     `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
     features learns at `layer_decay` times the rate of the one above it. `augmentation` is a name in `AUGMENTATIONS`,
-    `rephrase` the share of captions that are read in other words where there are any. `distill` is the weight of a
+    `rephrase` the share of captions that are read in other words where there are any. `equal_captions` says what two
+    pairs of a batch are to each other whose captions read alike: "negatives", as in CLIP; left out of each other's sums
+    ("drop"); or both right answers ("all"). `distill` is the weight of a
     teacher's view of the pictures (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of
     reports, of ten, without a better score on the held-out pictures after which the training ends.
     """
@@ -45,6 +48,7 @@ class TrainConfig:
     layer_decay: float = 1.0
     augmentation: str = "gentle"
     rephrase: float = 0.5
+    equal_captions: str = "negatives"
     distill: float = 0.0
     early_stopping: int | None = None
     log: str | None = None
@@ -68,6 +72,7 @@ class TrainConfig:
             "log": (self.log is None or self.log in LOGS, f"one of {', '.join(LOGS)}"),
             "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
             "rephrase": (0 <= self.rephrase <= 1, "from 0 to 1"),
+            "equal_captions": (self.equal_captions in EQUAL_CAPTIONS, f"one of {', '.join(EQUAL_CAPTIONS)}"),
             "distill": (self.distill >= 0, "at least 0"),
             "early_stopping": (self.early_stopping is None or self.early_stopping >= 1, "at least 1"),
         }
@@ -76,3 +81,5 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
         if self.unlock_last and not self.lock:
             raise ValueError(f"unlock_last is {self.unlock_last}; it needs lock, the tower whose last blocks these are")
+        if self.loss == "siglip" and self.equal_captions != "negatives":
+            raise ValueError(f"equal_captions is {self.equal_captions!r}; with loss 'siglip' it must be 'negatives'")

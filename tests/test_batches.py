@@ -120,6 +120,18 @@ def test_the_floor_is_that_of_the_rows(pairs):
     assert made.floor(0, "clip") == pytest.approx(22 / 23 * torch.tensor(2.0).log().item())
 
 
+def test_captions_are_equal_if_they_read_alike_in_this_step(pairs):
+    """All share their second way to be said; whether a row reads it changes from step to step."""
+    tokens = torch.stack([torch.arange(N), torch.full((N,), 99)])[:, :, None]
+    made = Batches(pairs, tokens, Preprocess(R), batch_size=N, seed=0)
+    for step in range(20):
+        read, ids = made.make(step, "cpu")[1][:, 0], made.caption_ids(step)
+        assert torch.equal(read[:, None] == read, ids[:, None] == ids)
+        assert made.floor(step, "clip") > 0 == made.floor(step, "clip", "drop")
+        alike = (read == 99).sum().double()
+        assert made.floor(step, "clip", "all") == pytest.approx((torch.xlogy(alike, alike) / N).item())
+
+
 def test_a_batch_larger_than_the_data_is_refused(pairs):
     with pytest.raises(ValueError, match="batch_size is 24; it must be at most 23"):
         batches(pairs, 24)

@@ -91,6 +91,14 @@ def test_what_depends_on_the_notebook_in_another_way_is_not_kept(mine, capsys):
     assert not mine.exists()
 
 
+def test_of_two_attempts_in_one_cell_the_last_is_kept(mine):
+    import torch
+
+    attempt = cell(SIMPLE.replace("triu", "tril") + SIMPLE, torch=torch)["causal_weights"]
+    assert check.causal_weights(attempt) is attempt
+    assert kept.is_kept("causal_weights")
+
+
 MUTUAL = """
 def odd(n):
     return n > 0 and even(n - 1)
@@ -108,6 +116,13 @@ def test_helpers_that_call_each_other_are_not_kept_and_the_lesson_goes_on(mine):
 def test_a_folder_that_cannot_be_written_to_does_not_stop_a_lesson(mine):
     mine.write_text("a file")
     assert "not kept for later lessons" in kept.keep("odd", cell("def odd(n):\n    return n % 2\n")["odd"], bool)
+
+
+def test_a_guess_that_cannot_be_kept_does_not_stop_a_lesson(mine, capsys):
+    mine.write_text("a file")
+    check.predict("q", 3.0)
+    check.reveal("q", 3.0)
+    assert "this guess cannot be kept" in capsys.readouterr().out
 
 
 def test_damaged_guesses_do_not_stop_a_lesson(mine, capsys):

@@ -25,6 +25,7 @@ from minclip.data import Emoji, Pairs
 from minclip.distributed import ONE_PROCESS, World
 from minclip.images import Preprocess
 from minclip.train import State, TrainConfig
+from minclip.train_config import EQUAL_CAPTIONS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=12, vocab_size=300, vision_width=16)
@@ -50,11 +51,17 @@ def shard(world: World, size: int | None, *tensors: torch.Tensor) -> tuple[list,
 
 
 def gradients(world: World, loss: str, dtype: torch.dtype, size: int | None, batch_size: int = 64) -> Weights:
+    """With the loss "drop" or "all", equal captions are that to each other."""
     model, images, tokens = model_and_batch(loss, dtype, batch_size)
-    config = TrainConfig(loss=loss, micro_batch=size, max_grad_norm=math.inf)
+    ids, config = None, TrainConfig(micro_batch=size, max_grad_norm=math.inf)
+    if loss in EQUAL_CAPTIONS:
+        ids = (torch.arange(batch_size) % 23)[world.shards(batch_size)[world.rank]]
+        config = replace(config, equal_captions=loss)
+    else:
+        config = replace(config, loss=loss)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.0), world=world)
     parts, sizes = shard(world, size, images, tokens)
-    measured = train.update(state, parts, config, shard_sizes=sizes)
+    measured = train.update(state, parts, config, shard_sizes=sizes, ids=ids)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": measured.loss}
 
 
@@ -107,6 +114,7 @@ def train_by_the_loop(
 SPLITS = {1: [5], 2: list(range(1, 33)), 3: [5], 4: [5]}
 GRADIENTS = {
     size: [("clip", torch.float64, None), ("clip", torch.float32, 5), ("siglip", torch.float32, 5)]
+    + [("drop", torch.float64, 5), ("all", torch.float64, 5)]
     + [(loss, torch.float64, split) for loss in ("clip", "siglip") for split in splits]
     for size, splits in SPLITS.items()
 }

@@ -19,6 +19,7 @@ from minclip.images import to_device
 from minclip.metrics import History, Measured
 from minclip.teacher import resemblance_loss
 from minclip.train import State, TrainConfig
+from minclip.train_config import EQUAL_CAPTIONS
 
 CONFIG = replace(PRESETS["smoke"], embed_dim=16, context_length=16, vocab_size=560)
 COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
@@ -85,16 +86,39 @@ def siglip_model(pairs: Pairs) -> tuple[CLIP, Tokenizer]:
     return CLIP(replace(model.config, logit_bias=True)), tokenizer
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
-def test_both_backends_give_the_same_training_curve(pairs, tmp_path, loss):
+@pytest.mark.parametrize("setting", [{}, {"loss": "siglip"}, {"equal_captions": "drop"}, {"equal_captions": "all"}])
+def test_both_backends_give_the_same_training_curve(pairs, tmp_path, setting):
     curves = []
+    if "equal_captions" in setting:
+        pairs = named_in_twos(pairs)
     for backend in ("fused", "naive"):
-        model, tokenizer = siglip_model(pairs) if loss == "siglip" else new_model(pairs)
-        config = TrainConfig(epochs=8, batch_size=8, loss=loss, backend=backend)
+        model, tokenizer = siglip_model(pairs) if "loss" in setting else new_model(pairs)
+        config = replace(TrainConfig(epochs=8, batch_size=8, backend=backend), **setting)
         curves.append([row["loss"] for row in run_training(model, tokenizer, pairs, None, config, tmp_path)])
     assert len(curves[0]) == 16
     assert curves[0][-1] < curves[0][0] - 0.5
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def named_in_twos(pairs: Pairs) -> Pairs:
+    """Every second picture takes the caption of the one before it."""
+    return replace(pairs, captions=[pairs.captions[i // 2 * 2] for i in range(len(pairs.captions))])
+
+
+@pytest.mark.parametrize("equal", EQUAL_CAPTIONS)
+def test_equal_captions_cost_nothing_where_they_are_left_out(pairs, tmp_path, equal):
+    """No training gets under its floor, and one that leaves equal captions out gets under that of the others."""
+    pairs = named_in_twos(pairs)
+    model, tokenizer = new_model(pairs)
+    config = replace(FAST, epochs=120, equal_captions=equal)
+    rows = run_training(model, tokenizer, pairs, None, config, tmp_path)
+    assert all(row["loss"] > row["floor"] - 1e-5 for row in rows)
+    last, floor = (sum(row[name] for row in rows[-20:]) / 20 for name in ("loss", "floor"))
+    if equal == "drop":
+        assert floor == 0
+        assert last < 0.1
+    else:
+        assert 0.2 < floor < last < floor + 0.2
 
 
 def test_siglip_learns_from_its_own_level_of_knowing_nothing(pairs, tmp_path):
@@ -359,6 +383,8 @@ def test_configurations_take_keywords_only():
         ({"warmup": 1.5}, "warmup is 1.5; it must be from 0 to 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
+        ({"equal_captions": "positives"}, "equal_captions is 'positives'; it must be one of negatives, drop, all"),
+        ({"equal_captions": "drop", "loss": "siglip"}, "with loss 'siglip' it must be 'negatives'"),
     ],
 )
 def test_a_bad_configuration_says_so_itself(options, message):

@@ -68,6 +68,10 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def _write(guesses: dict[str, dict[str, Any]]) -> None:
-    kept.folder().mkdir(parents=True, exist_ok=True)
-    with replacing(_file()) as temporary:
-        temporary.write_text(json.dumps(guesses, indent=1, ensure_ascii=False), encoding="utf-8")
+    """Keeps the guesses, or says why not: the lesson goes on."""
+    try:
+        kept.folder().mkdir(parents=True, exist_ok=True)
+        with replacing(_file()) as temporary:
+            temporary.write_text(json.dumps(guesses, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        print(f"(this guess cannot be kept: {error})")

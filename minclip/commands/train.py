@@ -35,7 +35,7 @@ from minclip.images import Preprocess
 from minclip.model import CLIP, NOT_FROZEN, PRESETS, CLIPConfig
 from minclip.tokenizer import Tokenizer
 from minclip.train import train
-from minclip.train_config import BACKENDS, LOGS, LOSSES, PRECISIONS, TrainConfig
+from minclip.train_config import BACKENDS, EQUAL_CAPTIONS, LOGS, LOSSES, PRECISIONS, TrainConfig
 
 SMOKE_PICTURES = 256
 PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
@@ -127,6 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"share of captions read in other words (default: {EMOJI.rephrase} for emoji, {default.rephrase} for your own)"
     )
     add("--rephrase", type=float, metavar="SHARE", help=rephrase)
+    equal = "pairs of a batch whose captions read alike: negatives of each other, left out (drop), or all right answers"
+    add("--equal-captions", choices=EQUAL_CAPTIONS, help=f"{equal} (default: {default.equal_captions})")
     distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     tower = f"pretrained image tower that stays as it is: {EFFICIENTNET} (needs minclip[lit]), or an ONNX file"
