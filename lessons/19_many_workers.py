@@ -13,7 +13,7 @@
 # open_clip's two flags does to the gradient, and by which factor; run the same function in real processes; and
 # estimate memory, time and traffic of a training that you cannot afford, with every assumption in view.
 #
-# **Place.** The end of part IV, *Large and fast*; after lesson 14. About 60 minutes.
+# **Place.** The end of part IV, *Large and fast*; after lessons 09 and 14. About 60 minutes, exercise included.
 
 # %%
 import inspect
