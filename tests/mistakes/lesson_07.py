@@ -53,7 +53,7 @@ MISTAKES = {
                 ("torch.cat([token, patches], dim=1) +", "self.ln_pre(torch.cat([token, patches], dim=1)) +"),
                 ("self.transformer(self.ln_pre(x))", "self.transformer(x)"),
             ),
-            "behind the sum",
+            "after the sum",
         ),
         Hinted(("x[:, 0]", "x[:, -1]"), "read at the class token"),
         Hinted(("x[:, 0]", "x.mean(dim=1)"), "not at the mean"),
