@@ -1,4 +1,4 @@
-"""Augmentation: how pictures are changed, so that a model does not learn single pixels, nor one artist by heart."""
+"""Augmentation: how pictures are changed, so that a model learns neither single pixels nor one artist by heart."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class Augmentation:
     blur: float = 0.0
 
 
-# With "gentle", a colour stays what it is called. The others are for models that shall know other artists' drawings.
-# They were chosen by training on one of two artists and testing on the other: "strong" names most of these, "moderate"
-# nearly as many, at a smaller cost in unseen compositions.
+# With "gentle", a colour keeps its name. The others are for models that should know other artists' drawings. They were
+# chosen by training on one of two artists and testing on the other: "strong" leads to the most right names on these,
+# "moderate" to nearly as many, at a smaller cost in unseen compositions.
 AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,  # for features that were computed once
     "crop": None,  # of photographs, whose objects may be anywhere; see `draw_crop`

@@ -1,11 +1,11 @@
-"""Which pairs stand in a batch, and what the model gets to see of them.
+"""Which pairs are in a batch, and what the model sees of them.
 
 Order and augmentation are functions of (seed, epoch, step, index), not of a generator's history: there is nothing to
 save, and a part of a batch is the same whether or not the rest of it is made. The idea is `jax.random.fold_in`'s; here
 the numbers are hashed into the seed of a fresh generator.
 
 All batches have one size: what is left of an epoch begins a batch that the next epoch fills. A smaller last batch would
-have fewer negatives, so another loss to start from and another floor, and several processes might not be able to share
+have fewer negatives, and so another initial loss and another floor, and several processes might not be able to share
 it.
 """
 
@@ -23,8 +23,9 @@ from minclip.data import Pairs, Streamed, digests
 from minclip.images import Preprocess, to_device
 from minclip.loss import batch_floor, floor_with_ids
 
-ORDER, AUGMENTATION, PHRASING = 0, 1, 2  # what a generator is for: equal counters must not give equal numbers to both
-KEEP = 4  # orders of epochs that are remembered: of this one, and of the next ones for what reads ahead
+# The purpose of a generator, so that equal counters give different numbers for different purposes.
+ORDER, AUGMENTATION, PHRASING = 0, 1, 2
+KEEP = 4  # epoch orders in memory: that of this epoch, and those of the next ones for reading ahead
 
 
 def counter_generator(*counters: int) -> torch.Generator:
@@ -36,9 +37,9 @@ def counter_generator(*counters: int) -> torch.Generator:
 class Order:
     """All pairs, shuffled anew in every epoch, as one sequence that is cut into batches.
 
-    No pair stands twice in a batch: those that one epoch leaves at the beginning of a batch have to wait in the next
-    epoch until this batch is full. So an epoch depends on the one before, and to look at a late one first takes as many
-    shuffles as there are epochs up to it.
+    No pair occurs twice in a batch: pairs that one epoch leaves at the beginning of a batch have to wait in the next
+    epoch until this batch is full. So an epoch depends on the one before, and a first look at a late epoch takes one
+    shuffle for each epoch up to it.
     """
 
     def __init__(self, pairs: int, batch_size: int, seed: int) -> None:
@@ -62,11 +63,11 @@ class Order:
         return self._orders[epoch]
 
     def _forget(self) -> None:
-        self._orders = {-1: torch.empty(0, dtype=torch.int64)}  # of each epoch, the newest KEEP of them
+        self._orders = {-1: torch.empty(0, dtype=torch.int64)}  # epoch -> its order, for the newest KEEP epochs
 
     def _after(self, before: torch.Tensor, epoch: int) -> torch.Tensor:
         """The order of an epoch, given that of the epoch before it."""
-        begun = epoch * self.pairs % self.batch_size  # the number of pairs that already stand in its first batch
+        begun = epoch * self.pairs % self.batch_size  # the number of pairs that are already in its first batch
         shuffled = torch.randperm(self.pairs, generator=counter_generator(self.seed, ORDER, epoch))
         first = self._without(before[self.pairs - begun :], shuffled)[: self.batch_size - begun]
         return torch.cat([first, self._without(first, shuffled)])
@@ -81,7 +82,7 @@ class Batches:
     """The batches of a training: step -> rows -> pictures and tokens.
 
     Steps count from 0 and go on from epoch to epoch. `tokens` (N, T) int64 are those of all captions, or (V, N, T)
-    those of V ways to say each; a share `rephrase` of them is not read in the first way. Raises ValueError if the
+    those of V phrasings of each; a share `rephrase` of them is not read in the first phrasing. Raises ValueError if the
     captions do not fill one batch.
     """
 
@@ -125,7 +126,7 @@ class Batches:
         return self.pairs.image_of_caption[self.rows(step)]
 
     def phrasings(self, step: int) -> torch.Tensor:
-        """Which of the V ways to say its caption each row (B,) of a step reads."""
+        """Which of the V phrasings of its caption each row (B,) of a step reads."""
         ways, generator = len(self.tokens), counter_generator(self.seed, PHRASING, step)
         other = torch.randint(min(1, ways - 1), ways, (self.batch_size,), generator=generator)
         return torch.where(torch.rand(self.batch_size, generator=generator) < self.rephrase, other, 0)
@@ -184,7 +185,7 @@ class Batches:
         return zip(order(), images.read_ahead(order()), strict=False)
 
     def fingerprint(self) -> str:
-        """A checksum of the pictures, the tokens, and which belong together: what a run must find again to go on."""
+        """A checksum of the pictures, the tokens, and which belong together; it must not change in a run."""
         digest = hashlib.sha256()
         digest.update(repr(tuple(self.pairs.images.shape)).encode() + b"".join(self.digests))
         for tensor in (self.tokens, self.pairs.image_of_caption):

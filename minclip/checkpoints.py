@@ -3,8 +3,8 @@
 One is a safetensors file, `checkpoints/step-00000420.safetensors`: weights, the optimizer's moments, the states of
 torch's generators and the history; and, as metadata, the settings that a run must not change while it goes on. The
 position in the data is the number of the step, because order and augmentation are functions of it (`batches.py`).
-Nothing depends on the number of processes, so that any number of them can go on; with another one sums are rounded
-differently.
+Nothing depends on the number of processes, so that any number of them can go on; with another number of processes, sums
+are rounded differently.
 """
 
 import json

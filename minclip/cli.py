@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from minclip import __version__
 from minclip.commands import COMMANDS, add_commands
 
-DESCRIPTION = "CLIP from scratch: train a model that puts pictures and texts into one space, and ask it things."
-EXAMPLES = """a first quarter of an hour:
-  minclip train                                            minutes; learns from emoji and their names
+DESCRIPTION = "CLIP from scratch: train a model that puts pictures and texts into one space, and query it."
+EXAMPLES = """the first fifteen minutes:
+  minclip train                                            learns from emoji and their names, in minutes
   minclip eval                                             matches 400 emoji that it has never seen with 400 captions
   minclip search "red heart" --plot                        the pictures nearest to a text
   minclip classify cat.png --labels cat dog horse other    the nearest of your labels to a picture
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    # A terminal or pipe that cannot show a letter shows "?" in its place, instead of stopping the command.
+    # A terminal or pipe that cannot show a letter shows "?" instead of stopping the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from minclip.metrics import METRICS, Row
 
 NEEDED = ("step", "loss", "untrained", "floor")
-FEW = 10  # steps, of which nothing can be said
-AT = 0.1  # of the loss of guessing: the loss is "at" this one or its floor if it is no further away
-BACK = 0.25  # of the way from guessing to the floor, lost again: the training diverges
-KNOWN = 0.5  # of the held-out pictures: a model at its floor that finds fewer has learned little but its own pairs
-LESS = 0.8  # of the best score: the model has unlearned what it knew of pictures that it does not train on
+FEW = 10  # steps; nothing can be said about fewer
+AT = 0.1  # share of the loss of guessing: a loss this near to it, or to the floor, is "at" it
+BACK = 0.25  # share of the way from guessing to the floor: a training that loses this much again diverges
+KNOWN = 0.5  # share of the held-out pictures: a model at its floor that finds fewer knows little but its own pairs
+LESS = 0.8  # share of the best score: below it, the model has unlearned pictures that it does not train on
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measure(rows: Sequence[Row]) -> Curve:
 def diagnose(rows: Sequence[Row]) -> Diagnosis:
     """Say what has happened to a run, given the rows of its metrics."""
     if len(rows) < FEW:
-        return Diagnosis("too early", f"{len(rows)} steps are too few to say anything", ["let it run on"])
+        return Diagnosis("too early", f"{len(rows)} steps are too few to say anything", ["let it run longer"])
     if not all(math.isfinite(row["loss"]) for row in rows):
         step = next(int(row["step"]) for row in rows if not math.isfinite(row["loss"]))
         return _diverging(f"the loss is not a number from step {step} on")
@@ -122,7 +122,7 @@ def _diverging(seen: str) -> Diagnosis:
 def _diverged(curve: Curve) -> Diagnosis | None:
     if curve.end - curve.best <= BACK * curve.way:
         return None
-    return _diverging(f"the loss was {curve.best:.2f} at step {curve.best_step} and has risen to {curve.end:.2f} again")
+    return _diverging(f"the loss was {curve.best:.2f} at step {curve.best_step} and has risen again to {curve.end:.2f}")
 
 
 def _at_the_start(curve: Curve) -> Diagnosis | None:
@@ -163,15 +163,17 @@ def _over_fitted(curve: Curve) -> Diagnosis | None:
 def _at_the_floor(curve: Curve) -> Diagnosis | None:
     if curve.end - curve.floor > AT * curve.untrained:
         return None
-    seen = f"the loss {curve.end:.2f} is at its floor {curve.floor:.2f}: it tells apart what can be told apart"
+    seen = (
+        f"the loss {curve.end:.2f} is at its floor {curve.floor:.2f}: the model tells apart all that can be told apart"
+    )
     if curve.floor <= AT * curve.untrained:
         return Diagnosis("at its floor", seen, ["nothing; more epochs only help if the held-out score still rises"])
     seen += "; the floor is that high because captions or pictures of a batch are equal (as in open_clip #821)"
     remedies = [
         "captions that tell the pictures apart: no training gets below the floor of these",
-        "with CLIP's loss `--equal-captions drop`: pairs with equal captions are then no negatives and cost nothing",
+        "with CLIP's loss `--equal-captions drop`: pairs with equal captions then are not negatives and cost nothing",
         "no larger batches: they hold more equal captions, and their floor is higher",
-        "for a few fixed classes, the held-out score in place of the loss: it counts every right caption",
+        "for a few fixed classes, the held-out score instead of the loss: it counts every right caption",
     ]
     return Diagnosis("at its floor", seen, remedies)
 

@@ -1,8 +1,8 @@
 """Several processes that train one model, as torchrun starts them; one process is the case of size 1.
 
 Each process encodes its shard of every batch, the loss sees all of them (`minclip_kernels`), and one all-reduce
-averages the gradients. It is written out, without the DistributedDataParallel wrapper: with gradient caching, that
-averages at the wrong time, and says nothing.
+averages the gradients. It is written out, without the DistributedDataParallel wrapper, which averages at the wrong time
+with gradient caching, and silently.
 """
 
 import os
@@ -103,7 +103,7 @@ def processes(device: str) -> Iterator[World]:
 
 
 def command_to_resume(run: object) -> str:
-    """The command that goes on with a run, in as many processes of this machine as now."""
+    """The command that resumes a run, in as many processes of this machine as now."""
     count = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = f"torchrun --nproc-per-node {count} -m minclip" if "TORCHELASTIC_RUN_ID" in os.environ else "minclip"
     return f"{launcher} train --resume {run}"

@@ -14,7 +14,7 @@ from minclip.evaluate import image_features
 from minclip.images import Source
 from minclip.model import CLIP
 
-FEW = 200  # so many pictures are decoded sooner than other processes are started
+FEW = 200  # up to this many pictures are decoded before other processes would have started
 
 
 def picture_features(

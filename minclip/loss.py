@@ -1,4 +1,4 @@
-"""The contrastive losses, written to be read, and their floors. `minclip_kernels` has the fast ones.
+"""The contrastive losses, written to be read, and their floors. `minclip_kernels` has fast versions.
 
 Everywhere: image_features (N, D) and text_features (N, D) of any norm, where row i of one belongs to row i of the
 other; logit_scale already exponentiated; the loss is returned as a scalar.
@@ -42,7 +42,7 @@ def clip_loss(
     ids: torch.Tensor | None = None,
     positives: str = "drop",
 ) -> torch.Tensor:
-    """The same loss by labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1.
+    """The same loss from labels: the 1 of row i of the identity matrix is in column i, so the labels are 0, 1, … N−1.
 
     `ids` (N,) integers: pairs with the same id, such as two pictures with one caption, are not negatives of each other.
     With `positives` "drop" they are left out of each other's sums; with "all" each of them is a right answer, and all
@@ -101,22 +101,22 @@ def batch_floor(captions: torch.Tensor, pictures: torch.Tensor, loss: str = "cli
     What a model sees of a pair is its caption c and its picture p. Among the m_p rows of p and the m_c columns of c are
     m_p m_c equal logits, of which n_pc, the number of such pairs, are right. So each pair has k = m_p m_c / n_pc equal
     answers, of which one is right. For "clip" the mean of ln k is ln B minus the mutual information of captions and
-    pictures, below which no logits get (van den Oord et al. 2018, arXiv:1807.03748, appendix A.1) and which those
-    reach that are −ln k.
+    pictures. No logits get below it (van den Oord et al. 2018, arXiv:1807.03748, appendix A.1), and logits of −ln k
+    reach it.
     """
     pairs = torch.stack([captions, pictures], dim=1).unique(dim=0, return_inverse=True)[1]
     return cost_of_equals(_count(captions) * _count(pictures) / _count(pairs).double(), loss).mean().item()
 
 
 def best_top1(captions: torch.Tensor, pictures: torch.Tensor) -> float:
-    """How often at best the nearest caption of a batch is the picture's own one, given the ids (B) of both.
+    """The highest possible share of pictures whose nearest caption in a batch is their own, given the ids (B) of both.
 
     Of m equal captions the right one is found in one of m cases, and a picture that occurs with several captions has
     only one nearest.
     """
     _, owner = pictures.unique(return_inverse=True)
     pair = torch.stack([captions, owner], dim=1).unique(dim=0, return_inverse=True)[1]
-    found = _count(pair) / _count(captions).double()  # expected hits if a pair's caption is answered to its picture
+    found = _count(pair) / _count(captions).double()  # expected hits if the pair's caption is the answer to its picture
     best = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).scatter_reduce(0, owner, found, "amax")
     return best.sum().item() / len(captions)
 

@@ -28,7 +28,7 @@ class History:
     def __init__(self, pairs: int, batch_size: int, untrained: float) -> None:
         self.rows: list[Row] = []
         self.scores: list[tuple[float, float]] = []  # top-1 and top-5 on held-out pictures, one for each report
-        self.log: TensorBoard | None = None  # gets every row as well
+        self.log: TensorBoard | None = None  # it gets every row as well
         self._pending: list[tuple[Row, Measured]] = []
         self._pairs, self._batch_size, self._untrained = pairs, batch_size, untrained
         self._start = time.perf_counter()

@@ -99,7 +99,7 @@ class CLIP(TextTransformer):
     """Turns pictures and texts into features that are compared by their cosine.
 
     In OpenAI's release the parameters of the image tower begin with `visual.` and those of the text tower have no
-    prefix: by these names CLIP *is* its text tower with an image tower beside it, and so it is here.
+    prefix: by these names CLIP *is* its text tower with an image tower beside it, and so is this class.
     `preprocess` prepares pictures for this model; by default with OpenAI's mean and standard deviation.
     """
 
@@ -145,7 +145,7 @@ class CLIP(TextTransformer):
         return self.visual(image)
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
-        """Let both towers compute the insides of their blocks again for the gradient, instead of keeping them."""
+        """Let both towers recompute the activations inside their blocks for the gradient, instead of keeping them."""
         self.transformer.grad_checkpointing = enabled
         if isinstance(self.visual, VisionTransformer):
             self.visual.transformer.grad_checkpointing = enabled

@@ -15,7 +15,7 @@ from minclip.model import CLIP
 from minclip.prompts import PLAIN
 from minclip.tokenizer import Tokenizer
 
-LABELS = 5  # so many labels are compared with a picture, when it is asked whether one of them matches
+LABELS = 5  # labels that a picture is compared with to measure whether one of them matches
 UNKNOWN_GROUP = "newer than the groups"
 
 
@@ -60,10 +60,10 @@ def name_artist(
 
 @dataclass(frozen=True)
 class Match:
-    """A cosine from which on a text counts as a match, and how good that is on the pictures of an artist.
+    """The lowest cosine at which a text counts as a match, and how good it is on the pictures of an artist.
 
-    `accepted` is the share of pictures whose own name reaches the cosine, `refused` the share of those which none of
-    `LABELS` names of other pictures, drawn at random, does.
+    `accepted` is the share of pictures whose own name reaches the cosine, `refused` the share of pictures for which
+    none of `LABELS` names of other pictures, drawn at random, reaches it.
     """
 
     cosine: float
@@ -74,7 +74,7 @@ class Match:
 def measure_match(
     model: CLIP, tokenizer: Tokenizer, drawn: Pairs, lowest: float | None = None, templates: Sequence[str] = PLAIN
 ) -> Match:
-    """Measure a lowest cosine on an artist's basic emoji; without one, choose that where both shares are equal."""
+    """Measure a lowest cosine on an artist's basic emoji; without one, choose it so that both shares are equal."""
     pictures = [i for i, codes in enumerate(_codes(drawn)) if is_basic(codes)]
     part = drawn.select(pictures).merge_equal_pictures()
     names, is_right = _right_names(part)

@@ -45,7 +45,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path, origins: Sequence[Origin] = ()) -> None:
-    """Write the figure, with the credits that the pictures in it ask for."""
+    """Write the figure, with the credits that its pictures require."""
     credits = dict.fromkeys(origin.credit for origin in origins if origin.credit)
     if credits:
         figure.supxlabel("; ".join(credits), fontsize=7, color="0.35")

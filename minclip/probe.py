@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from minclip.batches import counter_generator
 from minclip.data import Labelled
 
-TEST_PARTS = 3  # one of these parts is the test side
+TEST_PARTS = 3  # one of this many parts is the test side
 FOLDS = 4
-ITERATIONS, TOLERANCE = 1000, 1e-5  # of L-BFGS, the latter for the gradient of the mean loss
-DECADES, FIRST_STEP, LAST_STEP = 4, 2, 1 / 8  # of the strength of L2, around 1
+ITERATIONS, TOLERANCE = 1000, 1e-5  # limits of L-BFGS; the tolerance is on the gradient of the mean loss
+DECADES, FIRST_STEP, LAST_STEP = 4, 2, 1 / 8  # the search for the L2 strength around 1, in powers of ten
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 VOTE_TEMPERATURE = 0.07
 
-TEST_SEED, DRAW_SEED, FOLD_SEED = 100, 101, 102  # of generators, so that each is another one
+TEST_SEED, DRAW_SEED, FOLD_SEED = 100, 101, 102  # distinct first numbers, so that no two generators are equal
 
 Scores = Callable[[float, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -142,7 +142,7 @@ def choose(
 
 
 def best_strength(accuracy: Callable[[float], float]) -> float:
-    """The strength of L2, from 1e-4 to 1e4, with the best accuracy; of equals the nearest to 1.
+    """The strength of L2, from 1e-4 to 1e4, with the best accuracy; among equals, the one nearest to 1.
 
     Every second decade first, then half of the step around the best, down to eight steps in a decade.
     """
@@ -160,7 +160,7 @@ def _best(found: dict[float, float]) -> float:
 
 
 def best_neighbours(accuracy: Callable[[float], float]) -> float:
-    """The number of neighbours with the best accuracy; the lowest of equals."""
+    """The number of neighbours with the best accuracy; among equals, the lowest."""
     return max(NEIGHBOURS, key=accuracy)
 
 

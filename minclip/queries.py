@@ -57,7 +57,7 @@ class Answered:
 def answer_queries(
     model: CLIP, tokenizer: Tokenizer, pairs: Pairs, queries: Sequence[Query], templates: Sequence[str] = PLAIN
 ) -> Answered:
-    """Search the pictures of emoji for every query. A right emoji counts in any tone of skin and by any artist."""
+    """Search the pictures of emoji for every query. A right emoji counts in any skin tone and by any artist."""
     names = [_name(origin) for origin in pairs.origins]  # type: ignore[arg-type]
     is_right = torch.tensor([[name in query.right for name in names] for query in queries])  # (Q, P)
     texts = evaluate.class_features(model, tokenizer, [query.text for query in queries], templates)

@@ -1,7 +1,7 @@
 """What a data set allows before a model is trained on it: from captions and pixels alone.
 
-How many pairs can be told apart decides under which loss no training gets, and how often the right caption can be the
-nearest one; pictures that stand on both sides of the split decide what a score on held-out pictures is worth.
+The number of pairs that can be told apart decides which loss no training gets below, and how often the right caption
+can be the nearest one; pictures that are on both sides of the split decide what a score on held-out pictures is worth.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ from minclip.images import Preprocess
 from minclip.loss import best_top1, cost_of_equals
 
 BATCH_SIZES = (32, 128, 512, 2048)
-MAX_BATCHES = 500  # more than that change the means by less than they differ from seed to seed
-NEAR = 3.0  # of 255; nearly equal pictures differ by no more in the thumbnails' values, as the root of the mean square
+MAX_BATCHES = 500  # more would change the means by less than they differ from seed to seed
+NEAR = 3.0  # of 255; the thumbnails of nearly equal pictures differ by no more than this root mean square
 BLOCK = 1024
 
 
@@ -67,10 +67,10 @@ def _squared_distances(ours: torch.Tensor, others: torch.Tensor) -> torch.Tensor
 
 
 def repeated(values: Sequence[str | bytes]) -> int:
-    """How many of the values are equal to one before them."""
+    """The number of values that repeat an earlier one."""
     return len(values) - len(set(values))
 
 
 def most_frequent(captions: Sequence[str]) -> tuple[str, int]:
-    """The caption that stands most often, and how often."""
+    """The caption that occurs most often, and how often."""
     return Counter(captions).most_common(1)[0]

@@ -1,4 +1,4 @@
-"""A pretrained image tower that the pictures of a training are compared by: what resembles what.
+"""A pretrained image tower that says which training pictures resemble each other.
 
 The tower is the EfficientNet-Lite0 of `frozen.py`.
 """
@@ -25,10 +25,10 @@ def teacher_features(images: torch.Tensor, device: torch.device, batch_size: int
 
 
 def resemblance_loss(image_features: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """How far the likeness of pictures in a batch is from what the teacher sees: a mean of KL divergences.
+    """How far the similarities of pictures in a batch are from those that the teacher sees: a mean of KL divergences.
 
-    image_features: (B, E); seen: the teacher's features (B, C) of the same pictures. Each row of cosines becomes
-    probabilities over the other pictures, of the teacher's and of ours (Fang et al. 2021, SEED, arXiv:2101.04731).
+    image_features: (B, E); seen: the teacher's features (B, C) of the same pictures. Each row of cosines, the teacher's
+    and ours, becomes probabilities over the other pictures (Fang et al. 2021, SEED, arXiv:2101.04731).
     """
     ours, theirs = (_log_resemblance(features) for features in (image_features, seen))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)

@@ -36,9 +36,9 @@ WORD = regex.compile(
 ASCII_WORD = re.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.ASCII
 )
-# OpenAI's file lists more merges than its models use, which is 49,152 − 256 − 2, and does not say so.
+# OpenAI's file lists more merges than its models use, which are 49,152 − 256 − 2, and does not say so.
 OPENAI_HEADER, OPENAI_MERGES = "bpe_simple_vocab_16e6", 48_894
-MAX_BYTES = 8 * 2**20  # of a file of merges, uncompressed; OpenAI's has 3 million
+MAX_BYTES = 8 * 2**20  # size limit of an uncompressed merges file; OpenAI's has 3 million bytes
 
 Pair = tuple[str, str]
 
@@ -59,7 +59,7 @@ CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
 def clean(text: str) -> str:
-    """Mend broken Unicode, unescape HTML twice, as scraped captions need it, fold white space, and lower-case."""
+    """Mend broken Unicode, unescape HTML twice, which scraped captions need, fold white space, and lower-case."""
     # Nothing is broken or escaped in printable ASCII text without an ampersand.
     if not text.isascii() or not text.isprintable() or "&" in text:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))

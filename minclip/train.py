@@ -1,4 +1,4 @@
-"""The training loop, and nothing else: batches of pairs in, a model that tells them apart out.
+"""The training loop, and nothing else: batches of pairs go in, a model that tells them apart comes out.
 
 AdamW, warm-up and cosine decay, gradient clipping, the clamp of the logit scale: Radford et al. 2021
 (arXiv:2103.00020), section 2.5.
@@ -36,7 +36,7 @@ from minclip.train_config import FREE, TrainConfig
 
 TEXT_GROUPS = 3  # a batch of captions is encoded in this many groups of similar length
 REPORTS = 10  # evaluations during a training, evenly spread
-READ_BACK_EVERY = 10  # steps between two looks at the device's numbers; each look waits for it
+READ_BACK_EVERY = 10  # steps between two reads of the device's numbers; each read waits for the device
 SAVE_EVERY = 600.0  # seconds between two checkpoints, besides those of the reports
 LENGTHS = 8  # compiled towers see captions of this many tokens, twice as many, and so on
 
@@ -126,7 +126,7 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """The loss of `config.loss` on features (B, E), by the kernels with their options, or by the readable formula.
 
-    `ids` (B,) are those of the captions, where equal ones are more than negatives of each other.
+    `ids` (B,) are those of the captions, where equal ones are not simply negatives of each other.
     """
     scale = model.logit_scale.exp()
     if config.loss == "siglip":
@@ -136,7 +136,7 @@ def contrastive_loss(
         options |= {"ids": ids, "positives": config.equal_captions}
     if config.backend == "naive":
         return clip_loss(image_features, text_features, scale, **options)
-    # Who encodes a batch in parts has no memory to spare for the loss.
+    # A batch that is encoded in parts leaves no memory to spare for the loss.
     memory = 0 if config.micro_batch else None
     return fused_clip_loss(image_features, text_features, scale, memory=memory, **options)
 
@@ -238,7 +238,7 @@ def train(
 
 
 def _check(config: TrainConfig, batches: Batches, held_out: Pairs | None, world: World) -> None:
-    """Raise ValueError for a setting that does not go with the others."""
+    """Raise ValueError for a setting that cannot be combined with the others."""
     if config.early_stopping and held_out is None:
         raise ValueError(f"early_stopping is {config.early_stopping}; it needs held-out pictures, and there are none")
     if batches.batch_size < world.size:
@@ -302,7 +302,7 @@ def _save(state: State, history: History, run: Path, settings: dict[str, Any]) -
 
 
 def _report(model: CLIP, tokenizer: Tokenizer, held_out: Pairs | None, history: History, run: Path) -> str:
-    """Save weights and metrics; returns a line for people, with the scores on `held_out`."""
+    """Save weights and metrics; returns a line to print, with the scores on `held_out`."""
     row = history.rows[-1]
     line = f"epoch {row['epoch']:5.1f}   loss {row['loss']:.3f}   {row['seconds']:4.0f} s"
     if held_out is not None:

@@ -19,15 +19,15 @@ class TrainConfig:
 
     `loss` "siglip" needs a model with a logit_bias; `backend` "naive" is the readable formula with its B×B matrix.
     `micro_batch` is the number of pairs that are encoded at a time (None: the whole batch). A smaller one takes less
-    memory and more time, and so does `grad_checkpoint`, which computes the insides of the blocks again for the
-    gradient; neither changes more than roundings. `precision` is that of the towers: "bf16" needs hardware that has it.
-    `lock` names a tower that does not learn, but for its last `unlock_last` blocks; each layer further from the
+    memory and more time, and so does `grad_checkpoint`, which recomputes the activations inside the blocks for the
+    gradient; neither changes more than rounding. `precision` is that of the towers: "bf16" needs hardware that supports
+    it. `lock` names a tower that does not learn, except for its last `unlock_last` blocks; each layer further from the
     features learns at `layer_decay` times the rate of the one above it. `augmentation` is a name in `AUGMENTATIONS`,
-    `rephrase` the share of captions that are read in other words where there are any. `equal_captions` says what two
-    pairs of a batch are to each other whose captions read alike: "negatives", as in CLIP; left out of each other's sums
-    ("drop"); or both right answers ("all"). `distill` is the weight of a
-    teacher's view of the pictures (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of
-    reports, of ten, without a better score on the held-out pictures after which the training ends.
+    `rephrase` the share of captions that are rephrased, if there are other phrasings. `equal_captions` says how two
+    pairs of a batch with equal captions are treated: as "negatives" of each other, as in CLIP; left out of each other's
+    sums ("drop"); or both as right answers ("all"). `distill` is the weight of a teacher's view of the pictures
+    (`teacher.py`). `warmup` is a share of all steps. `early_stopping` is the number of reports, of ten, without a
+    better score on the held-out pictures after which the training ends.
     """
 
     epochs: int = 40

@@ -251,7 +251,7 @@ def test_one_exported_file_is_as_good_as_its_run(tmp_path, capsys):
     assert cli.main(["classify", "cat.png", "--labels", "cat", "dog", "--plot", "--run", str(file)]) == 0
     assert cli.main(["search", "red heart", "--plot", "--run", str(file)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {file.name, "small-classify.png", "small-search.png"}
-    assert "is there already" in failure(capsys, "export", str(file))
+    assert "already exists" in failure(capsys, "export", str(file))
     assert "not a run folder" in failure(capsys, "export", str(tmp_path / "two"), "--run", str(tmp_path))
 
 
@@ -274,7 +274,7 @@ def test_weights_in_other_formats_are_as_good_as_their_run(to, tmp_path, capsys)
     assert cli.main(["export", str(tmp_path / "a.safetensors"), "--run", out]) == 0
     for command in (["search", "shade"], ["eval"]):
         assert "does not say what it was trained on" in failure(capsys, *command, "--run", out)
-    assert "is there already" in failure(capsys, "export", out, "--to", to)
+    assert "already exists" in failure(capsys, "export", out, "--to", to)
 
 
 def test_own_pictures_are_trained_on_evaluated_and_searched(tmp_path, capsys):

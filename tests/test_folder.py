@@ -173,7 +173,7 @@ def test_every_layout_skips_and_counts_what_is_bad(any_layout):
     if (any_layout / "0.tar").exists():
         write_shards(any_layout)
     for reading in (data.Reading(), data.Reading(memory=0, workers=1)):
-        with pytest.raises(ValueError, match=r"1 entry cannot be used: .*b\.png: cannot be read.*; mend it") as caught:
+        with pytest.raises(ValueError, match=r"1 entry cannot be used: .*b\.png: cannot be read.*; fix it") as caught:
             data.load_folder(any_layout, PREPROCESS, reading=reading)
         assert len(str(caught.value).splitlines()) == 1
         pairs, problems = data.load_folder(any_layout, PREPROCESS, skip_bad=True, reading=reading)

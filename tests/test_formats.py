@@ -206,7 +206,7 @@ def test_an_export_of_an_export_holds_the_same(exported, tmp_path):
 def test_an_export_writes_over_nothing_and_makes_no_folder(run, exported, tmp_path):
     content = exported.read_bytes()
     for there in (exported, tmp_path):
-        with pytest.raises(FileExistsError, match="is there already"):
+        with pytest.raises(FileExistsError, match="already exists"):
             formats.write_export(formats.read(run), there)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         formats.write_export(formats.read(run), tmp_path / "nowhere" / "one.safetensors")

@@ -84,7 +84,7 @@ def test_transformers_answers_the_same_from_what_is_written(tokenizer, tmp_path,
     picture = Image.effect_noise((40, 30), 50).convert("RGB")
     pixels = CLIPImageProcessorPil.from_pretrained(tmp_path / "hf")(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(saved.preprocess(picture), pixels, rtol=0, atol=1 / 255)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         formats.write_hugging_face(saved, tmp_path / "hf")
 
 

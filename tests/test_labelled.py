@@ -59,7 +59,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="at least two classes with two different pictures each are needed, found 1"):
         load_labelled(tmp_path, PREPARED)
     (tmp_path / "red" / "2.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"2.png: cannot be read as a picture: .*; mend it"):
+    with pytest.raises(ValueError, match=r"2.png: cannot be read as a picture: .*; fix it"):
         load_labelled(tmp_path, PREPARED)
 
 

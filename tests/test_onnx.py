@@ -56,5 +56,5 @@ def test_without_the_extra_it_says_what_to_install(saved, tmp_path, monkeypatch)
 
 def test_nothing_is_written_over(saved, tmp_path):
     pytest.importorskip("onnxscript", reason="needs minclip[onnx]")
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         onnx.write_onnx(saved, tmp_path)

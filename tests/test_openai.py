@@ -212,7 +212,7 @@ def test_what_is_written_is_read(folder, config):
     again = formats.read(folder / "out")
     assert (again.config, again.preprocess, again.tokenizer.merges) == (config, saved.preprocess, tokenizer.merges)
     torch.testing.assert_close(again.build().state_dict(), model.state_dict(), rtol=0, atol=0)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         formats.write_openai(saved, folder / "out")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         formats.write_openai(saved, folder / "nowhere" / "out")

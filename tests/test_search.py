@@ -89,14 +89,14 @@ def test_another_model_and_a_damaged_cache_encode_again(folder, encoded, tmp_pat
     assert encoded == [5, 5, 5, 5]
 
 
-@pytest.mark.filterwarnings("default:the same is computed again")
+@pytest.mark.filterwarnings("default:the result will be computed again")
 def test_without_a_place_for_a_cache_it_searches_all_the_same(folder, capsys, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(tmp_path / "file" / "cache"))
     assert cli.main(["search", "pizza", "--folder", str(folder), "--run", SHIPPED]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0].endswith("pizza.png")
-    assert "note: the same is computed again next time" in captured.err
+    assert "note: the result will be computed again next time" in captured.err
 
 
 def test_bad_pictures_are_named_each_time_and_left_out(folder, capsys):

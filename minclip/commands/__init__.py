@@ -13,9 +13,9 @@ COMMANDS = {
     "eval": ("minclip.commands.eval", "score a model on pictures that it has never seen"),
     "classify": ("minclip.commands.classify", "find the label that fits a picture best"),
     "search": ("minclip.commands.search", "find the pictures that fit a text best"),
-    "duplicates": ("minclip.commands.duplicates", "find pictures that show nearly the same"),
+    "duplicates": ("minclip.commands.duplicates", "find pictures that show nearly the same thing"),
     "inspect": ("minclip.commands.inspect", "look at data before a training, or at a run after it"),
-    "probe": ("minclip.commands.probe", "measure what a model's features know of classes"),
+    "probe": ("minclip.commands.probe", "measure what a model's features know about classes"),
     "export": ("minclip.commands.export", "put a model into one small file"),
     "bench": (
         "minclip.commands.bench",

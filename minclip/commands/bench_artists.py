@@ -16,11 +16,11 @@ from minclip.commands.common import choose_device, load_pairs
 from minclip.images import Preprocess
 from minclip.model import PRESETS
 
-DESCRIPTION = """Train on all artists but one, for each of them, and let each model name the drawings of that one.
+DESCRIPTION = """For each artist, train on all the others and let the model name the drawings of the one left out.
 
 "unseen" is the accuracy on the compositions held out of training, drawn by the artists that were trained on; "left out"
-that on the basic emoji of the artist that was not, among all of their names; "pixels" the same for the name of the
-training picture with the nearest pixels. About fifteen minutes on two CPU cores. With --emoji-font a model of all
+is the accuracy on the basic emoji of the other artist, among all of their names; "pixels" is the same for the name of
+the training picture with the nearest pixels. About fifteen minutes on two CPU cores. With --emoji-font a model of all
 artists is trained as well, and the font is left out."""
 
 

@@ -119,7 +119,7 @@ def _sentences(path: Path) -> list[str]:
     """The sentences of 4 to 40 words in the docstrings of a source file."""
     try:
         with warnings.catch_warnings():
-            # Old files have invalid escapes, which are not of interest here.
+            # Old files have invalid escapes, which do not matter here.
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

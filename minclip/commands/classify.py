@@ -30,11 +30,11 @@ DESCRIPTION = """Compare pictures with any labels that you type; the best one is
   minclip classify cat.png --labels cat dog horse other
 
 The cosine says how near a label is. The probabilities add up to 1 over *your* labels, whatever is in the picture; a
-label such as "other" gives them somewhere else to go, but it is one more word and not a meaning. With --reject the
-answer is "none of these" where no cosine reaches the lowest one that counts as a match.
+label such as "other" gives them somewhere else to go, but it is only one more word, without a special meaning. With
+--reject the answer is "none of these" where no cosine reaches the lowest one that counts as a match.
 
 That cosine is calibrated on drawings. A model that learned from drawings has never seen a photograph: it may put one
-near any label, and the cosine does not tell."""
+near any label, and the cosine does not show it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -166,10 +166,11 @@ def figure_path(run: Path, name: str) -> Path:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    known = "or that of open_clip"
-    image = f"column of a table with the paths of the pictures (default: image, {known}, filepath)"
+    known = "or open_clip's"
+    image = f"column of a table with the paths of the pictures (default: image, {known} filepath)"
     parser.add_argument("--image-column", metavar="NAME", help=image)
-    parser.add_argument("--caption-column", metavar="NAME", help=f"column with the captions (caption, {known}, title)")
+    caption = f"column of a table with the captions (default: caption, {known} title)"
+    parser.add_argument("--caption-column", metavar="NAME", help=caption)
 
 
 def columns(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -177,7 +178,7 @@ def columns(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    memory = "gigabytes for pictures; more than that are streamed from disk (default: half of what is free)"
+    memory = "gigabytes of memory for pictures; larger sets are streamed from disk (default: half of what is free)"
     parser.add_argument("--memory", type=float, metavar="GB", help=memory)
     workers = f"processes that decode streamed pictures (default: {data.Reading().workers})"
     parser.add_argument("--workers", type=int, metavar="N", help=workers)
@@ -197,7 +198,7 @@ def load_pairs(
     """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
 
     `training` has the data, columns, language, artists and skip_bad of config.json. With `reading`, a line on standard
-    error says how much memory the user's pictures need and which way they take.
+    error says how much memory the user's pictures need and whether they are streamed.
     """
     if training["data"] is None:
         return data.load_emoji(preprocess, training["language"], trained_on(training))

@@ -9,14 +9,14 @@ from minclip.commands.search import search_sources
 from minclip.data.folder import pictures_under
 
 BLOCK = 1024
-DESCRIPTION = """Find pictures that show nearly the same, by a model: groups of pictures whose features are close.
+DESCRIPTION = """Find pictures that show nearly the same thing, by a model: groups of pictures whose features are close.
 
   minclip duplicates ~/Pictures
   minclip duplicates shards --cosine 0.999 --json
 
-A picture joins the group of the first picture before it that it is close to. How close the same motif is depends on the
-model and on your pictures: lower --cosine until other motifs appear. Nothing is deleted. For equal and nearly equal
-pixels, without a model, see minclip inspect."""
+A picture joins the group of the first earlier picture that it is close to. How close two pictures of one motif are
+depends on the model and on your pictures: lower --cosine until other motifs appear. Nothing is deleted. For equal and
+nearly equal pixels, without a model, see minclip inspect."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def close_groups(features: torch.Tensor, lowest: float) -> list[list[int]]:
-    """Groups of two or more pictures: each joins the group of the first one before it with a cosine of `lowest`.
+    """Groups of two or more pictures: each joins the group of the first earlier one with at least the cosine `lowest`.
 
     Unit vectors (P, E). Every picture is compared with all before it, a block at a time, so that the P × P matrix never
     exists.
@@ -55,8 +55,8 @@ def close_groups(features: torch.Tensor, lowest: float) -> list[list[int]]:
     leader: list[int] = []
     for rows in torch.arange(len(features)).split(BLOCK):
         is_close = features[rows] @ features[: rows[-1] + 1].T >= lowest  # (b, p)
-        is_close[torch.arange(len(rows)), rows] = True  # also where rounding makes a cosine with itself less than 1
-        first = is_close.int().argmax(dim=1)  # of equal maxima the first one
+        is_close[torch.arange(len(rows)), rows] = True  # also if rounding makes a cosine with itself less than 1
+        first = is_close.int().argmax(dim=1)  # the first one among equal maxima
         for i, j in zip(rows.tolist(), first.tolist(), strict=True):
             leader.append(leader[j] if j < i else i)
             groups.setdefault(leader[i], []).append(i)

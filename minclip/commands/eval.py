@@ -41,7 +41,7 @@ recall@k is how often the right answer is among the first k, from picture to cap
   minclip eval --emoji-font NotoColorEmoji.ttf   every emoji of an artist that the run was never trained on
 
 For such an artist a table says how often the right name is the first, or among the first five: of all names, of the
-basic emoji (no tone of skin, no flag of a country, none of the 400 unseen compositions), of each group of the basic
+basic emoji (no skin tone, no flag of a country, none of the 400 unseen compositions), of each group of the basic
 emoji, and of the unseen compositions. "chance" is guessing, "pixels" the name of the training picture whose pixels are
 the nearest."""
 

@@ -28,7 +28,7 @@ folder. With --to, a new folder that another project reads, with weights in floa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dest", metavar="DEST", help="a new file or folder; nothing is written over")
+    parser.add_argument("dest", metavar="DEST", help="a new file or folder; nothing is overwritten")
     parser.add_argument("--to", choices=WRITERS, default="minclip", help="the format to write (default: minclip)")
     match = "lowest cosine that counts as a match, stored for --reject; `minclip eval` on an unseen artist proposes one"
     parser.add_argument("--match", type=float, metavar="COSINE", help=match)

@@ -39,8 +39,8 @@ DESCRIPTION = """Look at data before a training, or at a run after it.
   minclip inspect runs/NAME                is the loss stuck, at its floor, diverging, or the model over-fitting?
 
 For data, every picture is decoded once. The floor is the least mean loss that any model can have on the batches of the
-first epoch, and the best top-1 how often at most the nearest caption in a batch is the right one: equal captions, and
-equal pictures, cannot be told apart. For a run, only its metrics.csv is read."""
+first epoch, and the best top-1 is the highest possible share of pictures whose nearest caption in a batch is the right
+one: equal captions, and equal pictures, cannot be told apart. For a run, only its metrics.csv is read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +114,7 @@ def describe(
 
 
 def find_leaks(seen: Survey, pairs: data.Pairs) -> list[tuple[str, str]]:
-    """The held-out pictures that are nearly equal to one of the training, with that one."""
+    """The held-out pictures that are nearly equal to a training picture, with that picture."""
     is_held = torch.tensor([belongs_to_test(digest) for digest in seen.digests])
     held, train = is_held.nonzero()[:, 0].tolist(), (~is_held).nonzero()[:, 0].tolist()
     if not held or not train:

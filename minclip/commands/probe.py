@@ -29,17 +29,17 @@ DESCRIPTION = """Learn classes from a few labelled pictures, on the features of 
   minclip probe --data my_pictures --plot    one folder for each class, or a table whose captions are the classes
 
 A linear probe (logistic regression with L2) and nearest neighbours learn from 1, 2, 4, … pictures of each class, drawn
-several times, and from all of them. They are tested on a third of the pictures, by which nothing is chosen: the
-strength of the L2 and the number of neighbours come from cross-validation among the pictures that were drawn.
-"zero-shot" compares the same test pictures with the names of the classes; "chance" is guessing. Accuracy is the mean
-over the classes, ± its standard deviation over the draws."""
+several times, and from all of them. They are tested on a third of the pictures, by which nothing is chosen: the L2
+strength and the number of neighbours come from cross-validation among the pictures that were drawn. "zero-shot"
+compares the same test pictures with the names of the classes; "chance" is guessing. Accuracy is the mean over the
+classes, ± its standard deviation over the draws."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = "folder of pictures with one folder for each class, or with a table (default: the emoji by their groups)"
     parser.add_argument("--data", metavar="FOLDER", help=own)
     add_artists(parser, "those of the run, or all")
-    shots = f"most pictures per class, for each row (default: {' '.join(map(str, SHOTS))})"
+    shots = f"largest number of pictures per class, for each row (default: {' '.join(map(str, SHOTS))})"
     parser.add_argument("--shots", nargs="+", type=int, default=SHOTS, metavar="K", help=shots)
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"draws for each row (default: {DRAWS})")
     parser.add_argument("--plot", action="store_true", help="the curve as a figure, probe.png in the run folder")

@@ -38,11 +38,11 @@ DESCRIPTION = """Find the pictures nearest to a text or a picture, among those o
   minclip search "a dog" --folder ~/Pictures --plot
   minclip search --like cat.png --folder shards
 
-The pictures of a folder, or of tar shards in it, are encoded once: what a model makes of them is kept in your cache,
+The pictures of a folder, or of tar shards in it, are encoded once: their features are kept in your cache,
 and the next search encodes only what is new or has changed.
 
-The nearest pictures are always found, however far they are; --reject leaves out those that are no match. The cosine
-for that is calibrated on drawings, and says little about photographs."""
+The nearest pictures are always found, however far away they are; --reject leaves out those that do not match. The
+cosine for that is calibrated on drawings, and says little about photographs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -38,15 +38,15 @@ from minclip.train import train
 from minclip.train_config import BACKENDS, EQUAL_CAPTIONS, LOGS, LOSSES, PRECISIONS, TrainConfig
 
 SMOKE_PICTURES = 256
-PHRASINGS = 8  # ways to say the name of an emoji, counting the name itself
+PHRASINGS = 8  # phrasings of an emoji's name, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
 EMOJI = TrainConfig(epochs=28, augmentation="moderate", rephrase=0.25)
 OWN = TrainConfig(augmentation="crop")
-OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that need one which learns or sees pictures anew
+OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that a frozen image tower rules out
 TOKENIZERS = ("keep", "train")
 # What config.json says besides the settings of the training.
 SOURCE = ("data", "columns", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")
-FIXED = (  # options that a run which goes on has already
+FIXED = (  # options that a resumed run already has
     *("data", "image_column", "caption_column", "language", "artists", "emoji_font"),
     *("skip_bad", "out", "tokenizer", "image_tower"),
 )
@@ -58,13 +58,13 @@ DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their n
   minclip train --data my_pictures        your own pictures, with a table, .txt files, class folders or tar shards
   minclip train --init RUN --lock image   from a trained model, one tower of which stays as it is
   minclip train --image-tower efficientnet-lite0    a text tower beside a pretrained image tower that stays as it is
-  minclip train --smoke                   seconds, only to see that everything works
+  minclip train --smoke                   a few seconds, only to see that everything works
   minclip train --resume                  the newest run, from its last checkpoint on
   minclip train --config RUN/config.json  a run like another one
   torchrun --nproc-per-node 2 -m minclip train    in several processes, on as many GPUs
 
-Ctrl-C finishes the step, saves, and says how to go on.
-The loss starts near ln(batch size), which guessing costs, and falls towards the floor that duplicate captions leave.
+Ctrl-C finishes the step, saves, and says how to resume.
+The loss starts near ln(batch size), the loss of guessing, and falls towards the floor that duplicate captions leave.
 Weights, metrics and figures go to runs/; eval, classify and search use the newest run."""
 
 
@@ -94,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--smoke", action="store_true", help="a tiny model on a few pictures, in seconds")
     init = "weights to start from: a run, an export, or weights of OpenAI, OpenCLIP or Hugging Face"
     start.add_argument("--init", metavar="PATH", help=init)
-    start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options go before it")
-    newest = "run folder whose training goes on from its last checkpoint (default: the newest)"
+    start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options override it")
+    newest = "run folder to resume from its last checkpoint (default: the newest)"
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
     add(
         "--epochs",
@@ -105,31 +105,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
     micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
     add("--micro-batch", type=int, metavar="N", help=micro)
-    recompute = "less memory and more time: the insides of the blocks are computed again for the gradient"
+    recompute = "recomputation of the blocks' activations for the gradient: less memory, more time"
     add("--grad-checkpoint", action="store_true", default=None, help=recompute)
     add("--precision", choices=PRECISIONS, help=f"number format of the towers' products (default: {default.precision})")
-    add("--compile", action="store_true", default=None, help="towers compiled by torch.compile, at first for minutes")
+    add("--compile", action="store_true", default=None, help="torch.compile for the towers, which takes minutes")
     add("--lr", type=float, help=f"peak learning rate (default: {default.lr})")
     losses = "clip: softmax over the batch; siglip: one sigmoid per pair"
     add("--loss", choices=LOSSES, help=f"{losses} (default: {default.loss})")
-    backends = "fused: the kernels; naive: the formula as one reads it"
+    backends = "fused: the kernels; naive: the readable formula"
     add("--backend", choices=BACKENDS, help=f"{backends} (default: {default.backend})")
     seed = "seed of the initial weights, the data order and the augmentation"
     add("--seed", type=int, help=f"{seed} (default: {default.seed})")
     early = (
-        "reports, of ten in a run, without a better score on held-out pictures that end the training (default: never)"
+        "number of reports, of ten in a run, without a better held-out score that ends the training (default: never)"
     )
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
     augmentation = "changes of the pictures (default: moderate for emoji, crop for your own)"
     add("--augmentation", choices=AUGMENTATIONS, help=augmentation)
     rephrase = (
-        f"share of captions read in other words (default: {EMOJI.rephrase} for emoji, {default.rephrase} for your own)"
+        f"share of captions that are rephrased (default: {EMOJI.rephrase} for emoji, {default.rephrase} for your own)"
     )
     add("--rephrase", type=float, metavar="SHARE", help=rephrase)
-    equal = "pairs of a batch whose captions read alike: negatives of each other, left out (drop), or all right answers"
+    equal = "treatment of a batch's pairs with equal captions: as negatives, left out (drop), or all as right answers"
     add("--equal-captions", choices=EQUAL_CAPTIONS, help=f"{equal} (default: {default.equal_captions})")
-    distill = "weight of the likeness that a pretrained image tower sees (needs minclip[lit])"
+    distill = "weight of the similarities that a pretrained image tower sees (needs minclip[lit])"
     add("--distill", type=float, metavar="WEIGHT", help=f"{distill} (default: {default.distill:g})")
     tower = f"pretrained image tower that stays as it is: {EFFICIENTNET} (needs minclip[lit]), or an ONNX file"
     add("--image-tower", metavar="NAME_OR_PATH", help=tower)
@@ -140,10 +140,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_finetuning(parser: argparse.ArgumentParser) -> None:
     """How much of a trained model stays as it is."""
     add, default = parser.add_argument, TrainConfig()
-    add("--tokenizer", choices=TOKENIZERS, help="with --init: its vocabulary, or one of your captions (default: keep)")
+    add("--tokenizer", choices=TOKENIZERS, help="with --init: its vocabulary or one from your captions (default: keep)")
     add("--lock", choices=TOWERS, help="tower that does not learn")
-    add("--unlock-last", type=int, metavar="K", help="last blocks of the locked tower that learn all the same")
-    decay = "share of the learning rate that each layer has of that of the layer above it"
+    add("--unlock-last", type=int, metavar="K", help="number of last blocks of the locked tower that still learn")
+    decay = "learning rate of each layer as a share of that of the layer above it"
     add("--layer-decay", type=float, metavar="SHARE", help=f"{decay} (default: {default.layer_decay:g})")
     add_foreign(parser)
 
@@ -207,7 +207,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
 
 
 def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[str, Any]) -> list[list[str]]:
-    """The captions, and other ways to say them: of emoji with their bare names, and of the names of class folders."""
+    """The captions, and other phrasings of them: of emoji with their bare names, and of the names of class folders."""
     if training["data"] is not None:
         return [[template.replace("{}", caption) for caption in pairs.captions] for template in pairs.templates]
     codes = [pairs.origins[i].codes for i in pairs.image_of_caption.tolist()]  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ def ways_to_say(pairs: data.Pairs, held_out: data.Pairs | None, training: dict[s
 
 
 def new_plan(arguments: argparse.Namespace) -> Plan:
-    """The run that the options describe, or that --config describes, with the options in front of it.
+    """The run that the options describe, or that --config describes, with the options overriding it.
 
     Raises ValueError, in terms of the options, for a bad one, and OSError if the folder cannot take a run.
     """
@@ -252,7 +252,7 @@ def chosen_sizes(arguments: argparse.Namespace) -> tuple[CLIPConfig, Preprocess]
 
 
 def check_image_tower(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for an option that does not go with a frozen image tower, which sees each picture once."""
+    """Raise ValueError for an option that a frozen image tower, which sees each picture once, rules out."""
     if not arguments.image_tower:
         return
     for name in ("init", "config"):
@@ -275,7 +275,7 @@ def chosen_start(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def resumed_plan(arguments: argparse.Namespace) -> Plan:
-    """The run that --resume names, as it began; `train` refuses options that it cannot go on with."""
+    """The run that --resume names, as it began; `train` refuses options that a resumed run cannot take."""
     for name in FIXED:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
@@ -331,7 +331,7 @@ def default_folder(training: dict[str, Any]) -> Path:
 def check_folder(folder: Path) -> None:
     """Raise OSError, before anything is computed, if the folder is not empty or cannot be made."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty, and nothing is written over: choose another folder with --out")
+        raise FileExistsError(f"{folder} is not empty, and nothing is overwritten: choose another folder with --out")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} cannot be written: {there} is not a folder that you may write to")

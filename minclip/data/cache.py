@@ -35,7 +35,7 @@ def write(name: str, tensors: dict[str, torch.Tensor]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, {})
     except OSError as error:
-        message = f"the same is computed again next time: {path} cannot be written ({error})"
+        message = f"the result will be computed again next time: {path} cannot be written ({error})"
         warnings.warn(message, stacklevel=3)
 
 

@@ -15,7 +15,7 @@ from minclip.data.artists import Artist
 from minclip.data.cache import cached
 from minclip.images import Preprocess
 
-FEW = 200  # so many drawings are made sooner than other processes are started
+FEW = 200  # up to this many drawings are made before other processes would have started
 
 
 def drawings(artist: Artist, codes: Sequence[str], preprocess: Preprocess) -> torch.Tensor:

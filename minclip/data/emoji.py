@@ -46,7 +46,7 @@ def code_points(sequence: str) -> str:
 
 
 def without_tone(codes: str) -> str:
-    """The code points without tones of skin, and without the selectors U+FE0F that stand only where no tone does."""
+    """The code points without skin tones, and without the selectors U+FE0F that only appear where there is no tone."""
     return "-".join(code for code in codes.split("-") if code not in TONES and code != "FE0F")
 
 
@@ -88,14 +88,14 @@ def emoji_group(codes: str) -> str | None:
 
 
 def is_basic(codes: str) -> bool:
-    """Whether an emoji has no tone of skin, is not the flag of a country or region, and not one of the unseen 400."""
+    """Whether an emoji has no skin tone, is not the flag of a country or region, and not one of the unseen 400."""
     is_flag = 0x1F1E6 <= int(codes.split("-")[0], 16) <= 0x1F1FF  # regional indicators
     return not (_has_tone(codes) or is_flag or codes in unseen_emoji())
 
 
 @cache
 def unseen_emoji() -> frozenset[str]:
-    """The code points of the committed test split; the file itself tells how it was drawn."""
+    """The code points of the committed test split; the file itself says how it was drawn."""
     lines = (Path(__file__).parent / "unseen.txt").read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 

@@ -1,4 +1,4 @@
-"""The user's own pictures, in the layouts that people have them in: what is there, and then the pairs themselves.
+"""The user's own pictures, in the layouts in which people keep them: what is there, and then the pairs themselves.
 
 A table (CSV, TSV, JSONL); pictures with a .txt beside each; folders that are named after what their pictures show; tar
 shards. `find_pairs` reads names and captions only. `load_folder` decodes every picture, and keeps or streams it.
@@ -61,7 +61,7 @@ class Found:
         problems: list[str],
         templates: Sequence[str] = PLAIN,
     ) -> "Found":
-        """Number the pictures; one that stands in several pairs is one picture."""
+        """Number the pictures; one that occurs in several pairs is one picture."""
         index: dict[Source, int] = {}
         captions, owners = [], []
         for source, caption in pairs:
@@ -134,8 +134,8 @@ def describe_problems(problems: list[str], place: str | Path) -> str:
 def mend_or_skip(problems: list[str]) -> str:
     """The remedy that follows `describe_problems`."""
     if len(problems) == 1:
-        return "; mend it, or leave it out with --skip-bad"
-    return "\nMend them, or leave them out with --skip-bad"
+        return "; fix it, or leave it out with --skip-bad"
+    return "\nFix them, or leave them out with --skip-bad"
 
 
 def _keep(sources: Sequence[Source], preprocess: Preprocess) -> tuple[torch.Tensor, list[int], list[str]]:

@@ -27,7 +27,7 @@ class Reading:
         return needed <= self._allowed()
 
     def describe(self, count: int, preprocess: Preprocess) -> str:
-        """A line that says how much memory `count` pictures need, and which way they take."""
+        """A line that says how much memory `count` pictures need, and whether they are kept there or streamed."""
         needed, allowed = memory_needed(count, preprocess), self._allowed()
         way = "all are kept there" if needed <= allowed else f"they are streamed from disk ({self.workers} workers)"
         size = f"{count:,} pictures of {preprocess.resolution} pixels need {in_words(needed)} of memory"

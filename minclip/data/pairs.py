@@ -16,8 +16,8 @@ class Pairs:
     """N captions for P pictures: caption i describes picture `image_of_caption[i]`.
 
     images (P, 3, R, R) uint8 in memory or streamed, or what a frozen image tower saw in them, (P, C), on the CPU;
-    origins (P); captions (N); image_of_caption (N,) int64. `templates` are the ways to say a caption in training, which
-    come with some layouts.
+    origins (P); captions (N); image_of_caption (N,) int64. `templates` are the phrasings of a caption in training,
+    which come with some layouts.
     """
 
     images: torch.Tensor | Streamed

@@ -1,6 +1,6 @@
-"""Other ways to say what a caption says, so that a model does not only understand the bare names that it was shown.
+"""Other phrasings of a caption, so that a model understands more than the bare names that it was shown.
 
-The keywords are those of the package `em-keyboard` (emojilib, MIT): English, for emoji without a tone of skin.
+The keywords are those of the package `em-keyboard` (emojilib, MIT): English, for emoji without a skin tone.
 """
 
 import importlib.util
@@ -37,10 +37,10 @@ TEMPLATES = {
 def phrasings(
     captions: Sequence[str], codes: Sequence[str], language: str, count: int, never: Collection[str] = ()
 ) -> list[list[str]]:
-    """`count` ways to say each caption, the first of which is the caption itself: count lists of N texts.
+    """`count` phrasings of each caption, the first of which is the caption itself: count lists of N texts.
 
-    `codes` are the code points of the emoji that each caption names; `never` are captions, of a test, that no text may
-    have the words of. The same arguments give the same texts.
+    `codes` are the code points of the emoji that each caption names; `never` are captions of a test set, which no
+    text may repeat. The same arguments give the same texts.
     """
     chance, never = random.Random(0), frozenset(never)
     known = keywords() if language == "en" else {}

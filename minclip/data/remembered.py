@@ -16,7 +16,7 @@ KEY = 32  # bytes
 def remembered(name: str, sources: Sequence[Source], compute: Compute) -> tuple[list[int], torch.Tensor]:
     """The rows (N, W) of pictures, and the index of the picture of each; pictures that cannot be read have none.
 
-    `compute(indices)` computes rows that are not in the cache, and returns the indices which have one, and the rows.
+    `compute(indices)` computes rows that are not in the cache, and returns the indices that have one, and the rows.
     The cache has one file for each `name` and folder of pictures, with the rows of the last sources there: it does not
     grow beyond them. A picture whose name, size or time has changed is another picture.
     """

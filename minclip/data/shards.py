@@ -21,7 +21,7 @@ from minclip.tokenizer import clean
 
 INDEX, VERSION = ".minclip.json", 1
 BLOCK = tarfile.BLOCKSIZE
-MAX_HEADER = 2**20  # bytes; a header that is longer than any name or attribute lies about its length
+MAX_HEADER = 2**20  # bytes; no name or attribute is longer, so a longer header lies about its length
 MAX_PICTURE, MAX_TEXT = 2**28, 2**20  # bytes; longer members are refused, so that no shard can fill the memory
 
 Member = tuple[str, int, int]  # name, place of the content in the shard, length
@@ -204,7 +204,7 @@ def _refuse(member: tarfile.TarInfo, size: int) -> str | None:
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Raise ValueError unless a block of zeros ends the archive; tarfile takes a damaged header for the end, too."""
+    """Raise ValueError unless a block of zeros ends the archive; tarfile also takes a damaged header for the end."""
     file.seek(offset)
     if file.read(BLOCK) != bytes(BLOCK):
         raise ValueError(f"no member and no end where one must be (byte {offset})")

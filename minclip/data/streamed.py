@@ -1,8 +1,8 @@
-"""Pictures that stay in their files: worker processes decode them when they are needed, a little ahead of it.
+"""Pictures that stay in their files: worker processes decode them a little before they are needed.
 
 `Streamed` stands wherever pictures in memory are a tensor (P, 3, R, R) uint8, and gives the same bits. What must be
-known about all of them before a training (which cannot be read, which are equal) is found out by decoding each picture
-once, and kept in the user's cache.
+known about all of them before a training (which cannot be read, which are equal) is found by decoding each picture
+once, and is kept in the user's cache.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from minclip.data.remembered import remembered
 from minclip.images import Preprocess, Source, read_picture, read_pictures
 
 GROUP = 32  # pictures that a worker decodes at a time: small enough for a container's 64 MiB of shared memory
-SIGNATURE = 8  # a picture is compared with others at this many pixels in each direction
+SIGNATURE = 8  # pixels in each direction of the thumbnails that pictures are compared by
 DIGEST = 32  # bytes of a SHA-256
 
 Decoded = torch.Tensor | Exception
@@ -136,9 +136,9 @@ def decode_ahead(
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, but only the main one shall finish its step and save.
+    """Ctrl-C reaches all processes of a terminal, but only the main one should finish its step and save.
 
-    SIGTERM comes from the loader, for a worker that is slow to end; any other end than this one it takes for an error.
+    SIGTERM comes from the loader, for a worker that is slow to end; it takes any other exit for an error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -40,7 +40,7 @@ __all__ = [
 def read(path: str | Path, bpe: str | Path | None = None, quick_gelu: bool | None = None) -> Saved:
     """Read a run folder or `best.safetensors` in it, a file of `minclip export`, or weights of other projects.
 
-    `bpe`, a file of merges, and `quick_gelu` are for weights of OpenAI's and OpenCLIP's that do not say them; see
+    `bpe`, a file of merges, and `quick_gelu` are for weights of OpenAI and OpenCLIP that do not state them; see
     `read_openai`. Raises FileNotFoundError if a file is missing, ValueError if one is damaged, does not fit the others
     or cannot be represented.
     """

@@ -36,7 +36,7 @@ FIELDS = {
     "text_config.num_attention_heads": "transformer_heads",
     "text_config.num_hidden_layers": "transformer_layers",
 }
-DEFAULTS = asdict(PRESETS["ViT-B/32"])  # what CLIPConfig of transformers takes for what is not there
+DEFAULTS = asdict(PRESETS["ViT-B/32"])  # the defaults of transformers' CLIPConfig
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 TOWERS = {"vision_config": "vision_width", "text_config": "transformer_width"}
 # Beginnings and parts of parameter names, ours and theirs; the first beginning that fits counts.
@@ -73,7 +73,7 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def read_hugging_face(folder: Path) -> Saved:
-    """Read a folder. Raises FileNotFoundError for a missing file, ValueError for one that is damaged or misfit."""
+    """Read a folder. Raises FileNotFoundError if a file is missing, ValueError if one is damaged or does not fit."""
     config = _parse(read_json(folder / CONFIG), folder / CONFIG)
     tokenizer = _read_tokenizer(folder)
     if tokenizer.vocab_size != config.vocab_size:
@@ -111,7 +111,7 @@ def _read_state(folder: Path) -> State:
         theirs = read_archive(folder / OLD_MODEL)
     else:
         raise FileNotFoundError(f"{folder} has neither {MODEL} nor {OLD_MODEL}")
-    # Older versions store the numbers of the positions.
+    # Older versions of transformers also store the position ids.
     state = {_our_name(name): tensor for name, tensor in theirs.items() if not name.endswith("position_ids")}
     for name in [name for name in state if ".q_proj." in name]:
         parts = [state.pop(name.replace(".q_proj.", f".{part}_proj."), torch.empty(0)) for part in "qkv"]
@@ -178,7 +178,7 @@ def write_hugging_face(saved: Saved, path: str | Path) -> None:
     """Write a new folder for `CLIPModel.from_pretrained`, `CLIPTokenizer` and `CLIPImageProcessor`, in float32.
 
     CLIPImageProcessor does not trim pictures. Raises FileExistsError if `path` exists, ValueError for what CLIPModel
-    does not have: a logit bias, and an image tower that is not ours.
+    does not have: a logit bias, and a frozen image tower.
     """
     saved.check_image_tower("the format of Hugging Face")
     if saved.config.logit_bias:

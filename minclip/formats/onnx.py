@@ -40,7 +40,7 @@ def write_onnx(saved: Saved, path: str | Path) -> None:
     """Write a new folder with image.onnx and text.onnx, and the configuration and merges of a run folder.
 
     Features are float32 and not normalised; texts are padded with zeros to the context length. Raises FileExistsError
-    if `path` exists, ValueError if the image tower is not ours, ModuleNotFoundError without the packages of the extra
+    if `path` exists, ValueError for a frozen image tower, ModuleNotFoundError without the packages of the extra
     `onnx`.
     """
     saved.check_image_tower("the format ONNX")
@@ -58,7 +58,7 @@ def write_onnx(saved: Saved, path: str | Path) -> None:
 
 def _export(tower: nn.Module, example: torch.Tensor, name: str, folder: Path) -> None:
     with warnings.catch_warnings():
-        # Of torch's own use of its tree of arguments.
+        # torch warns about its own use of its pytree module.
         warnings.simplefilter("ignore", FutureWarning)
         torch.onnx.export(
             tower.eval(),

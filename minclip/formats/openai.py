@@ -22,7 +22,7 @@ from minclip.tokenizer import Tokenizer
 
 CONFIG, MERGES, VOCABULARY = "open_clip_config.json", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-PACKAGES = ("open_clip", "clip")  # these bring OpenAI's vocabulary
+PACKAGES = ("open_clip", "clip")  # packages that bring OpenAI's vocabulary
 OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}
 HEAD_WIDTH, MAX_WIDTH = 64, 1024  # up to this width, the models of both projects have heads of width 64
 OTHERS = {
@@ -47,7 +47,7 @@ FIELDS = {
     "text_cfg.heads": "transformer_heads",
     "text_cfg.layers": "transformer_layers",
 }
-DEFAULTS = asdict(PRESETS["ViT-B/16"]) | {"quick_gelu": False}  # what OpenCLIP takes for what is not there
+DEFAULTS = asdict(PRESETS["ViT-B/16"]) | {"quick_gelu": False}  # the defaults of OpenCLIP
 PREPARED = {"interpolation": "bicubic", "resize_mode": "shortest"}
 FIXED = PREPARED | {
     "vision_cfg.mlp_ratio": 4.0,
@@ -140,7 +140,7 @@ def _sizes(state: State) -> dict[str, int]:
 def _parse(content: dict[str, Any], source: Path, logit_bias: bool) -> tuple[CLIPConfig, Preprocess]:
     """Read open_clip_config.json. Raises ValueError that names an entry which minclip cannot represent."""
     try:
-        # What is None or False is an option that was not taken.
+        # An entry that is None or False is an option that is not used.
         told = {name: value for name, value in flatten(content["model_cfg"]).items() if value not in (None, False)}
         fields = {field: told.pop(name, DEFAULTS[field]) for name, field in FIELDS.items()}
         heads = fields["vision_width"] // told.pop("vision_cfg.head_width", HEAD_WIDTH)
@@ -185,8 +185,8 @@ def _vocabularies(folder: Path) -> Iterator[Path]:
 def write_openai(saved: Saved, path: str | Path) -> None:
     """Write a new folder that OpenCLIP reads as `local-dir:PATH`, in float32.
 
-    With QuickGELU, openai/CLIP's `clip.load` and OpenCLIP's `load_openai_model` read its `.bin`, too. Neither trims
-    pictures. Raises FileExistsError if `path` exists, ValueError if the image tower is not ours.
+    With QuickGELU, openai/CLIP's `clip.load` and OpenCLIP's `load_openai_model` also read its `.bin`. Neither trims
+    pictures. Raises FileExistsError if `path` exists, ValueError for a frozen image tower.
     """
     saved.check_image_tower("the format of OpenAI")
     with new_folder(path) as folder:

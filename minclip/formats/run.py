@@ -69,7 +69,7 @@ def save_weights(run: Path, model: CLIP, name: str = MODEL) -> None:
 def read_folder(path: Path, weights: str = MODEL) -> Saved:
     """Read a run folder, with the last weights or the BEST.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or misfit.
+    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or does not fit the others.
     """
     for name in (CONFIG, MERGES, weights):
         if not (path / name).is_file():

@@ -12,9 +12,9 @@ from minclip.images import IMAGE_MEAN, IMAGE_STD, Preprocess
 from minclip.model import CLIP, CLIPConfig
 from minclip.tokenizer import Tokenizer
 
-TRAINED_ON = ("data", "language", "skip_bad")  # what `training` must have, for eval and search
+TRAINED_ON = ("data", "language", "skip_bad")  # keys that `training` must have for eval and search
 OWN = "minclip"  # our entry in the configurations of other projects
-MAX_JSON = 16 * 2**20  # bytes; the largest vocab.json of a CLIP has a million
+MAX_JSON = 16 * 2**20  # bytes; the largest vocab.json of a CLIP has a million bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Saved:
             raise ValueError(f"the weights do not fit the configuration: {reason}") from error
 
     def check_image_tower(self, format: str) -> None:
-        """Raise ValueError, for a format with the weights of both towers, if the image tower is not ours."""
+        """Raise ValueError, for a format with the weights of both towers, if the image tower is frozen."""
         if self.config.image_tower:
             raise ValueError(f"{format} has no place for the image tower {self.config.image_tower}: use --to minclip")
 
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it is no JSON object")
+        raise ValueError(f"{path} is damaged: it is not a JSON object")
     return content
 
 
@@ -141,7 +141,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_part(preprocess: Preprocess) -> dict[str, Any]:
-    """What no other project does with pictures, as an entry that they ignore in their configurations."""
+    """What only minclip does with pictures, as an entry that other projects ignore in their configurations."""
     return {OWN: {"trim": True}} if preprocess.trim else {}
 
 
