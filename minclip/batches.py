@@ -81,7 +81,7 @@ class Order:
 class Batches:
     """The batches of a training: step -> rows -> pictures and tokens.
 
-    Steps count from 0 and go on from epoch to epoch. `tokens` (N, T) int64 are those of all captions, or (V, N, T)
+    Steps count from 0, across all epochs. `tokens` (N, T) int64 are those of all captions, or (V, N, T)
     those of V phrasings of each; a share `rephrase` of them is not read in the first phrasing. Raises ValueError if the
     captions do not fill one batch.
     """

@@ -1,10 +1,10 @@
-"""Checkpoints of a training: all that the next step depends on, so that a killed run goes on to the same bits.
+"""Checkpoints of a training: all that the next step depends on, so that a killed run resumes with the same bits.
 
 One is a safetensors file, `checkpoints/step-00000420.safetensors`: weights, the optimizer's moments, the states of
-torch's generators and the history; and, as metadata, the settings that a run must not change while it goes on. The
+torch's generators and the history; and, as metadata, the settings that must not change when a run is resumed. The
 position in the data is the number of the step, because order and augmentation are functions of it (`batches.py`).
-Nothing depends on the number of processes, so that any number of them can go on; with another number of processes, sums
-are rounded differently.
+Nothing depends on the number of processes, so that any number of them can resume; with another number of processes,
+sums are rounded differently.
 """
 
 import json
@@ -54,7 +54,7 @@ def load_checkpoint(
     path, tensors, content = read
     for name, value in settings.items():
         if content["settings"].get(name, value) != value:
-            raise ValueError(f"{name} is {value}; it must be {content['settings'][name]} to go on from {path}")
+            raise ValueError(f"{name} is {value}; it must be {content['settings'][name]} to resume from {path}")
     model.load_state_dict(_part(tensors, WEIGHT))
     _load_moments(model, optimizer, _part(tensors, MOMENT))
     _load_generators(model.device, _part(tensors, GENERATOR))
@@ -77,10 +77,10 @@ def _newest(run: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] |
             damages.append(str(error))
             continue
         for damage in damages:
-            warnings.warn(f"{damage}; going on from the checkpoint before it, {path.name}", stacklevel=2)
+            warnings.warn(f"{damage}; resuming from the checkpoint before it, {path.name}", stacklevel=2)
         return path, tensors, json.loads(metadata["content"])
     if damages:
-        raise ValueError(f"{'; '.join(damages)}; no checkpoint of {run} is left to go on from")
+        raise ValueError(f"{'; '.join(damages)}; no checkpoint of {run} is left to resume from")
     return None
 
 

@@ -1,7 +1,7 @@
 """Is my loss stuck? What the numbers of a run say in words, and what has helped others.
 
 The loss of a contrastive training has two fixed values, that of guessing (ln B for CLIP's loss) and the floor that
-duplicates leave. Where it stands between them, where it goes, and what the score on held-out pictures does meanwhile,
+duplicates leave. Where the loss is between them, where it goes, and what the score on held-out pictures does meanwhile,
 tells the usual situations apart.
 """
 
@@ -128,7 +128,7 @@ def _diverged(curve: Curve) -> Diagnosis | None:
 def _at_the_start(curve: Curve) -> Diagnosis | None:
     if curve.untrained - curve.end > AT * curve.untrained:
         return None
-    seen = f"the loss {curve.end:.2f} is no better than that of guessing, {curve.untrained:.2f} (as in open_clip #17)"
+    seen = f"the loss {curve.end:.2f} is no better than guessing, {curve.untrained:.2f} (as in open_clip #17)"
     remedies = [
         "a training on a few hundred of the pairs first: if the loss falls there, the code is right (advice in #17)",
         "another learning rate: a tenth if the loss has jumped about, ten times as much if it has not moved at all",

@@ -39,7 +39,7 @@ def start_from(saved: Saved, model: CLIP, tokenizer: Tokenizer) -> None:
 
 
 def as_seen(pairs: Pairs, model: CLIP) -> Pairs:
-    """The pairs with what the frozen image tower of `model` sees, (P, C) float32, in place of the pictures.
+    """The pairs with what the frozen image tower of `model` sees, (P, C) float32, instead of the pictures.
 
     It sees each picture once, as it is, and the user's cache folder keeps that for the next training.
     """

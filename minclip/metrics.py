@@ -84,7 +84,7 @@ class History:
         return fields, torch.tensor(values, dtype=torch.float64)
 
     def load_table(self, fields: list[str], table: torch.Tensor) -> None:
-        """Go on from the rows of `to_table`; the clock goes on from their last one."""
+        """Continue from the rows of `to_table`; the clock continues from the last of them."""
         named = (zip(fields, row, strict=True) for row in table.tolist())
         self.rows = [{field: value for field, value in row if not math.isnan(value)} for row in named]
         for row in self.rows:
@@ -108,7 +108,7 @@ class History:
 class TensorBoard:
     """Writes rows to the folder `run`/tensorboard, which `tensorboard --logdir` shows.
 
-    Rows after `step` that are there already are hidden: a run that goes on writes them again. Raises
+    Rows after `step` that are already there are hidden: a resumed run writes them again. Raises
     ModuleNotFoundError if the package is not installed.
     """
 

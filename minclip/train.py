@@ -198,7 +198,7 @@ def train(
     """Train `model` in place, on its device; returns the rows of metrics.csv, one for each step.
 
     At every report `held_out` is evaluated, and the weights, the metrics and a checkpoint are written to the folder
-    `run`. With `resume`, the training goes on from the newest checkpoint there, if there is one. Every process of
+    `run`. With `resume`, the training continues from the newest checkpoint there, if there is one. Every process of
     `world` calls this with the same arguments; only the main one evaluates and writes.
     Raises FloatingPointError if the loss or its gradient is not finite, and KeyboardInterrupt, when the step is done
     and saved, if Ctrl-C or SIGTERM came; the last checkpoint stays.
@@ -262,7 +262,7 @@ def _start(model: CLIP, batches: Batches, config: TrainConfig, world: World) -> 
 
 
 def _settings(config: TrainConfig, batches: Batches) -> dict[str, Any]:
-    """What must not change while a run goes on."""
+    """What must not change when a run is resumed."""
     kept = {name: value for name, value in asdict(config).items() if name not in FREE}
     return kept | {"checksum of the pictures and captions": batches.fingerprint()}
 

@@ -9,7 +9,7 @@ from minclip.finetune import TOWERS
 LOSSES, BACKENDS, PRECISIONS = ("clip", "siglip"), ("fused", "naive"), ("fp32", "bf16")
 EQUAL_CAPTIONS = ("negatives", "drop", "all")
 LOGS = ("tensorboard",)
-# Settings that may change when a run goes on.
+# Settings that may change when a run is resumed.
 FREE = ("early_stopping", "log", "micro_batch", "grad_checkpoint", "compile")
 
 

@@ -232,7 +232,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 4}, "batch_size is 4; it must be 8 to go on from"),
+        ({"batch_size": 4}, "batch_size is 4; it must be 8 to resume from"),
         ({"epochs": 6}, "epochs is 6; it must be 5"),
         ({"seed": 1}, "seed is 1; it must be 0"),
         ({"lr": 0.1}, "lr is 0.1; it must be 0.001"),

@@ -54,7 +54,7 @@ def trained(folder: Path, pairs: Sequence[Pair], *options: str) -> Path:
 
 # What was trained, how, and what must be said of it.
 SITUATIONS: dict[str, tuple[Callable[[], list[Pair]], list[str], str, str]] = {
-    "open_clip #17": (lambda: noise(200), ["--epochs", "4"], "at ln B", "no better than that of guessing, 3.47"),
+    "open_clip #17": (lambda: noise(200), ["--epochs", "4"], "at ln B", "no better than guessing, 3.47"),
     "open_clip #821": (sequences, ["--epochs", "60"], "at its floor", "captions or pictures of a batch are equal"),
     "openai/CLIP #150": (lambda: noise(60), ["--epochs", "120", "--lr", "0.003"], "over-fitting", "by heart"),
 }

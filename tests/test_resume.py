@@ -170,7 +170,7 @@ def test_an_interrupted_run_says_how_to_go_on(pictures, untouched, tmp_path, mon
         patch.setattr(train, "update", lambda *arguments: os.kill(os.getpid(), 15) or step(*arguments))
         assert cli.main(["train", *options(pictures, run)]) == 130
     error = capsys.readouterr().err
-    assert f"stopped after step 1 of 21, and saved; to go on: minclip train --resume {run}" in error
+    assert f"stopped after step 1 of 21, and saved; to resume: minclip train --resume {run}" in error
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "--resume"]) == 0  # the newest
     assert_same_end(run, untouched)
@@ -190,7 +190,7 @@ def test_a_configuration_repeats_a_run(pictures, untouched, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "8"], "--batch-size is 8; it must be 32 to go on from"),
+        (["--batch-size", "8"], "--batch-size is 8; it must be 32 to resume from"),
         (["--data", "x"], "--data and --resume exclude each other"),
         (["--out", "x"], "--out and --resume exclude each other"),
         (["--epochs", "13"], "--epochs is 13; it must be 12"),

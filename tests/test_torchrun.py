@@ -67,7 +67,7 @@ def test_torchrun_stopped_by_a_signal_saves_and_says_how_to_go_on(pictures, tmp_
     wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGTERM)
     error = finish(process, 60)
-    said = re.search(r"stopped after step (\d+) of (\d+), and saved; to go on: torchrun --nproc-per-node 2 -m", error)
+    said = re.search(r"stopped after step (\d+) of (\d+), and saved; to resume: torchrun --nproc-per-node 2 -m", error)
     assert said, error
     step, steps = map(int, said.groups())
     assert max(run.glob("checkpoints/step-*")).name[5:13] == f"{step:08d}"

@@ -70,7 +70,7 @@ Weights, metrics and figures go to runs/; eval, classify and search use the newe
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made of: sizes, preparation of pictures, settings, data, folder, and whether it goes on."""
+    """What a run is made of: sizes, preparation of pictures, settings, data, folder, and whether it resumes."""
 
     sizes: CLIPConfig
     preprocess: Preprocess
@@ -196,7 +196,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: Wor
     except KeyboardInterrupt as stopped:
         if not world.is_main:
             return 130
-        raise KeyboardInterrupt(f"{stopped}; to go on: {distributed.command_to_resume(plan.folder)}") from stopped
+        raise KeyboardInterrupt(f"{stopped}; to resume: {distributed.command_to_resume(plan.folder)}") from stopped
     if not world.is_main:
         return 0
     figures = plots.draw_run(model, tokenizer, shown, before, rows, plan.folder)
@@ -279,7 +279,7 @@ def resumed_plan(arguments: argparse.Namespace) -> Plan:
     for name in FIXED:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} and --resume exclude each other: a run goes on with its own data and folder")
+            raise ValueError(f"{option} and --resume exclude each other: a resumed run keeps its own data and folder")
     folder = Path(arguments.resume or newest_setup())
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")

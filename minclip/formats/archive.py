@@ -29,7 +29,7 @@ DTYPES = {
 def read_archive(path: Path) -> State:
     """The tensors of an archive by their dotted names, only those of `state_dict` if a training checkpoint has one.
 
-    Raises ValueError for a file that is no such archive, is damaged, or would need more memory than its size.
+    Raises ValueError for a file that is not such an archive, is damaged, or would need more memory than its size.
     """
     if not zipfile.is_zipfile(path):
         raise ValueError(

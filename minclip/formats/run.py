@@ -38,7 +38,7 @@ def newest_setup() -> Path:
     """The folder under runs/ in which a training began last. Raises FileNotFoundError if there is none."""
     runs = [path.parent for path in RUNS.glob(f"*/{CONFIG}")]
     if not runs:
-        raise FileNotFoundError(f"no run under {RUNS.absolute()} to go on with: name its folder after --resume")
+        raise FileNotFoundError(f"no run under {RUNS.absolute()} to resume: name its folder after --resume")
     return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns)
 
 
