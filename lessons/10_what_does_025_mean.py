@@ -55,8 +55,8 @@ for label, c, share in zip(("vehicle", "motor", "computer"), asked, (100 * asked
 # %% [markdown] id="how-far-ahead"
 # So 0.25 was a clear answer, because it was 0.03 *ahead*. How far ahead must a right text be in training, where it
 # competes with a whole batch? Take the paper's batch of 32,768 pairs, let all wrong texts have the same cosine, and ask
-# for a share of one half for the right one. Guess before you compute: with a scale of 100, by how much must its cosine
-# be larger? Write your guess, a difference of two cosines, in place of None.
+# for a share of one half for the right one. Guess before you compute: with a scale of 100, how much larger must its
+# cosine be? Write your guess, a difference of two cosines, in place of None.
 
 # %%
 check.predict("lead that gives a share of one half among 32,768", None)

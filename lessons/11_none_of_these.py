@@ -13,7 +13,7 @@
 #
 # **You need** the softmax and its loss (lessons 01 and 02), and what the level of a cosine tells you (lesson 10).
 #
-# **Afterwards you can** let a model say "none of these" by a threshold, choose that threshold without deceiving
+# **Afterwards you can** let a model say "none of these" with a threshold, choose that threshold without deceiving
 # yourself, and train a model that answers yes or no for each text on its own: **SigLIP**.
 #
 # **Place.** Part III, *What it knows*; after lesson 10. About 60 minutes, exercises included.
@@ -41,7 +41,7 @@ scale = model.logit_scale.exp().item()
 # %% [markdown] id="the-class-set"
 # ## The class set
 #
-# The sixty pictures of lessons/noto are by an artist whose work the model has never seen. Ten of them are cats, dogs
+# The sixty pictures in lessons/noto are by an artist whose work the model has never seen. Ten of them are cats, dogs
 # and horses; the other fifty are birds and fish, pies and hearts. Those fifty should be "other".
 #
 # **Guess first:** how many of the fifty will the class "other" get?
@@ -127,7 +127,7 @@ for axes, picture in zip(both, (insider, outsider), strict=True):
 # - the **largest share** among the twenty classes;
 # - **"other"**: the share that an added class "other" does *not* get;
 # - the **largest cosine** with one of the twenty;
-# - **many other words**: add all captions of the training as classes, and take the share that the twenty keep.
+# - **many other words**: add all training captions as classes, and take the share that the twenty keep.
 #
 # The score of a rule is the chance that it ranks an insider above an outsider, both drawn at random. (The field calls
 # it the **area under the ROC curve**.) 50 % is a coin toss, 100 % is perfect.
@@ -412,16 +412,16 @@ for low, high in itertools.pairwise(EDGES):
         print(f"p from {low:4.2f} to {high:4.2f}: {int(here.sum()):6} pairs, {said}")
 
 # %% [markdown] id="honest-probabilities"
-# The last two columns rise together: of the pairs to which it gives a low probability, few are right, and of those to
-# which it gives a high one, many (the last row has few pairs). So its numbers mean something, for a world in which one
+# The last two columns rise together: few of the pairs to which it gives a low probability are right, and many of those
+# to which it gives a high one (the last row has few pairs). So its numbers mean something, for a world in which one
 # pair of 128 is right. Where right pairs are more frequent, as among our twenty labels, it says yes too rarely, and a
-# threshold chosen on validation pictures mends that. In
-# [open_clip #716](https://github.com/mlfoundations/open_clip/issues/716) somebody finds 0.22 for the right text "too
-# low"; compared with the other texts' numbers it is not.
+# threshold chosen on validation pictures mends that. In [open_clip
+# #716](https://github.com/mlfoundations/open_clip/issues/716) somebody finds 0.22 for the right text "too low";
+# compared with the other texts' numbers it is not.
 #
-# And which model *ranks* better, insiders above outsiders? By the areas above, and after this short training, the
-# softmax does. Both were trained for a few hundred steps only, so this says nothing about where they would end; the
-# paper's models saw billions of pairs.
+# And which model is better at *ranking* insiders above outsiders? By the areas above, it is the softmax model, after
+# this short training. Both were trained for a few hundred steps only, so this says nothing about where they would end;
+# the paper's models saw billions of pairs.
 
 # %% jupyter={"source_hidden": true}
 figure, both = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
@@ -457,8 +457,8 @@ legend = both[0].legend(loc="upper left")
 # - *"Any class set"* and *"will naturally give a score"*: yes. Any texts can be compared with any picture, without
 #   training, and the scores are there.
 # - *"Other"* in that set: it gets its score as a word, and we found it the weakest of four rules. Of the fifty pictures
-#   that were none of the three animals it got fewer than half (the first table of this lesson), and the rest went to an
-#   animal, with a large share.
+#   that were none of the three animals, it got fewer than half (the first table of this lesson), and the rest went to
+#   an animal, with a large share.
 #
 # (We tested a small model trained on drawings, not OpenAI's. But every softmax shares out 100 %, whatever is in the
 # picture: that holds for both.)

@@ -38,8 +38,8 @@ torch.set_num_threads(1)  # models as small as these are not faster with more
 # %% [markdown] id="two-hands"
 # ## Two artists, the same names
 #
-# OpenMoji and Twemoji have drawn the same emoji, with the same names. Look at some of them as the model sees them, cut
-# to their ink (so that it does not matter how large something is drawn), at 24 × 24 pixels:
+# OpenMoji and Twemoji have drawn the same emoji, with the same names. Look at some of them as the model sees them,
+# cropped to their ink (so that it does not matter how large something is drawn), at 24 × 24 pixels:
 
 # %% jupyter={"source_hidden": true}
 SHOWN = {"cat": "1F408", "horse": "1F40E", "pizza": "1F355", "guitar": "1F3B8", "volcano": "1F30B", "owl": "1F989"}
@@ -207,7 +207,7 @@ print(f"top-1: the model {100 * home['known1']:.1f} %, nearest pixels {100 * pix
 # We try three remedies, each trained for as many steps as the first model:
 #
 # - **augmentation**: more random changes of colour and sharpness, so that less of the one hand can be learned by heart
-#   (and, to compare, none at all);
+#   (and, for comparison, none at all);
 # - **10, 100 or 700 labels**: that many of the other artist's drawings, with their names, are added to the training
 #   set. The 10 and the 100 are repeated until they make up about a tenth of it; the 700 make up a sixth of it without
 #   being repeated;
@@ -288,7 +288,7 @@ axes.text(1.2, 1.5, "as good as at home", fontsize=8, color="0.5", rotation=38)
 legend = axes.legend(loc="upper left", fontsize=8)
 
 # %% [markdown] id="what-mended"
-# *Both axes are logits. Dashed: no loss at all; the line: what ordinary training promises.*
+# *Both axes are logits. Dashed: as good as at home; the line: what ordinary training promises.*
 #
 # Read the figure by its vertical distances from the line. Leaving the augmentation out raises the score at home and
 # lowers the one away: an experiment that looks only at home would have chosen that. Strong augmentation does the

@@ -291,10 +291,10 @@ legend = axes.legend(loc="upper left", fontsize=8)
 # %% [markdown] id="worth"
 # *Lines: no labels from this hand. Curves: the mean of five draws; bands: the lowest and the highest.*
 #
-# Read the figure twice. Upwards, at the same number of labels: what the borrowed eyes add. Sideways, at the same
-# accuracy: how many labels they save (the last two lines of numbers). Own eyes, which have seen one artist, are *worse*
-# than bare pixels on another, as in lesson 12. What a million photographs taught does carry over to drawings that look
-# nothing like photographs.
+# Read the figure twice. Upwards, at the same number of labels, it shows what the borrowed eyes add. Sideways, at the
+# same accuracy, it shows how many labels they save (the last two lines of numbers). Own eyes, which have seen one
+# artist, are *worse* than bare pixels on another, as in lesson 12. What a million photographs taught does carry over to
+# drawings that look nothing like photographs.
 #
 # Zero-shot is another matter. By name, the model with the locked tower finds several times as many drawings as the one
 # with its own eyes; by group it is no better, and a probe with two labels per group overtakes it. Its text tower has

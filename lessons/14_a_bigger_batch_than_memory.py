@@ -5,11 +5,11 @@
 # accumulation**: send four batches of 64 through the model one after the other, let the gradients add up, and only
 # then update the weights. Is that the gradient of a batch of 256?
 #
-# **You need** CLIP's loss (lessons 01 and 02) and the training step (lesson 08); and, of PyTorch, that `backward()`
+# **You need** CLIP's loss (lessons 01 and 02), the training step (lesson 08), and the fact that PyTorch's `backward()`
 # *adds* to `.grad`. One comparison uses the groups of lesson 09 ("Only the negatives").
 #
-# **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that
-# does not fit into memory; measure what that costs in memory and time; and say when it is not worth it.
+# **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that does
+# not fit in memory; measure what that costs in memory and time; and say when it is not worth it.
 #
 # **Place.** Part IV, *Large and fast*; after lesson 09. About 60 minutes, exercises included.
 
@@ -570,16 +570,16 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
 #
 # Do not overrate the difference, though. Compare the column *other batch* again: at every stage, another 256 pairs
 # change the true gradient more than accumulation does. But that is noise, which averages out over the steps. What
-# accumulation changes does not average out: every step follows a different loss. Lesson 09 measured where training with
-# that loss leads: its experiment "Only the negatives" trains with groups.
+# accumulation changes does not average out: every step follows the gradient of the grouped loss instead. Lesson 09
+# measured where training with that loss leads: its experiment "Only the negatives" trains with groups.
 #
 # ## When caching is pointless
 #
 # - **When memory is not the limit.** The plain step gives the same gradient without the second encoding.
 # - **When the bigger batch does not help.** Caching buys negatives. Whether they are worth anything is the question of
 #   lesson 09, and at equal samples a big batch also takes fewer steps.
-# - **When only a little memory is missing.** **Gradient checkpointing** (`--grad-checkpoint`) computes what happens
-#   inside the layers a second time instead of keeping it. It also costs about one more forward pass, but the batch
+# - **When only a little memory is missing.** **Gradient checkpointing** (`--grad-checkpoint`) recomputes the
+#   intermediate results of the layers instead of keeping them. It also costs about one more forward pass, but the batch
 #   stays in one piece, so it works for towers in which the pairs of a batch see each other. The two can be combined.
 # - **When there are more GPUs.** Each can keep the graph of one chunk, and nothing is encoded twice (lesson 19).
 # - **When the matrix itself is too big.** Caching divides the memory of the towers, and leaves the N × N logits
@@ -626,8 +626,8 @@ print(
 #
 # ## What this lesson does not show
 #
-# - **Which training ends better.** It compares gradients, not models. All probes are training pairs, and the training
-#   is short: a longer one reaches a much lower loss.
+# - **Which training ends better.** This lesson compares gradients, not models. All probes are training pairs, and the
+#   training is short: a longer one reaches a much lower loss.
 # - **Large models.** A pair takes much more memory there, so far fewer fit. The arithmetic is the same.
 # - **A GPU.** Small chunks probably cost more there, because only large operations keep a GPU busy; and its allocator
 #   holds more memory than the tensors in use.
@@ -636,8 +636,8 @@ print(
 #
 # ## Harder
 #
-# 1. Put a `torch.nn.BatchNorm1d` behind the image tower, and measure how far the cached gradient is from that of one
-#    piece, against the chunk size. What would have to be cached to make it exact again?
+# 1. Put a `torch.nn.BatchNorm1d` after the image tower, and measure how far the cached gradient is from that of the
+#    batch in one piece, as a function of the chunk size. What would have to be cached to make it exact again?
 # 2. SigLIP's loss (`minclip.siglip_loss`, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343)) is a sum with one term
 #    for each of the N² cells, without a softmax. Can its gradient be accumulated, block by block, with *two* chunks in
 #    memory and nothing cached? What does it cost in encodings?

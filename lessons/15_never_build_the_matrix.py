@@ -135,7 +135,7 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 # ## Rows and columns in one sweep
 #
 # CLIP needs the log-sum-exp of every row *and* of every column. That does not take two passes over the matrix. Compute
-# the logits of a few pictures at a time with all texts: the rows of this strip are complete and can be finished at
+# the logits of a few pictures at a time against all texts: the rows of this strip are complete and can be finished at
 # once. Its columns are not, but each of them has a part here, and parts can be combined. So one running number for each
 # column is enough.
 #
@@ -206,7 +206,7 @@ print("the share of its log-sum-exp that a block has: rows right of the matrix, 
 # and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it
 # would otherwise keep up to 128 MiB of tiles, to save time.)
 #
-# Before you look: the loss in chunks never makes an N×N tensor. When N doubles, from 2,048 to 4,096, by which factor
+# Before you look: the loss in chunks never makes an N×N tensor. When N doubles, from 2,048 to 4,096, by what factor
 # will its peak grow, `backward()` included? By about two, as the features do, or by about four, as the matrix does?
 
 # %%
@@ -279,7 +279,7 @@ axes.grid(alpha=0.3)
 # %% [markdown]
 # Here are the numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and the factor by
 # which it grew when N doubled. What grows with N² grows fourfold, what grows with N twofold, and the sum of both lies
-# between. (The fused loss grows by less: most of what it takes here is its tiles, which have the same size for every
+# in between. (The fused loss grows by less: most of what it takes here is its tiles, which have the same size for every
 # N.) The last line is the loss in chunks for a batch whose matrix is huge.
 
 # %%
@@ -343,7 +343,8 @@ for name, way in (
 # **Harder, without a solution.**
 #
 # 1. Stream the mean and the variance of the numbers in one pass, in parts of any size, without losing digits.
-# 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are done?
+# 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are
+#    computed?
 # 3. Which numbers of a row could be left out of the sum without changing the float32 result? When does that help?
 #
 # Stuck? `check.hint("chunked_loss")`, `from solutions.lesson_15 import chunked_loss`, or read
