@@ -19,7 +19,7 @@ from check.verdict import Wrong, exercise
     "of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?",
     25,
     steps=(
-        "could you add up exp() of everything? Where do these numbers end, and what is always at most 1?",
+        "could you add up exp() of everything? How large do these numbers get, and what is always at most 1?",
         "for each row keep the largest number so far, and the sum of exp(number − largest)",
         "a new largest makes the old sum too large: multiply it by exp(old largest − new largest). At the end: "
         "largest + log(sum)",
@@ -36,14 +36,14 @@ def online_logsumexp(attempt, draw):
         for part in matrix.split(widths, dim=1):
             lent = part.clone()
             yield lent
-            lent.fill_(torch.nan)  # its memory is used again
+            lent.fill_(torch.nan)  # its memory is reused
 
-    far = "no format holds exp(900), and exp(-900) is 0: what you take off before exp must be the row's largest so far"
+    far = "no format holds exp(900), and exp(-900) is 0: what you subtract before exp must be the row's largest so far"
     got = attempt(parts())
     if size == 1 and isinstance(got, Tensor) and got.isnan().any():
         far = (
             "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN). "
-            "If not: ∞ − ∞ and 0 · ∞ are NaN, too"
+            "If not: ∞ − ∞ and 0 · ∞ are also NaN"
         )
     overflows = size > 1 or (isinstance(got, Tensor) and not got.isfinite().all())
     pieces = list(matrix.split(widths, dim=1))
