@@ -82,7 +82,7 @@ _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 # %%
 everything = data.load_artist(data.OPENMOJI, preprocess)  # draws them the first time: a few seconds
 basic = everything.select([i for i, origin in enumerate(everything.origins) if data.is_basic(origin.codes)])
-with torch.no_grad():  # we only use the model, so PyTorch need not prepare for gradients
+with torch.no_grad():  # we only use the model, so PyTorch does not prepare for gradients
     pictures = F.normalize(evaluate.image_features(model, basic.images), dim=1)  # (P, E)
 print(f"{len(pictures):,} pictures")
 

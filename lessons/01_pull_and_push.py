@@ -102,7 +102,7 @@ def only_pull(image_features, text_features):
 
 
 def show(axes, angles, title, loss=None, size=12):
-    """The circle; with the forces of a loss, the longest drawn 0.4 long."""
+    """Draw the circle and, if a loss is given, its forces, the longest of them 0.4 long."""
     images, texts = points(angles)
     axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
     for i, (x, y) in enumerate(zip(images.tolist(), texts.tolist(), strict=True)):
@@ -315,7 +315,7 @@ push = (cosines / 0.07).softmax(dim=0)[1:]  # (63,): of every negative; 1 / 0.07
 push, order = (push / push.sum()).sort(descending=True)
 figure, axes = plt.subplots(figsize=(7, 3))
 axes.bar(range(1, batch), 100 * push, color=["crimson" if i == 0 else "tab:gray" for i in order.tolist()])
-axes.set(xlabel="negatives, the hardest first", ylabel="share of all the push (%)")
+axes.set(xlabel="negatives, hardest first", ylabel="share of the total push (%)")
 tiger = order.tolist().index(0)
 check.reveal("01: the tiger's share of the push, in percent", 100 * push[tiger].item(), within=15)
 axes.annotate("a tiger", (tiger + 1, 100 * push[tiger]), xytext=(20, -10), textcoords="offset points",
@@ -334,7 +334,7 @@ print(f"with a margin of 0.3, {far} of the {batch - 1} negatives would give a tr
 # And it is nearly free. N pairs cost 2N runs of a tower, which is the expensive part, and give N² cosines:
 
 # %%
-print("pairs   runs of a tower   negatives, both ways")
+print("pairs   runs of a tower   negatives, both directions")
 for pairs in (2, 64, 32768):
     print(f"{pairs:5} {2 * pairs:17,} {2 * pairs * (pairs - 1):22,}")
 

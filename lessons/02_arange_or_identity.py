@@ -31,7 +31,7 @@ from minclip.images import Preprocess
 
 torch.manual_seed(0)
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # networks as small as these train faster on one thread
+torch.set_num_threads(1)  # networks this small train faster on one thread
 
 # %% [markdown]
 # ## A batch, and its matrix
@@ -65,7 +65,7 @@ figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
 show_matrix(left, logits, "logits")
 show_matrix(middle, logits.softmax(dim=1), "softmax of every row")
 show_matrix(right, torch.eye(N), "the target: identity")
-for axes in (left, middle):  # the ones of the target, laid over
+for axes in (left, middle):  # overlay the ones of the target
     for i in range(N):
         axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="white", linewidth=4))
         axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="red", linewidth=2))

@@ -26,7 +26,7 @@ from minclip.data import OPENMOJI, Preprocess, load_emoji, normalize
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # networks as small as these train faster on one thread
+torch.set_num_threads(1)  # networks this small train faster on one thread
 
 # %% [markdown]
 # ## Knowing nothing: ln B
@@ -150,7 +150,7 @@ for C in (2, 16, 64, 1024):
 TONES = ("light", "medium", "dark")
 EXAMPLES = ("waving hand", "man singer", "boy")
 everything, _ = load_emoji(Preprocess(24), artists=[OPENMOJI])
-tone_of = {}  # picture -> place of its tone in TONES
+tone_of = {}  # picture -> index of its tone in TONES
 for picture, caption in enumerate(everything.captions):
     found = [place for place, tone in enumerate(TONES) if f" {tone} skin tone" in caption]
     if found and caption.count("skin tone") == 1:  # not two people, each with a tone
@@ -189,7 +189,7 @@ check.predict("03: loss at the end of the training", None)
 # %%
 B, C = 64, len(TONES)
 start, floor = math.log(B), expected_floor(B, C)
-print(f"knowing nothing: {start:.3f}; the training will end at {floor:.3f}; with the bug it stays near {start:.3f}")
+print(f"knowing nothing: {start:.3f}; training will end at {floor:.3f}; with the bug it stays near {start:.3f}")
 
 tokenizer = minclip.Tokenizer.train([f"{tone} skin tone" for tone in TONES], 600)
 tokens = tokenizer([f"{tone} skin tone" for tone in TONES], 16)  # (C, T)

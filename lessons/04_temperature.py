@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import minclip
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # matrices as small as these are multiplied faster on one thread
+torch.set_num_threads(1)  # matrices this small are multiplied faster on one thread
 START, LARGEST = math.log(1 / 0.07), math.log(100)
 print(f"the logarithm starts at {START:.2f}, the scale at {math.exp(START):.1f}")
 
@@ -90,7 +90,7 @@ _ = panels[0].set_ylabel("probability")
 # the row above, and the same row with its two largest cosines exchanged:
 
 # %%
-exchanged = row[[1, 0, 2, 3, 4, 5]]  # (6,) the second text is the right one's rival, and ahead
+exchanged = row[[1, 0, 2, 3, 4, 5]]  # (6,) the row with the wrong text ahead
 for name, cosines in (("the right text ahead", row), ("a wrong text ahead", exchanged)):
     for value in (1.0, 1 / 0.07, 100.0):
         scale = torch.tensor(value, requires_grad=True)
@@ -145,7 +145,7 @@ step_log_scale = check.step_log_scale(step_log_scale)
 for value in (99.0, 101.0):
     t = torch.tensor(math.log(value), requires_grad=True)
     t.exp().clamp(max=100).backward()
-    print(f"clamped in the forward pass, at a scale of {value:.0f}: its derivative for t is {t.grad:.1f}")
+    print(f"clamped in the forward pass, at a scale of {value:.0f}: the derivative with respect to t is {t.grad:.1f}")
 
 # %% [markdown]
 # ## Four mistakes, and how the scale shows them
@@ -179,7 +179,7 @@ check.predict("04: never below ln 64", None, options=("as in the paper", "no exp
 def train(start=START, as_scale=torch.exp, largest=LARGEST, wrong_pairs=False, forget=False):
     """Losses and scales of STEPS steps with Adam, and how many pictures then find their text.
 
-    With `forget`, Adam begins anew after the first step.
+    With `forget`, Adam starts afresh after the first step.
     """
     torch.manual_seed(0)
     image, text = (features.requires_grad_() for features in torch.randn(2, PAIRS, WIDTH))  # (64, 16) each

@@ -25,7 +25,7 @@ import minclip
 from minclip import data, evaluate
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # a model as small as this one is not faster with more
+torch.set_num_threads(1)  # a model this small gains nothing from more
 model, preprocess, tokenizer = minclip.load()
 train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])
 unseen = without_twins(unseen, train)
@@ -68,7 +68,7 @@ check.predict("lead that gives a share of one half among 32,768", None)
 # %%
 for s in (1, 1 / 0.07, scale, 100):
     lead = math.log(32_767) / s
-    remark = "impossible: cosines differ by 2 at most" if lead > 2 else ""
+    remark = "impossible: cosines differ by at most 2" if lead > 2 else ""
     print(f"scale {s:5.1f}: the right text must be {lead:5.2f} ahead   {remark}")
 check.reveal("lead that gives a share of one half among 32,768", lead, within=0.03)
 
@@ -87,7 +87,7 @@ check.predict("mean cosine of the right pairs", None)
 check.reveal("mean cosine of the right pairs", cosine[own].mean().item(), within=0.1)
 for name, values in (("right", cosine[own]), ("wrong", cosine[~own])):
     above = (values > 0.25).double().mean()
-    print(f"{name} pairs: mean cosine {values.mean():5.2f}; above 0.25 are {100 * above:.1f} % of them")
+    print(f"{name} pairs: mean cosine {values.mean():5.2f}; {100 * above:.1f} % of them are above 0.25")
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(8, 3.2))
@@ -313,11 +313,11 @@ curves = {
 }
 KS = [1, 2, 3, 5, 10, 20, 50]
 found = {name: [100 * recall_at(matrix, right, k) for k in KS] for name, (matrix, right, _) in curves.items()}
-chance = {  # that k different guesses hit one of the right answers
+chance = {  # the chance that k different guesses hit one of the right answers
     name: [100 * evaluate.chance(right.sum(dim=1), right.shape[1], k).mean().item() for k in KS]
     for name, (_, right, _) in curves.items()
 }
-print(f"{len(unseen)} pictures and captions, {len(words)} words; in brackets what guessing reaches")
+print(f"{len(unseen)} pictures and captions, {len(words)} words; in brackets: what guessing reaches")
 for name in curves:
     cells = zip(KS, found[name], chance[name], strict=True)
     print(f"{name:18}" + "".join(f"  @{k} {value:5.1f} ({lucky:4.1f}) %" for k, value, lucky in cells if k <= 10))

@@ -34,7 +34,7 @@ import minclip
 from minclip import data, evaluate
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # models as small as these are not faster with more
+torch.set_num_threads(1)  # models this small gain nothing from more
 model, preprocess, tokenizer = minclip.load()
 scale = model.logit_scale.exp().item()
 
@@ -140,7 +140,7 @@ DRAWS = check.pick(50, 5)
 
 
 def draw_classes(among):
-    """Which of so many captions are the class set, (20,), and whether a picture belongs to it, (among,)."""
+    """The captions drawn as the class set, (20,), and whether each picture belongs to one of them, (among,)."""
     classes = torch.randperm(among, generator=generator)[:20]
     return classes, torch.isin(torch.arange(among), classes)
 
@@ -206,7 +206,7 @@ validation, test = (cosine[half][:, half] for half in halves)  # (V, V) and (T, 
 
 
 def largest(matrix, few=None):
-    """Largest cosines of insiders and outsiders for twenty classes of this half; of a few of each, if asked."""
+    """Largest cosines of insiders and outsiders for twenty classes of this half; of `few` of each, if given."""
     classes, inside = draw_classes(len(matrix))
     best = matrix[:, classes].amax(dim=1)
     both = best[inside], best[~inside]

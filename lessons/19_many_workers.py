@@ -225,7 +225,7 @@ def feeding(local_loss, gather_with_grad):
 
 def _split(loss, images, texts):
     gradients = torch.autograd.grad(loss, [*images, *texts], allow_unused=True, materialize_grads=True)
-    # normalised features can only turn: what points along them is lost
+    # normalised features can only turn: the component along them is lost
     turned = [g - (g * x).sum(dim=1, keepdim=True) * x for g, x in zip(gradients, [*images, *texts], strict=True)]
     return turned[:W], turned[W:]
 
@@ -401,7 +401,7 @@ shards = [[part.clone() for part in tensor.split(sizes)] for tensor in (image, t
 try:
     real = workers.in_processes(sharded_loss, *shards, scale)
 except (RuntimeError, OSError) as error:  # whatever you wrote, the lesson goes on
-    print(f"your function did not run there, ours takes its place: {error}\n")
+    print(f"your function did not run there, so ours is used: {error}\n")
     from solutions.lesson_19 import sharded_loss
 
     real = workers.in_processes(sharded_loss, *shards, scale)
@@ -438,7 +438,7 @@ for name, got, expected in zip(("image", "text", "scale"), real_gradients, gradi
 
 # %%
 def count(name):
-    """Of a model: parameters, operations of both towers forward for a pair, numbers kept for backward for a pair."""
+    """A model's parameters, operations of both towers forward for a pair, numbers kept for backward for a pair."""
     config, pairs, kept = PRESETS[name], 2, {}
 
     def keep(tensor):
@@ -480,7 +480,7 @@ ASSUMED = {
     "batch": 32768,  # pairs in a step (the paper, section 2.5)
     "pairs seen": 12.8e9,  # 32 epochs of 400 million pairs (the paper, sections 2.2 and 2.5)
     "peak": 312e12,  # operations per second of an A100 in bfloat16, dense (data sheet)
-    "share of peak": 0.4,  # what a well-tuned training reaches: our guess, to be compared with published ones below
+    "share of peak": 0.4,  # what a well-tuned training run reaches: our guess, to be compared with published ones below
     "memory": 80e9,  # bytes of a GPU; there is a model with 40e9
     "for other things": 5e9,  # bytes: CUDA, workspaces, fragmentation: a guess
     "bytes of a kept number": 2,  # bfloat16; in practice some are kept in float32
@@ -569,9 +569,9 @@ most = (40e9 - own["parameters"] * ASSUMED["bytes of a parameter"]) / 416 / 1e6
 print(
     f"\nbytes of a pair, ViT-B/32: predicted {own['kept'] * ASSUMED['bytes of a kept number'] / 1e6:.0f} MB,", end=" "
 )
-print(f"at most {most:.0f} MB in a published training")
+print(f"at most {most:.0f} MB in a published training run")
 
-print("\nPREDICTED days on 16 A100s   our guess of the share   that of open_clip")
+print("\nPREDICTED days on 16 A100s   our guess of the share   open_clip's share")
 days = {}
 for name, model in models.items():
     for key, share in (("guess", ASSUMED["share of peak"]), ("published", reached[name])):

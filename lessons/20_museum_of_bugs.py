@@ -25,7 +25,7 @@ import torch
 from check.mutants import LOSSES, SCORES, SPLITS, grid
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # matrices as small as these are multiplied faster without helpers
+torch.set_num_threads(1)  # matrices this small are multiplied faster on one thread
 STEPS = check.pick(300, 60)
 
 # %% [markdown] id="how-it-works"
@@ -119,7 +119,7 @@ check.diagnose("a high floor", None)
 # %% jupyter={"source_hidden": true}
 seen = museum.slow_start(STEPS + STEPS // 3)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-for name, style, label in (("right", "-", "as it should be"), ("?", "--", "the exhibit")):
+for name, style, label in (("right", "-", "correct"), ("?", "--", "the exhibit")):
     left.plot(seen[name].column("loss"), style, label=label)
     right.plot(seen[name].column("scale"), style, label=label)
 guessing(left, len(seen["?"].rows))
@@ -185,7 +185,7 @@ check.diagnose("an easy start", None)
 # %% jupyter={"source_hidden": true}
 seen = museum.stairs()
 figure, axes = plt.subplots(figsize=(5.5, 3.2))
-axes.plot(seen["left"], seen["exact"], "-", color="0.6", linewidth=4, label="as it should be")
+axes.plot(seen["left"], seen["exact"], "-", color="0.6", linewidth=4, label="correct")
 axes.plot(seen["left"], seen["?"], "--", color="black", linewidth=1.2, label="the exhibit")
 axes.set(xscale="log", yscale="log", xlabel="1 − p", ylabel="size of the gradient", ylim=(1e-5, 1.5))
 axes.legend()
@@ -349,7 +349,7 @@ def show(properties, room):
     axes.spines[["top", "right"]].set_visible(True)
     killed = [any(not row[place] for row in cells) for place in range(right, len(names))]
     only = sum(sum(not row[place] for row in cells) == 1 for place in range(right, len(names)))
-    print(f"{sum(killed)} of {len(killed)} mutants killed, {only} of them by one property alone")
+    print(f"{sum(killed)} of {len(killed)} mutants killed, {only} of them by a single property")
 
 
 show(loss_properties(), LOSSES)

@@ -41,7 +41,7 @@ COMMANDS = []  # what was run, for the page at the end
 
 
 def run(command):
-    """Runs a command line of minclip in this process, prints what it prints, and returns that."""
+    """Runs a command line of minclip in this process, prints its output, and returns it."""
     name, *arguments = shlex.split(command)
     assert name == "minclip"
     said, progress = io.StringIO(), io.StringIO()
