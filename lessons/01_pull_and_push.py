@@ -340,7 +340,7 @@ for pairs in (2, 64, 32768):
     print(f"{pairs:5} {2 * pairs:17,} {2 * pairs * (pairs - 1):22,}")
 
 # %% [markdown]
-# The last row is the batch of the CLIP paper. Do you need so many? Lesson 09 tries it out.
+# The last row is the batch of the CLIP paper. Do you need that many? Lesson 09 tries it out.
 #
 # ## The plain answer
 #

@@ -322,8 +322,8 @@ print(
 # 1. Half of all pairs have one caption; the others are all different. What is the expected floor of a batch of B?
 # 2. Two captions differ, but their two *pictures* are equal. Is the floor still that of exercise 1? Which direction
 #    pays?
-# 3. Draw the batches so that no caption occurs twice in a batch. What happens to the floor? And can an epoch still show
-#    every pair exactly once?
+# 3. Draw batches in which no caption occurs twice. What happens to the floor? And can an epoch still show every pair
+#    exactly once?
 #
 # Stuck? `check.hint("batch_floor")`, `from solutions.lesson_03 import batch_floor`, or read
 # [solutions/lesson_03.py](solutions/lesson_03.py).

@@ -163,7 +163,7 @@ for value in (99.0, 101.0):
 # - *wrong pairs*: as in the paper, but the texts of a batch are in a different order at every step, so that no picture
 #   keeps a text of its own.
 #
-# The optimiser is Adam (lesson 08 trains with a close relative). It divides each gradient by its recent size, so that a
+# The optimizer is Adam (lesson 08 trains with a close relative). It divides each gradient by its recent size, so that a
 # step is at most about the learning rate, 0.03. Where $t$ is learned, that is 3 % of the scale.
 #
 # **Make a guess first**: which run never gets below $\ln 64$, the loss of guessing, *although its pairs are right*? Put

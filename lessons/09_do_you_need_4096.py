@@ -190,10 +190,10 @@ def fit(model, batch, steps, lr, seed, group=None):
 # ## The plan
 #
 # There are four batch sizes and four lengths, each four times the one before. So one grid holds both comparisons: the
-# cells of a *column* below have seen equal samples, and the cells of a *diagonal*, from the upper left to the lower
-# right, have taken equal steps. Every cell is a training run of its own, with a schedule that ends there. (A longer
-# run, measured on the way, would still have a high learning rate.) One cell stays empty: it would take about three
-# times as long as any other.
+# cells of a *column* below have seen equally many samples, and the cells of a *diagonal*, from the upper left to the
+# lower right, have taken equally many steps. Every cell is a training run of its own, with a schedule that ends there.
+# (A longer run, measured on the way, would still have a high learning rate.) One cell stays empty: it would take about
+# three times as long as any other.
 
 # %%
 SIZES = check.pick((16, 64, 256, 1024), (16, 64))
@@ -360,7 +360,7 @@ table("each at its best length", {"best": best_of})
 # %% [markdown]
 # **None of the four has stopped improving**, so this comparison is not finished: we do not know where each size *ends*.
 # The longest runs say this: 256 and 1024 cannot be told apart, and 64 is clearly behind both. The batch of 16 had only
-# 64 epochs; compare it with the others after 64, where it is clearly last. We did not try whether small batches would
+# 64 epochs; compare it with the others after 64, where it is clearly last. We did not test whether small batches would
 # catch up in still longer runs.
 #
 # ## Only the negatives
@@ -485,8 +485,8 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #
 # - **It is small.** A batch of 16 out of a few thousand pairs is a larger share than 4096 out of the paper's 400
 #   million. Probably what matters is how often a batch holds something *hard to tell apart*, and in a small collection
-#   that happens sooner. The author of the claim spoke of training at web scale, and nothing here was at that scale. At
-#   a scale like the paper's, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343) (SigLIP) went up to a batch of one
+#   that happens sooner. The author of the claim spoke of training at web scale, and nothing here comes near that. At a
+#   scale like the paper's, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343) (SigLIP) went up to a batch of one
 #   million, and found that the gain fades and that 32 thousand are enough.
 # - **Long training runs see the same pairs again.** After 256 epochs every pair has been seen 256 times. In web-scale
 #   training nearly all pairs are new, and a bigger batch may gain more or less from that.
