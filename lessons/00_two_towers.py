@@ -4,7 +4,7 @@
 # **The question.** What does a trained CLIP do? This lesson is not about how it is built or how it learned, but about
 # what goes in, what comes out, and what you can use it for.
 #
-# **You need** Python, and a first acquaintance with PyTorch tensors.
+# **You need** Python and a basic familiarity with PyTorch tensors.
 #
 # **Afterwards you can** load a CLIP, search pictures with words, make a classifier out of words that you type, and say
 # what its answer means and what it does not mean.
@@ -67,15 +67,15 @@ _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 # *The stripes stand for the numbers of a feature; their colours are made up. The **cosine** is the number that compares
 # the two features; it is explained below.*
 #
-# This model is small: it learned from the emoji of two artists, with their English names and some keywords (the
-# [model card](../minclip/weights/MODEL_CARD.md) tells how). An *artist* in this course is a whole set of emoji drawn in
-# one style; these two are called OpenMoji and Twemoji.
+# This model is small: it learned from the emoji of two artists, with their English names and some keywords (the [model
+# card](../minclip/weights/MODEL_CARD.md) explains how). An *artist* in this course is a whole set of emoji drawn in one
+# style; these two are called OpenMoji and Twemoji.
 #
 # ## A search box
 #
-# The features of all pictures can be computed in advance. A search then runs the text tower once, and finds the
-# pictures whose features point most nearly in the direction of the text. It looks at pixels only, never at file names
-# or captions.
+# The features of all pictures can be computed in advance. A search then runs the text tower once and finds the pictures
+# whose features point most nearly in the direction of the text. It looks at pixels only, never at file names or
+# captions.
 #
 # **Type your own words** into `QUERIES` and run that cell again.
 
@@ -111,7 +111,7 @@ _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 # %% [markdown]
 # *Above each picture: its cosine with the text.*
 #
-# The word "insect" is not in the name of any emoji (there are an ant, a bug, a beetle, …): the model met it among the
+# The word "insect" is not in the name of any emoji (there is an ant, a bug, a beetle, …): the model met it among the
 # keywords. We chose these four queries because they work, and even here a bagel is laughing. Others work worse; you
 # will see some below.
 #
@@ -121,9 +121,9 @@ _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 #
 # $$\cos(x, y) = \frac{\sum_d x_d y_d}{\lvert x \rvert \, \lvert y \rvert}$$
 #
-# in words: divide each by its length, multiply number by number, and add up. It is 1 for the same direction, 0 for a
-# right angle, −1 for opposite directions. `F.normalize` does the dividing, and a matrix product does the rest for all
-# pairs at once.
+# in words: divide each feature by its length, multiply the two number by number, and add up the products. It is 1 for
+# the same direction, 0 for a right angle, −1 for opposite directions. `F.normalize` does the dividing, and a matrix
+# product does the rest for all pairs at once.
 #
 # *Letters in comments like `(P, E)` are the sizes of a tensor's axes: P pictures, N texts, C classes, E numbers in a
 # feature, pictures of R × R pixels, texts of T tokens.*
@@ -149,11 +149,11 @@ for label, value in zip(("dog", "a horse, of course"), cosine[0].tolist(), stric
 #
 # ## Before and after training
 #
-# Now several pictures and their captions. They come from 400 emoji that were **held out**: the model was never
-# trained on these pictures or on these captions. It has met every *word* of the captions, but in other captions. (A
-# few of the 400 have the same drawing as a training emoji with another name. `without_twins` leaves them out.) The
-# rows are pictures, the columns are texts, and each square is their cosine. On the left is the same network *before*
-# training, with random parameters; on the right is the trained one.
+# Now several pictures and their captions. They come from 400 emoji that were **held out**: the model was never trained
+# on these pictures or on these captions. It has met every *word* of the captions, but in other captions. (A few of the
+# 400 have the same drawing as a training emoji under another name. `without_twins` leaves them out.) The rows are
+# pictures, the columns are texts, and each square is the cosine of its picture and its text. On the left is the same
+# network *before* training, with random parameters; on the right is the trained one.
 
 # %%
 train, unseen = data.load_emoji(preprocess, artists=[data.OPENMOJI])
@@ -208,11 +208,11 @@ own = matrix.diagonal().tolist()
 print(f"after training a right pair has a cosine of {min(own):.2f} to {max(own):.2f}")
 
 # %% [markdown]
-# Before training, all rows are nearly equal: the network gives every picture almost the same features. After it, the
-# diagonal stands out, where a picture meets its own text. A strong diagonal is all that CLIP is trained for, and
-# lessons 01 to 04 are about it. Off the diagonal not everything is pale: two men on surfboards *are* alike, and so are
-# their captions. The model was never trained on the black cat: it has to put it together from cats and from black
-# things. And no right pair comes near 1. It does not have to, as long as the wrong ones have less (lesson 10).
+# Before training, all rows are nearly equal: the network gives every picture almost the same features. After training,
+# the diagonal, where each picture meets its own text, stands out. A strong diagonal is all that CLIP is trained for,
+# and lessons 01 to 04 are about it. Not everything off the diagonal is pale: two men on surfboards *are* alike, and so
+# are their captions. The model was never trained on the black cat: it has to put one together from cats and from black
+# things. And no right pair comes near 1. It does not have to, as long as the wrong pairs score lower (lesson 10).
 #
 # ## A classifier out of words
 #
@@ -228,8 +228,8 @@ print(f"after training a right pair has a cosine of {min(own):.2f} to {max(own):
 # where $x$ is the picture and $y_j$ is the *j*-th text; in words: raise $e$ to each scaled cosine, and divide by the
 # sum over all texts that you typed.
 #
-# The pictures are from *Noto Color Emoji*, Noto for short: an artist whose drawings the model has never seen, neither
-# in training nor when its settings were chosen. **Type your own words** into `LABELS`; `noto/noto.csv` has the names of
+# The pictures are from *Noto Color Emoji*, Noto for short: an artist whose drawings the model has never seen, either in
+# training or when its settings were chosen. **Type your own words** into `LABELS`; `noto/noto.csv` has the names of
 # sixty pictures to choose from.
 
 # %%
@@ -266,12 +266,13 @@ for i, name in enumerate(PICTURES):
 _ = figure.supxlabel("Noto Color Emoji, SIL OFL 1.1", fontsize=7)
 
 # %% [markdown]
-# *Beside each bar: the label and its cosine; after it, the share.* The broccoli is a dog, with a share of 1.00. Two
-# things to see.
+# *Beside each bar: the label and its cosine; after it, the share.* The broccoli is a dog, with a share of 1.00. Notice
+# two things.
 #
 # - The shares always add up to 1, *whatever is in the picture*. The broccoli has to go somewhere. "other" does not mean
 #   "none of these": it is one more word, and it wins only where its cosine happens to be the largest (lesson 11).
-# - A share near 1 is no promise: the dog's face is a cat, with a share of 0.98. The cosines behind it may all be low.
+# - A share near 1 promises nothing: the dog's face is a cat, with a share of 0.98. The cosines behind it may all be
+#   low.
 #
 # ## Exercise
 #
@@ -293,7 +294,7 @@ nearest_label = check.nearest_label(nearest_label)
 # %% [markdown]
 # ## How good is it?
 #
-# Here is your classifier on everything that was held out, each picture against the captions of all:
+# Here is your classifier on all held-out pictures, each compared with the captions of all of them:
 
 # %%
 count = check.pick(len(unseen), 100)  # all of them; the 100 is for the automatic tests
@@ -302,10 +303,10 @@ top1 = (nearest == torch.arange(count)).double().mean()
 print(f"the right one of {count} captions comes first for {100 * top1:.1f} %, by chance for {100 / count:.2f} %")
 
 # %% [markdown]
-# This is called **top-1** accuracy. So it manages new combinations by an artist whose other drawings it knows. What
-# about an artist whom it does not know? Of Noto's sixty pictures, 39 show animals. How many of them will the classes
-# {cat, dog, horse, other} get right? ("other" is right for every animal that is none of the three.) **Make a guess
-# first**: put a number in place of `None`.
+# This is called **top-1** accuracy. So the model handles new combinations by an artist whose other drawings it knows.
+# What about an artist that it does not know? Of Noto's sixty pictures, 39 show animals. How many of them will a
+# classifier with the classes {cat, dog, horse, other} get right? ("other" is right for every animal that is none of the
+# three.) **Make a guess first**: put a number in place of `None`.
 
 # %%
 check.predict("00: animals named right, of 39", None)
@@ -328,9 +329,10 @@ for name in CLASSES:
 print(f'guessing gets {len(said) / 4:.0f} of {len(said)} right; "other" every time gets {is_class.count("other")}')
 
 # %% [markdown]
-# That is better than guessing among four, and much worse than always saying "other". It calls both cats a cat, but also
-# eight animals that are none of the three. It knows animals as two artists drew them, and little beyond (lesson 12).
-# The [model card](../minclip/weights/MODEL_CARD.md) tells how often it finds the right one among *all* of Noto's names.
+# That is better than guessing among four, and much worse than always saying "other". It answers "cat" for both cats,
+# but also for eight animals that are none of the three. It knows animals as two artists drew them, and little else
+# (lesson 12). The [model card](../minclip/weights/MODEL_CARD.md) says how often it finds the right name among *all* of
+# Noto's names.
 #
 # The search box has limits as well. A sentence of a kind that it was not trained on still finds whatever is nearest,
 # and the cosines hardly warn you:
@@ -348,7 +350,7 @@ for query in ("a plane that lands", "a bird with colourful feathers", "something
 # words, and classifying with classes that you type, are two uses of that one number.
 #
 # **What this lesson does not show.** That it works on photographs: the model has seen drawings by two artists, and
-# nothing else. That it understands: it has seen every word of those captions, and combinations of the same kind
+# nothing else. That it understands: it has seen every word of the held-out captions, and combinations of the same kind
 # (lesson 08). That a share is the probability of being right: it is a share among the texts that you happened to type.
 #
 # **Harder, without a solution.**

@@ -29,8 +29,8 @@ plt.style.use("lesson.mplstyle")
 #
 # A tower turns a picture or a text into a *feature*: a list of numbers, which you can see as an arrow in space. Here
 # are three arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions, then at
-# what the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature, which
-# lesson 00 called E.)
+# what the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature; lesson
+# 00 wrote E for D.)
 
 # %%
 picture = torch.tensor([2.0, 1.0])  # (D,), a cat
@@ -49,7 +49,7 @@ for name, text in texts.items():
     print(f"{name}: dot product {picture @ text:.2f}, cosine {F.cosine_similarity(picture, text, dim=0):.2f}")
 
 # %% [markdown]
-# The dot product prefers the dog, only because its arrow is *long*. With dot products, a text could win against many
+# The dot product prefers the dog only because its arrow is *long*. With dot products, a text could win against many
 # pictures just by growing, and training could lower its loss by making everything longer instead of turning anything.
 # The cosine divides the lengths out and leaves the angle:
 #
@@ -136,10 +136,10 @@ show(axes, angles, "only pull", only_pull)
 # %% [markdown]
 # *Circles: pictures, their forces drawn outside; squares: texts, their forces inside. Equal numbers belong together.*
 #
-# Every arrow runs along the circle, never outwards: since lengths are divided out, no force points along the length.
-# That is the second advantage of the cosine. To check it, multiply: a force and its feature are at right angles if
-# their dot product is 0. (A step along the tangent makes a feature a little longer, which the cosine divides out again.
-# `walk` below moves the angles instead, so the lengths stay 1.)
+# Every arrow runs along the circle, never outwards: since lengths are divided out, no force has a part along the
+# feature itself. That is the second advantage of the cosine. To check it, multiply: a force and its feature are at
+# right angles if their dot product is 0. (A step along the tangent makes a feature a little longer, which the cosine
+# divides out again. `walk` below moves the angles instead, so the lengths stay 1.)
 
 # %%
 outward = (forces(only_pull, angles) * points(angles)).sum(dim=-1)
@@ -189,10 +189,10 @@ def triplet(image_features, text_features, margin=0.3):
 #
 # $$L_i = \ln\Bigl(1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}}\Bigr)$$
 #
-# In words: a wrong text costs little while its logit is far behind that of the right text, and much when it is ahead.
+# In words: a wrong text costs little while its logit is far behind the right text's logit, and a lot when it is ahead.
 # If all of them are far behind, the sum is near 0, and so is the loss, because $\ln 1 = 0$.
 #
-# **Exercise 2.** Write it, as the mean of $L_i$ over the rows. The check also compares the gradient, so do not change
+# **Exercise 2.** Write it as the mean of $L_i$ over the rows. The check also compares the gradient, so do not change
 # tensors in place (`+=`, `fill_diagonal_`): autograd may still need their old values.
 
 
@@ -206,18 +206,18 @@ def n_pair_loss(logits):
 n_pair_loss = check.n_pair_loss(n_pair_loss)
 
 # %% [markdown]
-# It is a softmax in disguise. Put the terms inside the logarithm over one denominator:
+# The N-pair loss is a softmax in disguise. Put the terms inside the logarithm over one denominator:
 #
 # $$1 + \sum_{j \ne i} e^{z_{ij} - z_{ii}} = \frac{e^{z_{ii}} + \sum_{j \ne i} e^{z_{ij}}}{e^{z_{ii}}} =
 # \frac{\sum_j e^{z_{ij}}}{e^{z_{ii}}} = \frac{1}{p_{ii}}$$
 #
-# where $p_{ij}$ is the softmax over row *i*, the probability that picture *i* gives to text *j*. So
-# $L_i = -\ln p_{ii}$: minus the logarithm of the right answer's probability, which is called *cross-entropy* (lesson
-# 02 takes it apart). [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4).
-# CLIP applies it to cosines times a learned scale $s$, once to the rows and once to the columns (pictures choose
-# texts, texts choose pictures), and takes the mean of the two. [ConVIRT](https://arxiv.org/abs/2010.00747) had done
-# much the same, with a scale and a weighting set by hand. Section 2.3 of the [CLIP
-# paper](https://arxiv.org/abs/2103.00020) tells the lineage.
+# where $p_{ij}$ is the softmax over row *i*, the probability that picture *i* gives to text *j*. So $L_i = -\ln
+# p_{ii}$: minus the logarithm of the right answer's probability, which is called *cross-entropy* (lesson 02 takes it
+# apart). [van den Oord et al. 2018](https://arxiv.org/abs/1807.03748) call this *InfoNCE* (equation 4). CLIP applies it
+# to cosines times a learned scale $s$, once to the rows and once to the columns (pictures choose texts, texts choose
+# pictures), and takes the mean of the two. [ConVIRT](https://arxiv.org/abs/2010.00747) had done much the same, with a
+# scale and a weighting set by hand. Section 2.3 of the [CLIP paper](https://arxiv.org/abs/2103.00020) traces the
+# lineage.
 
 # %%
 scale = 5.0
@@ -246,14 +246,15 @@ for axes, title, loss in zip(
     print(f"{title}: {len(still)} points without any force{': ' * bool(still)}{names}")
 
 # %% [markdown]
-# *Compare directions, and lengths within a panel. Between panels lengths mean nothing: in each the longest arrow is
-# drawn equally long. Points without an arrow feel no force.*
+# *Compare directions everywhere, but lengths only within a panel: the longest arrow of each panel is drawn at the same
+# length. Points without an arrow feel no force.*
 #
 # The triplet leaves a picture alone as soon as its margin is kept. It leaves a text alone when the margins of both
-# pictures that use it are kept: its own picture, and the one that has it as a negative. Picture 3 is left alone though
-# it is far from its own text, because its one negative, text 4, is further away still. CLIP's forces are nowhere zero:
-# small at pair 5, which is close already, and large at picture 3. Otherwise CLIP's arrows look much like those of
-# pulling alone, because most pairs are still far apart. The pushing shows when they meet.
+# pictures that use it are kept: its own picture, and the one that has it as a negative. Picture 3 is left alone even
+# though it is far from its own text, because its one negative, text 4, is further away still. CLIP's forces are nowhere
+# zero: small at pair 5, which is close already, and large at picture 3. Otherwise CLIP's arrows look much like those of
+# pulling alone, because most pairs are still far apart. The pushing shows once different pairs come close to each
+# other.
 #
 # So let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
 
@@ -300,8 +301,8 @@ for name, stops in walks.items():
 # 0.50. The other 62 are unrelated, with cosines scattered around 0 (standard deviation 0.15). All these numbers are
 # made up. The scale is $1/0.07$, at which CLIP starts.
 #
-# **Make a guess first**: how much of the push of all 63 negatives comes from the tiger, in percent? Put a number in
-# place of `None`.
+# **Make a guess first**: what percentage of the push from all 63 negatives comes from the tiger? Put a number in place
+# of `None`.
 
 # %%
 check.predict("01: the tiger's share of the push, in percent", None)
@@ -326,12 +327,12 @@ far = int((cosines[1:] < cosines[0] - 0.3).sum())
 print(f"with a margin of 0.3, {far} of the {batch - 1} negatives would give a triplet no force at all")
 
 # %% [markdown]
-# This is the reason for many negatives. Most of the push comes from the one text that is hard to tell from the right
-# one, and the softmax finds it *by itself*, with no rule for choosing. (With a smaller scale the push is spread more
-# evenly: try 0.2 instead of 0.07.) A triplet with a random negative almost always draws one that is far away
-# already, and learns nothing from it; that is why FaceNet had to search for hard triplets ("mining").
+# This is why many negatives help. Most of the push comes from the one text that is hard to tell from the right one, and
+# the softmax finds it *by itself*, with no rule for choosing. (With a smaller scale the push is spread more evenly: try
+# 0.2 instead of 0.07.) A triplet with a random negative almost always draws one that is already far away, and learns
+# nothing from it; that is why FaceNet had to search for hard triplets ("mining").
 #
-# And it is nearly free. N pairs cost 2N runs of a tower, which is the expensive part, and give N² cosines:
+# And it is nearly free. N pairs cost 2N runs of a tower, which are the expensive part, and give N² cosines:
 
 # %%
 print("pairs   runs of a tower   negatives, both directions")
@@ -339,7 +340,7 @@ for pairs in (2, 64, 32768):
     print(f"{pairs:5} {2 * pairs:17,} {2 * pairs * (pairs - 1):22,}")
 
 # %% [markdown]
-# The last row is the batch of the CLIP paper. Do you need so many? Lesson 09 tries it out.
+# The last row is the batch of the CLIP paper. Do you need that many? Lesson 09 tries it out.
 #
 # ## The plain answer
 #
@@ -349,23 +350,23 @@ for pairs in (2, 64, 32768):
 # **What this lesson does not show.** How towers learn: these points were free to go where they liked, while a tower
 # must find *one* function for all pictures. Or what happens in hundreds of dimensions: there is far more room there
 # than in a plane, two random arrows are nearly at right angles, and thousands of pairs fit beside one another. The
-# tiger's share of the push follows from cosines that we typed. And what the scale does, which we simply chose here, is
-# the question of lesson 04.
+# tiger's share of the push follows from cosines that we typed. And what the scale does: we simply chose it here, and
+# lesson 04 asks why it is needed.
 #
 # ## What you take away
 #
-# - The cosine divides the lengths out, so no force points along a length.
+# - The cosine divides the lengths out, so no force has a part along the feature itself.
 # - Pulling alone allows collapse. A triplet pushes from one negative and stops at its margin. N-pair, InfoNCE and
 #   each half of CLIP's loss are one formula: cross-entropy of a softmax over all N.
 # - Each negative pushes by its share of the softmax, so the hardest ones push most, without any search for them. In a
-#   batch they come nearly free.
+#   batch, all these negatives come nearly free.
 #
 # **Harder, without a solution.**
 #
 # 1. Show that the force of the loss on a feature is at a right angle to it, for any loss of cosines.
 # 2. Replace the sum of exponentials by the largest of them (a hard triplet without a margin). Do the points on the
 #    circle still end up apart? What is lost?
-# 3. Put the N texts of a batch at equal distances on a circle. From which N on does the nearest wrong text have a
+# 3. Put the N texts of a batch at equal distances on a circle. How large must N be for the nearest wrong text to have a
 #    cosine above 0.9 with the right one, and what follows for the number of dimensions?
 #
 # Stuck? `check.hint("n_pair_loss")`, `from solutions.lesson_01 import cosine_matrix`, or read

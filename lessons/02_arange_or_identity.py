@@ -71,8 +71,8 @@ for axes in (left, middle):  # overlay the ones of the target
         axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="red", linewidth=2))
 
 # %% [markdown]
-# *Framed: where the target has its ones. In each panel the colours run from its own smallest number to its own largest,
-# so compare the numbers, not the colours.*
+# *The frames mark the ones of the target. In each panel, the colours run from its own smallest number to its own
+# largest, so compare the numbers, not the colours.*
 #
 # ## What one picture pays
 #
@@ -114,10 +114,10 @@ def arange_loss(logits):
 arange_loss = check.arange_loss(arange_loss)
 
 # %% [markdown]
-# Here are four formulas that give one number and one gradient. `F.cross_entropy` also accepts a whole distribution for
-# each row, so it takes the identity matrix as it is. The last formula follows from $-\ln p_{ii}$: it is the logarithm
-# of the sum of a row's exponentials, the *log-sum-exp*, minus the logit on the diagonal. A GPU program that never
-# stores the matrix computes the loss in this way (lesson 17).
+# Here are four formulas that give the same number and the same gradient. `F.cross_entropy` also accepts a whole
+# distribution for each row, so it takes the identity matrix as it is. The last formula follows from $-\ln p_{ii}$: it
+# is the logarithm of the sum of a row's exponentials, the *log-sum-exp*, minus the logit on the diagonal. A GPU program
+# that never stores the matrix computes the loss in this way (lesson 17).
 
 
 # %%
@@ -139,9 +139,10 @@ for name, formula in formulas.items():
 print(f"largest difference of their gradients: {max((slope - slopes[0]).abs().max() for slope in slopes):.0e}")
 
 # %% [markdown]
-# The argument above shows that they are equal for *every* N; the checks tried small N and many logits. They differ in
-# cost: the one-hot form reads a second N×N matrix, in which all but N entries are zero. Here are the identity and the
-# labels, in bytes, for the batch of the paper ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)).
+# The argument above shows that they are equal for *every* N; the checks tried small N and many different logits. They
+# differ in cost: the one-hot form reads a second N×N matrix, in which all but N entries are zero. Here is the memory
+# that the identity and the labels take for the batch of the paper ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020)).
 
 # %%
 batch = 32768
@@ -149,7 +150,7 @@ print(f"the identity matrix in float32: {4 * batch**2 / 2**30:.1f} GiB")
 print(f"the labels in int64:            {8 * batch / 2**10:.0f} KiB")
 
 # %% [markdown]
-# (The logits take the same 4 GiB, and labels do not save those. Lesson 15 does.)
+# (The logits take 4 GiB as well, and labels do not save those. Lesson 15 does.)
 #
 # ## Pictures choose texts, texts choose pictures
 #
@@ -185,8 +186,8 @@ print(f"columns {arange_loss(lopsided.T):.4f}   (each text fits both pictures eq
 # whichever way the loss was written.
 #
 # **Exercise 3.** Columns give the same with their own softmax. Put the two together and write the gradient of CLIP's
-# loss. Remember that each loss is a mean over N, and that CLIP's loss is the mean of the two. The check compares with
-# autograd.
+# loss. Remember that each loss is a mean over N, and that CLIP's loss is the mean of the two. The check compares your
+# result with autograd.
 
 
 # %%
@@ -215,12 +216,12 @@ print("sum over everything:", f"{gradient.sum():.1e}")
 # %% [markdown]
 # Each entry of the diagonal is pulled up by the probability that it lacks, and every other entry is pushed down by the
 # probability that it took. Picture 0 prefers text 2 (look at its row of the softmax), so these two are pushed apart
-# hardest. The sum is zero up to rounding, because adding one number to all logits changes no softmax.
+# hardest. The sum is zero up to rounding, because adding the same number to all logits changes no softmax.
 #
 # ## The paper, line by line
 #
 # The paper gives the whole loss as pseudocode ([Figure 3](https://arxiv.org/abs/2103.00020)). Its lines are on the
-# left; on the right is where they are here.
+# left, and their counterparts in this lesson on the right.
 #
 # | the paper | here |
 # |---|---|
@@ -237,20 +238,21 @@ print("sum over everything:", f"{gradient.sum():.1e}")
 #
 # ## The target, taken literally
 #
-# Back to the question. "The matrix should become the identity" can also be said without any softmax: make every
-# *cosine* equal to the entry of the identity, with the loss $\sum_j (\cos_{ij} - I_{ij})^2$ for every row. What does
+# Back to the question. "The matrix should become the identity" can also be stated without any softmax: make every
+# *cosine* equal to its entry in the identity, with the loss $\sum_j (\cos_{ij} - I_{ij})^2$ for every row. What does
 # this *squared error* lead to?
 #
 # First by hand. Suppose the model knows nothing, and all cosines are one number $c$. A row then pays $(1-c)^2 +
 # (N-1)\,c^2$, which is least at $c = 1/N$: N − 1 zeros against a single one. (A softmax does not depend on $c$ at all.)
-# So the literal target begins by making nearly everything a right angle, and the one in each row has little weight.
+# So the literal target begins by making nearly everything a right angle, and the single one in each row has little
+# weight.
 #
 # Then by experiment. The two towers are small, with two layers each; one reads 16 × 16 pixels, the other a list of
-# words. They are trained on the emoji of one artist with their names, and tested on the held-out compositions of lesson
-# 00. Both losses get the same towers, order and number of steps, and the same learning rate, 0.003, with the same
-# *warm-up* (it rises from near zero over the first tenth of the steps). Of 0.001, 0.003 and 0.01, this rate is the best
-# for the squared error on validation pictures. (The softmax does a little better with another; without the warm-up, the
-# squared error ends far lower.)
+# words. They are trained on the emoji of one artist with their names, and tested on the held-out compositions of
+# lesson 00. Both losses get the same towers, order and number of steps, and the same learning rate, 0.003, with the
+# same *warm-up* (the rate rises from near zero over the first tenth of the steps). Of 0.001, 0.003 and 0.01, this rate
+# is the best for the squared error on validation pictures. (The softmax does a little better with another; without the
+# warm-up, the squared error ends with a far lower top-1.)
 
 # %%
 train, unseen = data.load_emoji(Preprocess(48, trim=True), artists=[data.OPENMOJI])
@@ -351,7 +353,7 @@ _ = left.legend()
 # ## The plain answer
 #
 # The labels `arange(N)` *are* the identity matrix, written as the columns of its ones: same loss, same gradient, for
-# every N. What must not be taken literally is the matrix of cosines: only the softmax is compared with the identity.
+# every N. Do not take that target literally for the cosines: only the softmax is compared with the identity.
 #
 # **What this lesson does not show.** Which of the forms is fastest (lesson 15 measures memory, lesson 17 counts
 # operations). What happens when two texts of a batch are equal: then the identity matrix is *wrong*, because it calls
@@ -359,7 +361,7 @@ _ = left.legend()
 #
 # **Harder, without a solution.**
 #
-# 1. Weight the diagonal of the squared error with N − 1. How much of the gap does that close?
+# 1. Weight the diagonal of the squared error by N − 1. How much of the gap does that close?
 # 2. Give the cosines of the squared error the learned scale, or a learned bias. Which of them helps?
 # 3. Show that the gradient of CLIP's loss sums to zero over the whole matrix, but not over a row. What is a row's sum?
 #

@@ -8,8 +8,8 @@
 #
 # **You need** the loss (lesson 02), and the idea of a mean over random draws.
 #
-# **Afterwards you can** say what loss a model has that knows nothing, below which value the loss can never go, and,
-# when it stands still, whether the model is broken or finished.
+# **Afterwards you can** name the loss of a model that knows nothing and the value below which the loss can never fall,
+# and say, when the loss stands still, whether the model is broken or finished.
 #
 # **Place.** Part I, *The idea and its loss*; after lesson 02. About 35 minutes.
 
@@ -46,7 +46,7 @@ print(f"ln {batch_size}:           {math.log(batch_size):.4f}")
 
 # %% [markdown]
 # So 4.85 is the loss of a model that cannot tell 128 pairs apart at all. The user's batch size *was* 128: in 15 epochs
-# that model had very probably learned nothing. It also follows that losses of different batch sizes cannot be compared.
+# that model had very probably learned nothing. It also follows that losses at different batch sizes cannot be compared.
 # Cut the batch in half, and the loss of such a model falls by $\ln 2$, although it has learned nothing:
 
 # %%
@@ -68,7 +68,7 @@ for size in (1, 2, 64, 128, 4096, 32768):
 # $$\text{the least that this picture can pay} = -\ln \tfrac1k = \ln k$$
 #
 # That is the row half of the loss. In the columns, $k$ equal texts give the same probabilities to the $k$ pictures, but
-# each has another picture as its right one. One of them may pay less, but the *mean* of the $k$ is again at least
+# each has a different picture as its right one. One of them may pay less, but the *mean* of the $k$ is again at least
 # $\ln k$. The identity matrix of lesson 02 calls one of the $k$ right and the others wrong. That is a mistake in the
 # labels, and it has a price: the *floor*, the least loss that any model can have.
 #
@@ -91,19 +91,19 @@ for captions in (["cat", "dog", "horse", "bird"], ["cat", "cat", "dog", "horse"]
 # %% [markdown]
 # ## The floor before you have the batches
 #
-# You want that number *before* training, from B and C alone. Let the C captions be equally likely, and look at one
-# pair of the batch. Each of the other B − 1 pairs has its caption with probability $1/C$. With B = 3 and C = 2, by
-# hand: both of the other two share the caption, or one of them, or neither, with probabilities ¼, ½, ¼. Counting the
-# pair itself, that costs $\ln 3$, $\ln 2$ or $\ln 1$, on average $\frac14 \ln 3 + \frac12 \ln 2$. In general, $m$
-# others share it. The *binomial distribution* says how likely each $m$ is, and $\binom{B-1}{m}$ counts in how many
-# ways $m$ of the B − 1 can be chosen:
+# You want that number *before* training, from B and C alone. Let the C captions be equally likely, and look at one pair
+# of the batch. Each of the other B − 1 pairs has the same caption with probability $1/C$. With B = 3 and C = 2, by
+# hand: both of the other two share the caption, or one of them does, or neither does, with probabilities ¼, ½, ¼.
+# Counting the pair itself, that costs $\ln 3$, $\ln 2$ or $\ln 1$, on average $\frac14 \ln 3 + \frac12 \ln 2$. In
+# general, $m$ others share it. The *binomial distribution* says how likely each $m$ is, and $\binom{B-1}{m}$ counts the
+# ways to choose $m$ of the B − 1:
 #
 # $$\text{floor}(B, C)
 #   = \sum_{m=0}^{B-1} \binom{B-1}{m} \Bigl(\tfrac1C\Bigr)^m \Bigl(1 - \tfrac1C\Bigr)^{B-1-m} \ln(1 + m)$$
 #
-# In words: for every number $m$ of other pairs that could share the caption, multiply how likely it is by what it
-# costs, and add up. Books write this as $\mathbb{E} \ln(1 + M)$ with $M \sim \mathrm{Bin}(B - 1, 1/C)$; $\mathbb{E}$
-# is the mean over all batches.
+# In words: for every number $m$ of other pairs that could share the caption, multiply its probability by its cost, and
+# add up. Books write this as $\mathbb{E} \ln(1 + M)$ with $M \sim \mathrm{Bin}(B - 1, 1/C)$; $\mathbb{E}$ is the mean
+# over all batches.
 #
 # The short form that people quote is $\ln(B/C)$: on average a caption occurs $B/C$ times in a batch. But the mean of
 # a logarithm is not the logarithm of the mean, and the pair itself is always there.
@@ -171,16 +171,16 @@ for place, axes in enumerate(panels):
 # %% [markdown]
 # To make the captions equally likely, we first draw a tone for each pair of a batch, then a picture of that tone. With
 # a batch of 64 and three captions, what is the loss of knowing nothing, and at what loss will the training end?
-# Exercise 2 gives the answer. **Make your prediction first**: put the loss at the end, with two decimals, in place of
+# Exercise 2 gives the answer. **Make your prediction first**: put the loss at the end, to two decimals, in place of
 # `None`.
 
 # %%
 check.predict("03: loss at the end of the training", None)
 
 # %% [markdown]
-# A second training, for comparison, has a bug that is found in the wild: pictures and texts are *shuffled apart*, so
-# that each picture is paired with a random tone, another one each time (as with two data loaders, each with its own
-# shuffling). A *fixed* wrong pairing looks different: it can be learned by heart, so the loss falls, and only the
+# A second training run, for comparison, has a bug that is found in the wild: pictures and texts are *shuffled apart*,
+# so that each picture is paired with a random tone, a different one each time (as with two data loaders, each with its
+# own shuffling). A *fixed* wrong pairing looks different: it can be learned by heart, so the loss falls, and only the
 # score on unseen pictures does not rise.
 #
 # `train_step` is one step of training: the towers, the loss, the gradient, the update. Lesson 08 opens it; here it is
@@ -247,7 +247,7 @@ print(f"first loss {losses[0]:.3f}; ln {B} = {start:.3f}")
 
 # %% [markdown]
 # The first loss is *above* ln B, as it usually is: random weights do not give exactly the same feature to every text,
-# and the scale (it starts at 1/0.07) magnifies small differences, all of them unfounded. So ln B is a value that a
+# and the scale (it starts at 1/0.07) magnifies small differences, all of them unfounded. So ln B is a value that
 # training *passes* in its first steps, once the model has learned to be undecided.
 #
 # Then the curve falls below ln B, flattens, and runs on as a noisy band: stuck, you might say. Each batch has its own
@@ -288,7 +288,7 @@ print(
 # - **At ln B**: nothing is told apart. Check the pairing of pictures and texts, as above. Check the learning rate: if
 #   it is too high, everything may collapse into one feature; if it is too low, the model has hardly moved. Check that
 #   the gradient reaches the towers at all.
-# - **At the floor for your B and C**: everything is told apart that can be. If the floor is above 0, your captions
+# - **At the floor for your B and C**: everything that can be told apart is. If the floor is above 0, your captions
 #   repeat: write richer ones, or be content.
 # - **Between the two**: some things are told apart. The model is still learning, or the task is hard. Can it learn 100
 #   pairs by heart? If not, something is broken.
@@ -300,19 +300,19 @@ print(
 #
 # ## The plain answer
 #
-# ln B is the loss of a model that tells nothing apart. ln(B/C) is about the loss of one that tells C repeating captions
-# apart, which is all that can be done. 0 means that everything is told apart, or that there is nothing to tell apart. A
-# loss is stuck if it stands still above *its* floor.
+# ln B is the loss of a model that tells nothing apart. ln(B/C) is roughly the loss of one that tells C repeating
+# captions apart, which is all that can be done. 0 means that everything is told apart, or that there is nothing to tell
+# apart. A loss is stuck if it stands still above *its* floor.
 #
 # **What this lesson does not show.** Captions that are *nearly* the same ("a cat", "one cat") cost something too, and
-# no formula counts them. Captions that are not equally likely have a higher floor than C equally likely ones;
-# exercise 1, averaged over batches, gives it. And a loss at its floor says nothing about pictures that were never
+# no formula counts them. Captions that are not equally likely have a higher floor than C equally likely ones; exercise
+# 1, averaged over batches, gives it. And a loss at its floor says nothing about pictures that the model was never
 # trained on (lesson 08).
 #
 # ## What you take away
 #
-# - Telling nothing apart costs ln B, and B is your batch size: a training begins there or somewhat above. Never
-#   compare losses of different batch sizes.
+# - Telling nothing apart costs ln B, and B is your batch size: training begins there or somewhat above. Never compare
+#   losses at different batch sizes.
 # - A caption that occurs k times in a batch costs each of its k pairs at least ln k. With C equally likely captions the
 #   floor is E ln(1 + Bin(B − 1, 1/C)), about ln(B/C) when B is many times C.
 # - To call a loss stuck, you need two numbers: ln B and the floor. Know both before you train.
@@ -322,8 +322,8 @@ print(
 # 1. Half of all pairs have one caption; the others are all different. What is the expected floor of a batch of B?
 # 2. Two captions differ, but their two *pictures* are equal. Is the floor still that of exercise 1? Which direction
 #    pays?
-# 3. Draw the batches so that no caption occurs twice in one. What becomes of the floor? And can an epoch still show
-#    every pair exactly once?
+# 3. Draw batches in which no caption occurs twice. What happens to the floor? And can an epoch still show every pair
+#    exactly once?
 #
 # Stuck? `check.hint("batch_floor")`, `from solutions.lesson_03 import batch_floor`, or read
 # [solutions/lesson_03.py](solutions/lesson_03.py).

@@ -31,10 +31,10 @@ print(f"the logarithm starts at {START:.2f}, the scale at {math.exp(START):.1f}"
 # %% [markdown]
 # ## Cosines lie too close together
 #
-# A cosine lies between −1 and 1, whatever the model does. Take a model that does very well: its picture has a cosine
-# of 1 with its own text and of 0 with all others. If the cosines go into the softmax as they are, what probability
-# does the right text get, and what loss is left? (In the third row all others are at −1. That is possible for one
-# picture, but not for all pictures of a batch.)
+# A cosine lies between −1 and 1, whatever the model does. Take a model that does very well: each picture has a cosine
+# of 1 with its own text and of 0 with all others. If the cosines go into the softmax as they are, what probability does
+# the right text get, and what loss is left? (In the third row, all others are at −1. That is possible for one picture,
+# but not for all pictures of a batch.)
 
 # %%
 print("  texts  scale  wrong cosines  the right text gets  loss")
@@ -57,7 +57,7 @@ for N in (128, 32768):
 #
 # Its inverse $\tau = 1/s$ is called the *temperature*, a word from physics: at a high temperature the probabilities are
 # nearly even, at a low one a single text gets nearly all. A text whose cosine is $\tau$ above another's gets $e$ times
-# its probability. $\tau$ is 0.07 at the start, and 0.01 at a scale of 100.
+# the other's probability. $\tau$ is 0.07 at the start, and 0.01 at a scale of 100.
 #
 # Here is one row of cosines under four scales. The second text is a *hard negative*, a wrong one that is nearly as
 # close as the right one.
@@ -84,10 +84,10 @@ _ = panels[0].set_ylabel("probability")
 #
 # $$\frac{\partial L}{\partial s} = \sum_j p_j c_j - c_i$$
 #
-# This is the cosine that the model *expects*, by its own probabilities, minus that of the right text. Where the right
-# text is the nearest, the derivative is below 0, and gradient descent raises the scale: the model becomes surer.
-# Where a wrong text is nearer, it is above 0 once the scale is large enough, and descent lowers the scale. Here are
-# the row above, and the same row with its two largest cosines exchanged:
+# This is the cosine that the model *expects*, by its own probabilities, minus the cosine of the right text. Where the
+# right text is the nearest, the derivative is below 0, and gradient descent raises the scale: the model becomes more
+# confident. Where a wrong text is nearer, it is above 0 once the scale is large enough, and descent lowers the scale.
+# Here are the row above and the same row with its two largest cosines exchanged:
 
 # %%
 exchanged = row[[1, 0, 2, 3, 4, 5]]  # (6,) the row with the wrong text ahead
@@ -104,12 +104,12 @@ for name, cosines in (("the right text ahead", row), ("a wrong text ahead", exch
 # %% [markdown]
 # ## Why a logarithm
 #
-# A scale must be positive, and useful scales range widely. Only $s$ times a difference of cosines enters the softmax,
-# $p_j / p_k = e^{s (c_j - c_k)}$, so if every difference becomes a tenth, the same softmax needs ten times the scale.
-# A step of 1 would be large at a scale of 5 and small at 100; a step of one percent suits both. CLIP stores $t = \ln s$
-# (the paper's section 2.3 calls the scale a "log-parameterized multiplicative scalar"; the reasons here are ours) and
-# uses $s = e^t$. So any $t$ is allowed, and a step in $t$ multiplies $s$. By the chain rule, $\partial L / \partial t =
-# s \, \partial L / \partial s$.
+# A scale must be positive, and useful scales cover a wide range. Only $s$ times a difference of cosines enters the
+# softmax, $p_j / p_k = e^{s (c_j - c_k)}$, so if every difference shrinks to a tenth, the same softmax needs ten times
+# the scale. A step of 1 would be large at a scale of 5 and small at 100; a step of one percent suits both. CLIP stores
+# $t = \ln s$ (the paper's section 2.3 calls the scale a "log-parameterized multiplicative scalar"; the reasons here are
+# ours) and uses $s = e^t$. So any $t$ is allowed, and a step in $t$ multiplies $s$. By the chain rule, $\partial L /
+# \partial t = s \, \partial L / \partial s$.
 #
 # **Exercise.** Take one step of plain gradient descent on the log-scale; then *clamp* $t$: if it is above $\ln 100$,
 # return $\ln 100$. All arguments are plain numbers (use `math.exp` and `math.log`). You get the derivative with respect
@@ -128,13 +128,13 @@ step_log_scale = check.step_log_scale(step_log_scale)
 # %% [markdown]
 # ## Why 0.07, and why 100
 #
-# 0.07 was taken over from earlier work; for 100 the paper gives a symptom, not a reason. Both are in one sentence of
-# the paper's section 2.5: the temperature was "initialized to the equivalent of 0.07 from (Wu et al., 2018)", earlier
-# work on contrastive learning ([arXiv:1805.01978](https://arxiv.org/abs/1805.01978)), "and clipped to prevent scaling
-# the logits by more than 100 which we found necessary to prevent training instability". The paper does not say why it
-# is necessary, or why 100 and not 50 or 200. There are two suspects, neither tested here. The derivative with respect
-# to a wrong text's cosine is $s\,p_j$ (lesson 02), so the push in a row that is wrong grows with $s$. And $s$
-# multiplies the rounding errors of the cosines.
+# 0.07 was taken from earlier work; for 100 the paper gives a symptom, not a reason. Both are in one sentence of the
+# paper's section 2.5: the temperature was "initialized to the equivalent of 0.07 from (Wu et al., 2018)", earlier work
+# on contrastive learning ([arXiv:1805.01978](https://arxiv.org/abs/1805.01978)), "and clipped to prevent scaling the
+# logits by more than 100 which we found necessary to prevent training instability". The paper does not say why it is
+# necessary, or why 100 and not 50 or 200. There are two suspects, neither tested here. The derivative with respect to a
+# wrong text's cosine is $s\,p_j$ (lesson 02), so the push in a row that is wrong grows with $s$. And $s$ multiplies the
+# rounding errors of the cosines.
 #
 # OpenAI's released code has no clamp: it "was rewritten for simpler inference" (a maintainer in [openai/CLIP
 # #46](https://github.com/openai/CLIP/issues/46)). Clamp the parameter after the step, as in the exercise. A proposed
@@ -160,10 +160,10 @@ for value in (99.0, 101.0):
 # - *from e*: $s = e^t$ from $t = 1$, which is `torch.ones([])`, as it once was in OpenAI's inference code (#46) and in
 #   Hugging Face's ([transformers #13430](https://github.com/huggingface/transformers/issues/13430));
 # - *no log*: $s = e^t$ from $t = 1/0.07$, which the question in #46 proposed: the scale begins at over a million;
-# - *wrong pairs*: as in the paper, but the texts of a batch are in another order at every step, so that no picture
+# - *wrong pairs*: as in the paper, but the texts of a batch are in a different order at every step, so that no picture
 #   keeps a text of its own.
 #
-# The optimiser is Adam (lesson 08 trains with a close relative). It divides each gradient by its recent size, so that a
+# The optimizer is Adam (lesson 08 trains with a close relative). It divides each gradient by its recent size, so that a
 # step is at most about the learning rate, 0.03. Where $t$ is learned, that is 3 % of the scale.
 #
 # **Make a guess first**: which run never gets below $\ln 64$, the loss of guessing, *although its pairs are right*? Put
@@ -236,13 +236,13 @@ _ = figure.legend(*left.get_legend_handles_labels(), loc="outside lower center",
 # %% [markdown]
 # - *As in the paper* begins above $\ln 64$: random features are wrong, and at this scale confidently so. So its scale
 #   falls first, and rises once the pairs are right.
-# - *No exp* moves the scale by at most about 1 % of its start in each step. It climbs slowly, and so the loss falls
-#   slowly.
+# - *No exp* moves the scale by at most about 1 % of its starting value in each step. It climbs slowly, and so the loss
+#   falls slowly.
 # - *From e* starts at nearly the same low scale, but its steps multiply, so its scale catches up. In this easy task the
 #   mistake does no lasting harm.
 # - *No log* begins above the top of both plots. After one step the clamp has it at 100, and yet it hardly learns.
-# - *Wrong pairs* has nothing to learn, so being less sure is all that helps: the scale sinks and sinks, and the loss
-#   comes down to that of guessing and stays there. A user of open_clip saw just this
+# - *Wrong pairs* has nothing to learn, so being less sure is all that helps: the scale keeps sinking, and the loss
+#   comes down to the level of guessing and stays there. A user of open_clip saw just this
 #   ([#815](https://github.com/mlfoundations/open_clip/issues/815): from 14.28 down to 1, below which open_clip's code
 #   does not let it go; the loss was constant, and a lower learning rate helped). A scale that keeps falling says that
 #   the right text is not the nearest: the pairs do not belong together, or the towers do not learn.
@@ -263,7 +263,7 @@ for name, tried in {
     print(f"{name:25} ends at a loss of {tried[0][-1]:8.4f}, {tried[2]} of {PAIRS} right")
 
 # %% [markdown]
-# It was Adam's memory of one enormous gradient at the start. (That memory does fade: with 5,000 steps in place of 400,
+# It was Adam's memory of one enormous gradient at the start. (That memory does fade: with 5,000 steps instead of 400,
 # *no log* learns after all. Try it: `STEPS`.)
 #
 # ## The plain answer

@@ -9,16 +9,16 @@
 # > CLIP甚至训不收敛(与训练时间无关)
 #
 # In English: *in theory the bigger the batch the better, and the usual value is 4096 or more. And without a fairly
-# large batch CLIP does not even converge, however long it is trained.* That would rule out your laptop. Is it so? And
+# large batch CLIP does not even converge, however long it is trained.* That would rule out your laptop. Is that so? And
 # what does a bigger batch buy?
 #
-# **You need** the loss (lessons 01 and 02), what the loss of an untrained model is (lesson 03), and a training step
-# (lesson 08).
+# **You need** the loss (lessons 01 and 02), its value for an untrained model (lesson 03), and a training step (lesson
+# 08).
 #
 # **Afterwards you can** tell apart the three things that change when the batch grows, set up comparisons that are fair
-# in a stated sense, and say why short trainings and long ones give opposite answers.
+# in a stated sense, and say why short and long training runs give opposite answers.
 #
-# **Place.** Part III, *What it knows*; after lesson 08. About 50 minutes, and some more for the machine.
+# **Place.** Part III, *What it knows*; after lesson 08. About 50 minutes, plus some more for the machine.
 
 # %%
 import itertools
@@ -46,33 +46,33 @@ torch.set_num_threads(1)  # matrices as small as those below are multiplied fast
 # %% [markdown]
 # ## One knob, three changes
 #
-# Turn the batch size B up, and three things happen at once:
+# Turn up the batch size B, and three things happen at once:
 #
 # 1. **more negatives**: each picture is told apart from B − 1 wrong texts instead of a few;
 # 2. **a steadier gradient**: it is a mean over more pairs, so it jumps about less from step to step;
 # 3. **fewer steps** for the same number of pairs.
 #
-# The first two sound good and the third bad. So "is a bigger batch better?" has no answer before you say what is kept
+# The first two sound good and the third bad. So "is a bigger batch better?" has no answer until you say what is kept
 # equal:
 #
 # | kept equal | a batch 4 times as big gets | who asks this question |
 # |---|---|---|
-# | **samples**: pairs looked at | a quarter of the steps | someone who pays for arithmetic: the bill is the same |
+# | **samples**: pairs seen | a quarter of the steps | someone who pays for arithmetic: the bill is the same |
 # | **steps**: updates of the weights | 4 times the samples | someone who has more GPUs: the wait is the same |
 #
-# We make both comparisons. Then we let each size train for as long as that helps, and ask where it ends. Last, we
-# change the first of the three, the negatives, alone.
+# We make both comparisons. Then we let each size train for as long as that helps, and ask where it ends. Last, we make
+# the first of the three changes alone: the negatives.
 
 # %% [markdown]
 # ## The smallest CLIP
 #
-# The comparison needs dozens of trainings, so one training may take only seconds. The task is that of lesson 08: learn
-# from emoji and their names, then find the right one of all captions for each of the *unseen* pictures, nearly all of
-# them another skin tone of a drawing that it knows. The pictures shrink to 12 × 12 pixels. A tenth of the training
-# pictures is put aside as a **validation set**: we choose the learning rates by it, and by nothing else. It is harder
-# than the unseen pictures: about half of its drawings are known in no other tone, and many of its captions have a word
-# that no training caption has. From both sets `without_twins` removes the few pictures that the training has a second
-# time, under another name:
+# The comparison needs dozens of training runs, so each may take only seconds. The task is the one of lesson 08: learn
+# from emoji and their names, then find the right caption among all captions for each of the *unseen* pictures, nearly
+# all of which show a known drawing in another skin tone. The pictures shrink to 12 × 12 pixels. A tenth of the training
+# pictures is set aside as a **validation set**: we choose the learning rates by it, and by nothing else. It is harder
+# than the unseen pictures: about half of its drawings are not known in any other tone, and many of its captions have a
+# word that no training caption has. From both sets, `without_twins` removes the few pictures that the training set
+# contains as well, under another name:
 
 # %%
 everything, unseen = load_emoji(Preprocess(24), artists=[OPENMOJI])
@@ -93,11 +93,11 @@ train_data, aside_data, unseen_data = tensors(train), tensors(aside), tensors(un
 print(f"{len(train)} pairs to train on, {len(aside)} aside, {len(unseen)} unseen: chance is {100 / len(unseen):.2f} %")
 
 # %% [markdown]
-# The towers are the simplest that can work. Pictures: two layers on the 432 numbers of a picture. Texts: the *mean* of
-# the vectors of the tokens (PyTorch calls this `EmbeddingBag`), then two layers. No attention, no order of words. The
-# rest is as before: two features, their cosines, a learned temperature, the loss of lesson 02. To measure a model,
-# `ranks` counts for each picture the wrong captions that are at least as near as its own. Top-1 is the share of the
-# pictures for which there are none.
+# The towers are the simplest that can work. The picture tower has two layers on the 432 numbers of a picture. The text
+# tower takes the *mean* of the tokens' vectors (PyTorch calls this `EmbeddingBag`), then has two layers. There is no
+# attention, and word order does not count. The rest is as before: two features, their cosines, a learned temperature,
+# the loss of lesson 02. To measure a model, `ranks` counts for each picture the wrong captions that are at least as
+# near as its own. Top-1 is the share of pictures for which that count is zero.
 
 
 # %%
@@ -126,9 +126,9 @@ def top1(model, pairs):
 # %% [markdown]
 # ## Fewer negatives, same batch
 #
-# The first of the three changes can be made alone. Cut a batch into groups, and let each picture choose among the
-# texts of its own group only (and each text among its pictures). The step still averages over the whole batch; only
-# the number of negatives is smaller.
+# The first of the three changes can be made alone. Cut a batch into groups, and let each picture choose only among the
+# texts of its own group (and each text among the pictures of its group). The step still averages over the whole batch;
+# only the number of negatives is smaller.
 #
 # **Exercise.** Write that loss. All groups count the same, and so do both directions, as in lesson 02. With one group,
 # it is `minclip.clip_loss`.
@@ -147,8 +147,8 @@ def grouped_loss(image_features, text_features, scale, group):
 grouped_loss = check.grouped_loss(grouped_loss)
 
 # %% [markdown]
-# Now one training: optimizer, warm-up and cosine schedule are minclip's own. `batch` is how many pairs a step sees,
-# `group` how many of them compete: all of them, except in the last experiment.
+# Here is one training run; the optimizer, warm-up and cosine schedule are minclip's own. `batch` is the number of pairs
+# in a step, and `group` the number of them that compete: all of them, except in the last experiment.
 
 
 # %%
@@ -189,11 +189,11 @@ def fit(model, batch, steps, lr, seed, group=None):
 # %% [markdown]
 # ## The plan
 #
-# Four batch sizes and four lengths, each four times the one before. So one grid holds both comparisons: the cells of a
-# *column* below have seen equal samples, and the cells of a *diagonal*, from the upper left to the lower right, have
-# made equal steps. Every cell is a training of its own, with a schedule that ends there. (A longer training, looked at
-# on the way, would still have a high learning rate.) One cell stays empty: it would take about three times as long as
-# any other.
+# There are four batch sizes and four lengths, each four times the one before. So one grid holds both comparisons: the
+# cells of a *column* below have seen equally many samples, and the cells of a *diagonal*, from the upper left to the
+# lower right, have taken equally many steps. Every cell is a training run of its own, with a schedule that ends there.
+# (A longer run, measured on the way, would still have a high learning rate.) One cell stays empty: it would take about
+# three times as long as any other.
 
 # %%
 SIZES = check.pick((16, 64, 256, 1024), (16, 64))
@@ -209,9 +209,9 @@ for size in SIZES:
 #
 # Fix one learning rate for all, and you compare batch sizes *at a learning rate that suits one of them*. So every cell
 # gets its own. The rule: start at 0.01, and go up or down a ladder, by a factor of about three each time, for as long
-# as that is better on the validation set. The unseen pictures are not looked at. Then the rate is fixed, and two more
-# trainings follow with other seeds (other initial weights, another order of the pairs). Three are few, but they give an
-# idea of how much is luck.
+# as that improves the score on the validation set. The unseen pictures are not used. Then the rate is fixed, and two
+# more runs follow with other seeds (other initial weights, a different order of the pairs). Three runs are few, but
+# they give an idea of how much is luck.
 
 # %%
 LADDER = check.pick((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-2,))
@@ -280,13 +280,13 @@ right.set(xscale="log", xlabel="steps (equal steps)")
 legend = left.legend(loc="lower right")
 
 # %% [markdown]
-# *Each point: the mean of three trainings; the band: the lowest and the highest. Both halves show the same points, on
+# *Each point is the mean of three runs; the band spans the lowest and the highest. Both panels show the same points, on
 # the left against the samples that they cost, on the right against the steps.*
 #
 # ## First comparison: equal samples
 #
-# When do we call a difference clear? Here: when every training of the one batch size is better than every training of
-# the other. If there were no difference, luck alone would do that one time in ten, in one direction or the other.
+# When do we call a difference clear? Here: when every run with one batch size is better than every run with the other.
+# If there were no difference, luck alone would produce this one time in ten, in one direction or the other.
 
 # %%
 print(f"by luck: {2 / math.comb(2 * len(SEEDS), len(SEEDS)):.0%} of the comparisons\n")
@@ -318,9 +318,9 @@ for epochs, guess in EXPECT.items():
     print(f"after {epochs} epochs you expected {guess}, and the highest mean has {best}")
 
 # %% [markdown]
-# **The curves cross.** After 4 epochs the batch of 64 is first, and the batch of 1024 has hardly begun: it has made a
+# **The curves cross.** After 4 epochs the batch of 64 is first, and the batch of 1024 has hardly begun: it has taken a
 # dozen steps. The longer the training, the bigger the batch that leads: 256 has the highest mean after 16 and after 64
-# epochs, and after 256 epochs the two that were last are ahead, 256 and 1024, too near to each other to tell them
+# epochs, and after 256 epochs the two that were last at first, 256 and 1024, are ahead, too close to each other to tell
 # apart. So an experiment that stops after 4 epochs teaches the opposite of one that goes on to 256.
 #
 # ## Second comparison: equal steps
@@ -336,13 +336,13 @@ table("equal steps", {f"{steps:,} steps": cells for steps, cells in by_steps.ite
 
 # %% [markdown]
 # (The numbers of steps are rounded to tens.) At equal steps the bigger batch is clearly ahead, for every number of
-# steps. It has also looked at four times as many pairs. And at the same number of steps, each further factor of four in
-# the batch buys less than the one before.
+# steps. It has also seen four times as many pairs. And at the same number of steps, each further factor of four in the
+# batch buys less than the one before.
 #
 # ## Third comparison: until it stops improving
 #
 # Both comparisons stop before the end. The third lets each batch size train for as long as that helps, and asks where
-# it ends. The validation set says whether it still helps: how many points did the last fourfold of epochs bring?
+# it ends. The validation set says whether it still helps: how many points did the last quadrupling of the epochs bring?
 
 # %%
 best_of = {}
@@ -359,9 +359,9 @@ table("each at its best length", {"best": best_of})
 
 # %% [markdown]
 # **None of the four has stopped improving**, so this comparison is not finished: we do not know where each size *ends*.
-# What the longest trainings say is this: 256 and 1024 cannot be told apart, and 64 is clearly behind both. The batch of
-# 16 had only 64 epochs; compare it with the others after 64, where it is clearly last. Whether small batches would
-# catch up in still longer trainings was not tried.
+# The longest runs say this: 256 and 1024 cannot be told apart, and 64 is clearly behind both. The batch of 16 had only
+# 64 epochs; compare it with the others after 64, where it is clearly last. We did not test whether small batches would
+# catch up in still longer runs.
 #
 # ## Only the negatives
 #
@@ -393,12 +393,12 @@ for few, many in itertools.pairwise(groups):
 
 # %% [markdown]
 # Four times as many competitors made a clear difference each time: more was learned from the same pairs in the same
-# number of steps. So there is truth in the argument for big batches, though each fourfold bought less than the one
-# before. Nothing broke where there were only four.
+# number of steps. So there is truth in the argument for big batches, though each factor of four bought less than the
+# one before. Nothing broke with only four competitors.
 #
-# One more comparison can be read off now: sixteen competitors, once as a batch of 16 with its many small steps, once as
-# groups of 16 in big steps. The samples are equal, and so are the negatives; only the number of the steps differs, and
-# how noisy each is.
+# One more comparison can be read off now: sixteen competitors, first as a batch of 16 with its many small steps, then
+# as groups of 16 in big steps. The samples are equal, and so are the negatives; only the number of steps differs, and
+# how noisy each step is.
 
 # %%
 for name, trainings in (
@@ -409,16 +409,16 @@ for name, trainings in (
     print(f"{name:32} {statistics.mean(scores(trainings)):.1f} % after {LONG} epochs")
 
 # %% [markdown]
-# Sixteen competitors give much the same in many small steps as in few big ones, and 256 competitors give much more. So
-# in *this* experiment what a batch of 16 lacks, compared with one of 256, is mostly negatives.
+# Sixteen competitors give much the same result in many small steps as in a few big ones, and 256 competitors give a
+# much better one. So in *this* experiment what a batch of 16 lacks, compared with one of 256, is mostly negatives.
 #
 # ## "Does not even converge"
 #
-# The article does not say that 4096 is the border; it says that without a *fairly large* batch CLIP does not converge,
-# whatever the time. Every batch here is below 4096, so take the smallest one. We say beforehand what would count, so
-# that we can also be wrong: **it learned** if the loss on its batches falls below half of ln B, the loss of an
-# untrained model, *and* it finds more than ten times as many unseen pictures as chance. One training that learns is
-# enough against a claim about all of them. And because you may object that these towers are toys, the last line is a
+# The article does not say that 4096 is the threshold; it says that without a *fairly large* batch CLIP does not
+# converge, however long it is trained. Every batch here is below 4096, so take the smallest one. We say beforehand what
+# would count, so that we can also be wrong: **it learned** if the loss on its batches falls below half of ln B, the
+# loss of an untrained model, *and* it finds more than ten times as many unseen pictures as chance. One run that learns
+# is enough to refute a claim about all runs. And because you may object that these towers are toys, the last line is a
 # real `minclip.CLIP`, with a Transformer in each tower, on the same pictures with the same small batch: once, for three
 # epochs, at a learning rate that was not tuned.
 
@@ -474,7 +474,7 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 # - *"In theory the bigger the batch the better."* At equal steps: yes, every time. At equal samples it depends on
 #   the length of the training: after 4 epochs the opposite is nearer to the truth, and after 256 the two biggest cannot
 #   be told apart.
-# - *"The usual value is 4096 or more."* Not tested: there are not so many pairs here.
+# - *"The usual value is 4096 or more."* Not tested: there are not that many pairs here.
 # - *"Without a fairly large batch CLIP does not even converge, however long it is trained."* Here it does. With a batch
 #   of 16 the loss falls to nearly nothing, and the model finds hundreds of times as many unseen pictures as chance. Its
 #   top-1 is lower than with a bigger batch, but that is a different claim.
@@ -483,30 +483,30 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #
 # ## What this experiment cannot say
 #
-# - **It is small.** A batch of 16 out of a few thousand pairs is a larger share than 4096 out of the 400 million of
-#   the paper. Probably what matters is how often a batch holds something *hard to tell apart*, and in a small
-#   collection that happens sooner. The author of the claim spoke of training at web scale, and nothing here was. A
-#   result at a scale like that of the paper: [Zhai et al. 2023](https://arxiv.org/abs/2303.15343) (SigLIP) went to a
-#   batch of one million, and found that the gain fades and that 32 thousand are enough.
-# - **Long trainings see the same pairs again.** After 256 epochs every pair has been seen 256 times. In web-scale
+# - **It is small.** A batch of 16 out of a few thousand pairs is a larger share than 4096 out of the paper's 400
+#   million. Probably what matters is how often a batch holds something *hard to tell apart*, and in a small collection
+#   that happens sooner. The author of the claim spoke of training at web scale, and nothing here comes near that. At a
+#   scale like the paper's, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343) (SigLIP) went up to a batch of one
+#   million, and found that the gain fades and that 32 thousand are enough.
+# - **Long training runs see the same pairs again.** After 256 epochs every pair has been seen 256 times. In web-scale
 #   training nearly all pairs are new, and a bigger batch may gain more or less from that.
 # - **Nothing was trained to the end**: in the third comparison all four sizes were still improving, and the smallest
-#   had the shortest training.
+#   had the shortest runs.
 # - **The learning rates are tuned coarsely**: in steps of about three, with one seed, on a few hundred pictures.
 #   Warm-up, weight decay and the optimizer's averages were not tuned for each size at all.
-# - **Three seeds are few.** They vary the start and the order of the pairs, not the choice of the test pictures; all
-#   the runs share those.
+# - **Three seeds are few.** They vary the start and the order of the pairs, not the choice of the test pictures, which
+#   all runs share.
 # - **It counts samples and steps, not minutes.** On a GPU a batch of 16 leaves most of the machine idle, so counted in
 #   minutes a bigger batch does better than at equal samples. That is a good reason for big batches on big machines.
 #
 # ## What you take away
 #
-# - The curves of different batch sizes cross. Short trainings favour small batches, long ones big batches: a ranking
-#   says nothing without the length of the training.
+# - The curves of different batch sizes cross. Short training runs favour small batches, long ones big batches: a
+#   ranking says nothing without the length of the training.
 # - "Does a bigger batch help?" is not a question until you say what is kept equal: equal samples and equal steps give
 #   different answers.
 # - The number of negatives is only one of the things that a bigger batch brings. It can be varied alone, and it counts.
-# - A claim that *nothing* below some size can learn is refuted by one training that does. How well it learns is another
+# - A claim that *nothing* below some size can learn is refuted by one run that does. How well it learns is another
 #   question.
 # - Tune the learning rate for each size on a validation set; repeat with other seeds; check that the curves have
 #   stopped rising before you compare where they end.
@@ -515,15 +515,15 @@ did_it_learn("CLIP with attention", losses, top1(model, unseen_data), smallest)
 #
 # ## The plain answer
 #
-# No. At this scale even a batch of 16 learns. After long trainings bigger batches scored higher, up to 256 (1024 could
-# not be told apart from it); in short ones the biggest have too few steps to lead.
+# No. At this scale even a batch of 16 learns. After long training runs, bigger batches scored higher, up to 256 (1024
+# could not be told apart from it); in short ones the biggest have too few steps to lead.
 #
 # **Harder, without a solution.**
 #
 # 1. Fill each batch of 16 with emoji of *one* group (faces, or animals), so that its few negatives are hard. What does
 #    that buy, and what does it cost?
 # 2. Accumulate the gradients of 64 batches of 16 (lesson 14). Is the result nearer to batch 16 or to batch 1,024?
-# 3. Plot accuracy against the number of *pairs compared* (steps × B²). Do the curves of the four sizes fall together?
+# 3. Plot accuracy against the number of *pairs compared* (steps × B²). Do the curves of the four sizes coincide?
 #
 # Stuck? `check.hint("grouped_loss")`, `from solutions.lesson_09 import grouped_loss`, or read
 # [solutions/lesson_09.py](solutions/lesson_09.py).

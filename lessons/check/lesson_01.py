@@ -45,7 +45,7 @@ def cosine_matrix(attempt, draw):
 def _cosine_suspects(image: Tensor, text: Tensor) -> dict[str, Tensor]:
     """Hints for mistakes with the cosines (N, M), and what comes out of each."""
     return {
-        "these are dot products, with the lengths in them: divide by both": image @ text.T,
+        "these are dot products, which still contain both lengths: divide by them": image @ text.T,
         "one of the two still has its length": F.normalize(image) @ text.T,
         "the other one still has its length": image @ F.normalize(text).T,
         "rows are pictures and columns are texts: yours is transposed": F.normalize(text) @ F.normalize(image).T,
@@ -63,7 +63,7 @@ def _pair_by_pair(image: Tensor, text: Tensor) -> dict[str, Tensor]:
     if len(image) != len(text) and 1 not in (len(image), len(text)):
         return {}
     return {
-        "that compares row i with row i only: every picture is to meet every text": F.cosine_similarity(image, text),
+        "that compares row i with row i only: compare every picture with every text": F.cosine_similarity(image, text),
         "divide row i by the length of picture i, column j by that of text j: one length has to be a column, (N, 1)": (
             image @ text.T
         )
@@ -90,12 +90,12 @@ def n_pair_loss(attempt, draw):
         .log1p()
         .mean(),
         "the 1 is missing: without it a row that is right pays less than nothing": others.logsumexp(dim=1).mean(),
-        "there the texts choose their pictures: sum over the texts of a row": cross_entropy(logits.T),
+        "here the texts choose their pictures: sum over the texts of a row": cross_entropy(logits.T),
         "that is the sum over the rows: take their mean": len(logits) * cross_entropy(logits),
         "z_jj of the column was subtracted: row i needs its own z_ii": (
             ((logits - logits.diagonal()).exp().sum(dim=1) - 1).log1p().mean()
         ),
-        "the sign: a wrong text that is *ahead* has to cost much": (-others)
+        "the sign is wrong: a wrong text that is *ahead* must cost a lot": (-others)
         .exp()
         .nan_to_num(posinf=0)
         .sum(1)

@@ -1,4 +1,4 @@
-"""The checks of lesson 02, arange or identity?."""
+"""The checks of lesson 02, arange or identity?"""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from check.verdict import exercise
 def onehot_loss(attempt, draw):
     image, text = pairs_of_features(draw)
     logits = image @ text.T
-    entries = "is the mean over the rows missing? Or is it @, a product of matrices, where * goes entry by entry?"
+    entries = "is the mean over the rows missing? Or did you use @, a product of matrices? * goes entry by entry"
     suspects = {entries: -logits.log_softmax(dim=1).sum(dim=1).mean()}
     suspects |= _of_all(logits)
     suspects["the logarithm of the softmax is missing"] = -logits.softmax(dim=1).diagonal().mean()
@@ -31,7 +31,7 @@ def _of_all(logits: Tensor) -> dict[str, Tensor]:
     right = cross_entropy(logits)
     return {
         "the softmax runs down the columns: these are the texts' choices": cross_entropy(logits.T),
-        "the mean was over all N² entries: it is over the N rows": right / len(logits),
+        "you took the mean over all N² entries: take it over the N rows": right / len(logits),
         "the mean over the rows is missing": right * len(logits),
         "the sign: a loss is positive": -right,
         "that is the mean of both directions: here only the pictures choose": (right + cross_entropy(logits.T)) / 2,
@@ -52,15 +52,15 @@ def arange_loss(attempt, draw):
     suspects = _of_all(logits)
     suspects["F.cross_entropy takes logits, and does the softmax itself"] = F.cross_entropy(logits.softmax(1), labels)
     suspects["every row has its own label: with zeros, all pictures have text 0"] = F.cross_entropy(logits, 0 * labels)
-    suspects["F.nll_loss does no softmax"] = F.nll_loss(logits, labels)
+    suspects["F.nll_loss does not compute the softmax: F.cross_entropy does"] = F.nll_loss(logits, labels)
     twice = ": does every row have its own label? Was there a softmax before F.cross_entropy, which does it itself?"
     expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, of_gradient=twice, logits=logits)
 
 
 @exercise(
-    "each half is softmax minus one-hot; then there are the mean over N and the factor ½.",
+    "each half is softmax minus one-hot; then come the mean over N and the factor ½.",
     steps=(
-        "the gradient of the rows' loss is (softmax of every row − I) / N. What is that of the columns' loss?",
+        "the gradient of the rows' loss is (softmax of every row − I) / N. What is the gradient of the columns' loss?",
         "logits.softmax(dim=0) is the softmax of every column, with nothing to transpose",
         "(rows + columns − 2I) / 2N",
     ),

@@ -1,4 +1,4 @@
-"""The checks of lesson 03, Is my loss stuck?."""
+"""The checks of lesson 03, Is my loss stuck?"""
 
 import itertools
 import math
@@ -14,9 +14,9 @@ from check.verdict import exercise
 
 
 @exercise(
-    "count each caption (collections.Counter), take ln of the count for every pair, then the mean of all B.",
+    "count each caption (collections.Counter), take ln of the count for every pair, then the mean over all B.",
     steps=(
-        "a picture whose caption is there k times can give its own text at most 1/k. What does it pay?",
+        "a picture whose caption occurs k times can give its own text at most 1/k. What does it pay?",
         "ln k for each of the B pairs: collections.Counter(captions) gives k",
         "the mean over the pairs, so a caption that occurs three times counts three times",
     ),
@@ -40,7 +40,7 @@ def batch_floor(attempt, draw):
         "that is the logarithm of a mean: take the logarithms first, then the mean": math.log(statistics.mean(counts)),
         "that is right only where all captions occur equally often": math.log(len(captions) / len(set(captions))),
         "not every caption occurs as often as the commonest": math.log(max(counts)),
-        "that is in bits: the loss has natural logarithms": statistics.mean(map(math.log2, counts)),
+        "that is in bits: the loss uses natural logarithms": statistics.mean(map(math.log2, counts)),
         "that is the loss of guessing, ln B": math.log(len(captions)),
     }
     expect(attempt(captions), wanted, suspects=suspects, captions=captions)
@@ -66,7 +66,7 @@ def expected_floor(attempt, draw):
     suspects = {
         "that is the logarithm of the mean: first ln(1 + m), then the mean over m": math.log(1 + (B - 1) / C),
         "your own pair is always there: only the B − 1 others are drawn": _mean_log(B, C),
-        "ln(B/C) is right for large B and few captions only": max(0.0, math.log(B / C)),
+        "ln(B/C) is right only for large B and few captions": max(0.0, math.log(B / C)),
         "ln(B/C) is the short form: no loss is below 0, and your own pair is always there": math.log(B / C),
         "m goes up to B − 1, so range(B); and the cost is ln(1 + m), which counts your own pair": _mean_log(
             B - 1, C, largest=B - 2

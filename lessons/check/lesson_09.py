@@ -16,7 +16,7 @@ from check.verdict import Wrong, exercise
 @exercise(
     "each softmax runs over the pairs of one group alone, in both directions; all groups count the same.",
     steps=(
-        "a group is a batch of its own. Which logits does it need, and which not?",
+        "a group is a batch of its own. Which logits does it need, and which does it not need?",
         "normalise, then .unflatten(0, (-1, group)): a product of two such stacks is (groups, group, group)",
         "in each matrix the right one is on the diagonal, in rows and in columns; then the mean of everything",
     ),
@@ -38,7 +38,7 @@ def _loss_of_groups(image: Tensor, text: Tensor, scale: float, group: int) -> Te
 
 
 def _why_no_grouped_loss(attempt: Callable[..., Any]) -> str:
-    """A hint for the mistake that leads to the attempt's loss of a batch in which each mistake gives another number."""
+    """Return a hint for the mistake behind the attempt's loss, on a batch where each mistake gives a different one."""
     image = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 1.0], [-2.0, 1.0], [1.0, -4.0], [-1.0, -1.0]])
     text = torch.tensor([[2.0, 1.0], [1.0, 1.0], [-1.0, 3.0], [1.0, -2.0], [-3.0, 1.0], [0.5, 4.0]])
     scale, group, groups = 2.0, 2, 3
@@ -54,13 +54,11 @@ def _why_no_grouped_loss(attempt: Callable[..., Any]) -> str:
         return torch.stack([torch.stack(way).mean() for way in ways]).mean()
 
     causes = {
-        "the groups are added up: take their mean, so that the step stays as large with any group size": groups
+        "the groups are added up: take their mean, so that the size of a step does not depend on the group": groups
         * mean_of(logits, places),
         "each picture competes with the whole batch: cut it into groups first": mean_of(logits, [range(6)]),
         "that is the first group alone: all groups count": mean_of(logits, places[:1]),
-        "a group is `group` pairs that stand one after another, not every n-th pair of the batch": mean_of(
-            logits, every_third
-        ),
+        "a group is `group` consecutive pairs, not every n-th pair of the batch": mean_of(logits, every_third),
         "`group` is how many pairs are in a group, not how many groups there are": mean_of(
             logits, [range(3), range(3, 6)]
         ),
@@ -68,7 +66,7 @@ def _why_no_grouped_loss(attempt: Callable[..., Any]) -> str:
         "a logit of 0 still counts in a softmax, because e⁰ = 1: cut the groups apart, or fill with −inf": mean_of(
             logits.masked_fill(apart, 0.0), [range(6)]
         ),
-        "the features come with any length: normalise them first": mean_of(raw, places),
+        "the features can have any length: normalise them first": mean_of(raw, places),
     }
     found = attempt(image, text, scale, group)
     if not isinstance(found, Tensor) or found.numel() != 1:
