@@ -16,7 +16,7 @@ that sum would make a GPU wait, so there every tile is computed exactly.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -289,7 +289,7 @@ def _prepare(problem: Problem) -> tuple[Tower, Tower]:
     count = len(image)
     unit = image.new_empty(count + len(text), image.shape[1], dtype=dtype)  # (n + M, D)
     torch.cat([image, text], out=unit)
-    norms: Tensor = torch.linalg.vector_norm(unit, dim=1, keepdim=True)  # pyright: ignore
-    inverse_norms = norms.clamp_min_(EPSILON).reciprocal_()  # (n + M, 1)
+    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)  # pyright: ignore
+    inverse_norms = cast(Tensor, norms).clamp_min_(EPSILON).reciprocal_()  # (n + M, 1)
     unit *= inverse_norms
     return Tower(unit[:count], inverse_norms[:count]), Tower(unit[count:], inverse_norms[count:])
