@@ -204,7 +204,7 @@ KERNELS = {
     ),
     "first part of the width only": ("            y_place += TILE.block_k\n", ""),
     # The first pass.
-    "no top": ("shares = tl.exp2(logits - top)", "shares = tl.exp2(logits)"),
+    "no top": ("exponentials = tl.exp2(logits - top)", "exponentials = tl.exp2(logits)"),
     "small sums are taken for good ones": ("tl.where(least < SMALLEST_SUM,", "tl.where(least < -1.0,"),
     "exact sums by column taken for sums by row": (
         "tl.store(row_sums + row_place, _log_sum_exp(logits, tl.constexpr(1)))",
@@ -214,7 +214,7 @@ KERNELS = {
         'value = tl.where(top == float("inf"), value, top + tl.log2(value))',
         'value = tl.where(top == float("inf"), 0.0, top) + tl.log2(tl.abs(value))',
     ),
-    "tops of the first part": ("top_places + part * strides[1]", "top_places + part * 0"),
+    "tops of the first part": ("top_places + tile * strides[1]", "top_places + tile * 0"),
     "tops of rows taken for those of columns": (
         "strides, program = (1, text.blocks),",
         "strides, program = (text.blocks, 1),",

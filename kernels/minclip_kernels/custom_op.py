@@ -174,7 +174,7 @@ def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[...,
         operator.register_fake(lambda *inputs: _fake(inputs, tensors))
         operator.register_autograd(_differentiate, setup_context=_save)
 
-        def call(shards: Any, *inputs: Any) -> Tensor:
+        def call(shards: Any, *inputs: Any) -> Any:
             if shards is not None:
                 return _in_group(functools.partial(compute, shards), *inputs)
             # A registered operator costs twice as much as calling autograd directly.

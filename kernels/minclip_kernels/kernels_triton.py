@@ -99,7 +99,7 @@ def _place(program, image, text, GROUP: tl.constexpr):
 
 
 @triton.jit
-def _parts(row_block, column_block, image, text, TILE: tl.constexpr):
+def _sum_places(row_block, column_block, image, text, TILE: tl.constexpr):
     """Return where the sums over the rows and over the columns of a tile belong."""
     row_length, column_length = image.blocks * TILE.block_m, text.blocks * TILE.block_n
     row_place = column_block.to(tl.int64) * row_length + row_block * TILE.block_m
@@ -176,7 +176,7 @@ def log_sum_exp_kernel(
     """
     program = tl.program_id(0)
     row_block, column_block = _place(program, image, text, GROUP)
-    row_place, column_place = _parts(row_block, column_block, image, text, TILE)
+    row_place, column_place = _sum_places(row_block, column_block, image, text, TILE)
     row = image.first + row_block * TILE.block_m
     column = text.first + column_block * TILE.block_n
     rows, columns = row + tl.arange(0, TILE.block_m), column + tl.arange(0, TILE.block_n)
@@ -206,8 +206,8 @@ def log_sum_exp_kernel(
 
     top = tl.max(logits)
     top = tl.where(top == -float("inf"), 0.0, top)
-    shares = tl.exp2(logits - top)
-    row_sum, column_sum = tl.sum(shares, 1), tl.sum(shares, 0)
+    exponentials = tl.exp2(logits - top)
+    row_sum, column_sum = tl.sum(exponentials, 1), tl.sum(exponentials, 0)
     tl.store(row_sums + row_place, row_sum)
     tl.store(column_sums + column_place, column_sum)
     least = tl.min(tl.where(rows < image.size, row_sum, 1.0))
@@ -240,7 +240,7 @@ def exact_log_sum_exp_kernel(
     for tile in range(first, last):
         if tl.load(tops + tile) == float("inf"):
             row_block, column_block = tile // text.blocks, tile % text.blocks
-            row_place, column_place = _parts(row_block, column_block, image, text, TILE)
+            row_place, column_place = _sum_places(row_block, column_block, image, text, TILE)
             row = image.first + row_block * TILE.block_m
             column = text.first + column_block * TILE.block_n
             rows, columns = row + tl.arange(0, TILE.block_m), column + tl.arange(0, TILE.block_n)
@@ -274,9 +274,10 @@ def _combine(
     sums, tops, strides, lse, axis, other, block,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Add the parts of some rows or columns in a fixed order, online in one pass.
+    """Add the tiles' sums of some rows or columns in a fixed order, online in one pass.
 
-    strides: of the tops, along this axis and along the parts.
+    strides: of the tops, along this axis and along the other, on which the sums are added up. The
+    result so far is total · exp2(largest): chunks after the first go on from what is in `lse`.
     """
     local = block * BLOCK + tl.arange(0, BLOCK)
     places = axis.first + local
@@ -287,11 +288,11 @@ def _combine(
         largest = tl.load(lse + places, mask=inside, other=LOWEST)
     total = tl.full((BLOCK,), 1.0, tl.float32)
     for start in range(0, other.blocks, STEP):
-        part = start + tl.arange(0, STEP)[:, None]
-        mask = (part < other.blocks) & inside[None, :]
-        place = part.to(tl.int64) * (axis.blocks * SIZE) + local[None, :]
+        tile = start + tl.arange(0, STEP)[:, None]
+        mask = (tile < other.blocks) & inside[None, :]
+        place = tile.to(tl.int64) * (axis.blocks * SIZE) + local[None, :]
         value = tl.load(sums + place, mask=mask, other=0.0)
-        top = tl.load(top_places + part * strides[1], mask=mask, other=0.0)
+        top = tl.load(top_places + tile * strides[1], mask=mask, other=0.0)
         # Where the top is +inf, the value is a logarithm already.
         value = tl.where(top == float("inf"), value, top + tl.log2(value))
         new = tl.maximum(largest, tl.max(value, 0))
@@ -324,10 +325,10 @@ def _split(product, PARTS: tl.constexpr):
 
 @triton.jit
 def coefficients_kernel(
-    x, y, width, image, text, offset, scale, center, row_lse, column_lse, missing, out, moments,
+    x, y, width, image, text, offset, scale, center, row_lse, column_lse, missing, out, sums,
     weight, TILE: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write G_ij r_i q_j WEIGHT to out, and weight · Σ G (cos − center) of each tile.
+    """Write G_ij r_i q_j WEIGHT to out, and to sums weight · Σ G (cos − center) of each tile.
 
     G is P^row + P^col, minus the targets of equal ids, and −missing at the pairs, all in float32
     before it is rounded. One exponential per logit, relative to the middle of the tile's
@@ -383,7 +384,7 @@ def coefficients_kernel(
         # Before the store, which then reuses the registers.
         total += tl.sum(g * (cosines - middle_cosine), 1)
         tl.store(out + local[None, :], (g * norms).to(out.dtype.element_ty))
-    tl.store(moments + program, tl.sum(total) * (weight / WEIGHT))
+    tl.store(sums + program, tl.sum(total) * (weight / WEIGHT))
 
 
 @triton.jit

@@ -14,7 +14,7 @@ kernels, and torch rounds G'.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -128,68 +128,55 @@ class TritonTiles:
 
     def softmax_gradients(self, softmax: Softmax, weight: float) -> Gradients:
         """See `tiles.Tiles`."""
-
-        def coefficients(chunk: Chunk, out: Tensor) -> Tensor:
-            moments = softmax.scale.new_empty(chunk.programs)
-            terms = {**softmax._asdict(), "weight": weight, "out": out, "moments": moments}
-            kernel = kernels.coefficients_kernel
-            self._launch(kernel, chunk, chunk.programs, **terms, GROUP=self.group)
-            return moments
-
-        image, text, moments = self._gradients("coefficients", coefficients, softmax.scale, weight)
+        arguments = {**softmax._asdict(), "weight": weight}
+        image, text, moments = self._gradients("coefficients", arguments, sums_per_tile=1)
         return Gradients(image, text, moments.sum())
 
     def sigmoid_gradients(
         self, scale: Tensor, bias: Tensor, weight: float
     ) -> tuple[Gradients, Tensor, Tensor]:
         """See `tiles.Tiles`."""
-
-        def coefficients(chunk: Chunk, out: Tensor) -> Tensor:
-            sums = scale.new_empty(chunk.programs, 3)
-            terms = {"scale": scale, "bias": bias, "weight": weight, "out": out, "sums": sums}
-            kernel = kernels.sigmoid_kernel
-            self._launch(kernel, chunk, chunk.programs, **terms, GROUP=self.group)
-            return sums
-
-        image, text, sums = self._gradients("sigmoid", coefficients, scale, weight)
+        arguments = {"scale": scale, "bias": bias, "weight": weight}
+        image, text, sums = self._gradients("sigmoid", arguments, sums_per_tile=3)
         losses, moment, total = (value.clone() for value in sums.sum(dim=0))
         # Adding 0 · moment turns an infinite feature into NaN, where the loss may be 0.
         return Gradients(image, text, moment), losses.add_(moment, alpha=0), total
 
     def _gradients(
-        self,
-        kernel: str,
-        coefficients: Callable[[Chunk, Tensor], Tensor],
-        scale: Tensor,
-        weight: float,
+        self, kernel: str, arguments: dict[str, Any], sums_per_tile: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of both towers, empty where not needed, and the sums of all tiles.
 
-        `coefficients` launches a kernel that writes G' of a chunk, and returns its tiles' sums.
+        The kernel writes G' of a chunk, and a few sums (tiles, sums_per_tile).
         """
-        needs = self.problem.needs
+        needs, scale = self.problem.needs, arguments["scale"]
         image, text = (
             torch.empty_like(tower.features, dtype=torch.float32) if needed else scale.new_empty(0)
             for tower, needed in zip((self.image, self.text), needs, strict=False)
         )
-        sums = []
+        all_sums: list[Tensor] = []
         for chunk in self._chunks(kernel):
             out_dtype = torch.float32 if INTERPRETED else self.dtype
             g = self.image.features.new_empty(chunk.shape, dtype=out_dtype)
-            sums.append(coefficients(chunk, g))
+            sums = scale.new_empty(chunk.programs, sums_per_tile)
+            all_sums.append(sums)
+            function = getattr(kernels, f"{kernel}_kernel")
+            self._launch(
+                function, chunk, chunk.programs, **arguments, out=g, sums=sums, GROUP=self.group
+            )
             g, rows, columns = g.to(self.dtype), chunk.rows, chunk.columns
             if needs[0]:
                 _accumulate(image[rows], g, self.text.features[columns], columns.start == 0)
             if needs[1]:
                 _accumulate(text[columns], g.T, self.image.features[rows], rows.start == 0)
             del g  # The next chunk works in its memory.
-        self._finish(image, text, scale, weight)
+        self._finish(image, text, scale, arguments["weight"])
         width = self.problem.image.shape[1]
         if needs[0]:
             image = image[: self.image.size, :width].contiguous()
         if needs[1]:
             text = text[: self.text.size, :width].contiguous()
-        return image, text, torch.cat(sums)
+        return image, text, torch.cat(all_sums)
 
     def _finish(self, image: Tensor, text: Tensor, scale: Tensor, weight: float) -> None:
         """Turn gradients of prepared features into those of raw features, in place."""
