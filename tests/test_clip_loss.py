@@ -334,7 +334,7 @@ def sharded(backend, image, text, logit_scale, sizes, ids=None, positives="drop"
         if ids is not None:
             options["ids"] = ids[rows], ids
             if positives == "all":
-                options["shares"] = clip_loss.target_shares(ids, rows, slice(None), dtype)
+                options["shares"] = clip_loss.target_shares(ids[rows], ids, slice(None), dtype)
         problem = Problem(image[rows], text, rows.start, normalize=True, **options)
         tiles = custom_op.make_tiles(backend, problem)
         shards.append((problem, tiles, tiles.log_sum_exps(scale)))

@@ -139,12 +139,12 @@ CLIP_LOSS = {
         "1 - row_shares + 0 * column_shares[own]",
     ),
     "shares of other columns": ("- column_shares[own]", "- column_shares[: pairs.shape[0]]"),
-    "ids of other rows": ("equal = ids[rows], ids", "equal = ids[: len(image)], ids"),
+    "ids of other rows": ("ids[rows].contiguous()", "ids[: len(image)].contiguous()"),
     "all treated as drop": ('if positives == "all":', "if False:"),
     "drop treated as all": ('if positives == "all":', "if True:"),
     "a row's positives counted among the images": (
-        "row_shares = 1 / _occurrences(ids[rows], ids)",
-        "row_shares = 1 / _occurrences(ids[rows], ids[rows])",
+        "row_shares = 1 / _occurrences(row_ids, ids)",
+        "row_shares = 1 / _occurrences(row_ids, row_ids)",
     ),
     "a column's positives counted among all texts": (
         "1 / _occurrences(ids[paired], ids[paired])",

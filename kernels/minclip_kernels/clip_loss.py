@@ -117,25 +117,25 @@ def _clip_loss(
     With shards these are the parts of this process, as `Shards` defines them, and text and ids its
     own.
     """
+    ratio = 1.0
     if shards is not None:
-        text, offset = shards.gather(text), shards.offset  # (N, D)
+        text, offset, ratio = shards.gather(text), shards.offset, shards.ratio  # (N, D)
         ids = None if ids is None else shards.gather(ids)  # (N,)
     rows = slice(offset, offset + len(image))  # the texts of this process's images
     equal, shares = None, None
     if ids is not None:
-        ids = ids.contiguous()
-        equal = ids[rows], ids
+        equal = ids[rows].contiguous(), ids.contiguous()
         if positives == "all":
             paired = rows if shards is None else slice(None)
-            shares = target_shares(ids, rows, paired, logit_scale.dtype)
+            shares = target_shares(*equal, paired, logit_scale.dtype)
     problem = Problem(image, text, offset, normalize, equal, shares, chunk_size, memory, needs)
     tiles = make_tiles(backend, problem)
     scale = logit_scale / LN_2
     sums = tiles.log_sum_exps(scale)
-    cosines, ratio = sums.cosines, 1.0
+    cosines = sums.cosines
     if shards is not None:
         columns, cosines = shards.combine(sums.columns, cosines)  # (N,) each
-        sums, ratio = sums._replace(columns=columns), shards.ratio
+        sums = sums._replace(columns=columns)
     pairs = cosines * scale
     if len(pairs) < len(text):
         # A text without an image gets an infinite pair: its softmax vanishes everywhere.
@@ -182,14 +182,14 @@ def between_passes(
 
 
 def target_shares(
-    ids: Tensor, rows: slice, paired: slice, dtype: torch.dtype
+    row_ids: Tensor, ids: Tensor, paired: slice, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return what makes all entries with equal ids positives: shares of rows (n,), columns (M,).
 
-    ids: (M,). rows: the texts of the images in the rows. paired: those with an image anywhere,
-    whose columns have a loss.
+    row_ids: (n,). ids: (M,), of the columns. paired: the columns with an image, and so a loss, in
+    any process.
     """
-    row_shares = 1 / _occurrences(ids[rows], ids).to(dtype)
+    row_shares = 1 / _occurrences(row_ids, ids).to(dtype)
     column_shares = torch.zeros_like(ids, dtype=dtype)
     column_shares[paired] = 1 / _occurrences(ids[paired], ids[paired]).to(dtype)
     return row_shares, column_shares

@@ -14,6 +14,7 @@ that sum would make a GPU wait, so there every tile is computed exactly.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -65,15 +66,12 @@ class TorchTiles:
         self.is_on_cpu = problem.image.device.type == "cpu"
         self.image, self.text = _prepare(problem)
         rows, columns = len(problem.image), len(problem.text)
-        self.rows_of_tile = min(problem.chunk_size or TILE_ROWS, rows)
-        columns_of_tile = min(TILE_COLUMNS, columns)
-        row_blocks = _blocks(rows, self.rows_of_tile)
-        places = list(itertools.product(row_blocks, _blocks(columns, columns_of_tile)))
-        kept = min(self._count_kept(self.rows_of_tile * columns_of_tile), len(places))
+        size = min(problem.chunk_size or TILE_ROWS, rows), min(TILE_COLUMNS, columns)
+        places = list(itertools.product(_blocks(rows, size[0]), _blocks(columns, size[1])))
+        kept = min(self._count_kept(math.prod(size)), len(places))
         # One for each tile that is kept, one shared by all others, and one for coefficients.
-        shape = kept + 2, self.rows_of_tile, columns_of_tile
-        matrices = self.image.unit.new_empty(shape).unbind()
-        self.coefficients = matrices[-1]
+        matrices = self.image.unit.new_empty(kept + 2, *size).unbind()
+        self.rows_of_tile, self.coefficients = size[0], matrices[-1]
         self.tiles = [
             Tile(*place, _corner(matrices[min(index, kept)], *place), index < kept)
             for index, place in enumerate(places)
@@ -112,7 +110,8 @@ class TorchTiles:
         x = self.image.unit
         y = part(self.text.unit, slice(self.problem.offset, self.problem.offset + len(x)))
         blocks = _blocks(len(x), self.rows_of_tile)
-        return _concatenate([part(x, rows).mul(part(y, rows)).sum(dim=1) for rows in blocks])
+        cosines = [part(x, rows).mul(part(y, rows)).sum(dim=1) for rows in blocks]
+        return cosines[0] if len(cosines) == 1 else torch.cat(cosines)
 
     def _sums_of_tile(self, tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the log-sum-exps over rows (R,) and columns (C,), and the pulls, of one tile."""
@@ -273,10 +272,6 @@ def _corner(matrix: Tensor, rows: slice, columns: slice) -> Tensor:
 def _blocks(count: int, size: int) -> list[slice]:
     """Return slices of `size` rows that make up `count` rows; the last one may be shorter."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _concatenate(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _prepare(problem: Problem) -> tuple[Tower, Tower]:
