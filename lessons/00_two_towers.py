@@ -34,7 +34,7 @@ print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameter
 # ## Two towers
 #
 # CLIP ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)) consists of two networks side by side, its *towers*.
-# One reads a picture, the other a text. Each returns a list of numbers, called *features* (or an **embedding**), and
+# One reads a picture, the other a text. Each returns a list of numbers, called a *feature* (or an **embedding**), and
 # both lists have the same length. The towers never look at each other; all they share is the space in which their
 # features live. Training turns the features of a picture and of its own text towards the same direction in that space.
 
@@ -43,12 +43,12 @@ figure, axes = plt.subplots(figsize=(9.5, 3.4))
 axes.set(xlim=(0, 10), ylim=(0, 3.4))
 axes.axis("off")
 towers = (
-    (2.55, "image tower", "0.82", data.OPENMOJI.draw(data.code_points("🐕"), 144), "picture features"),
-    (0.85, "text tower", "0.93", "“a dog”", "text features"),
+    (2.55, "image tower", "0.82", data.OPENMOJI.draw(data.code_points("🐕"), 144), "the picture’s feature"),
+    (0.85, "text tower", "0.93", "“a dog”", "the text’s feature"),
 )
 generator = torch.Generator().manual_seed(0)
 shared = torch.randn(1, 24, generator=generator)
-for y, name, shade, given, features_of in towers:
+for y, name, shade, given, feature_of in towers:
     axes.text(3.9, y, name, ha="center", va="center", fontsize=12, bbox={"fc": shade, "ec": "black", "pad": 14})
     if isinstance(given, str):
         axes.text(1.0, y, given, ha="center", va="center", fontsize=13)
@@ -58,17 +58,18 @@ for y, name, shade, given, features_of in towers:
         axes.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "->", "lw": 1.6})
     strip = shared + 0.5 * torch.randn(1, 24, generator=generator)
     axes.imshow(strip, extent=(6.25, 8.05, y - 0.13, y + 0.13), aspect="auto", cmap="RdBu", vmin=-2.5, vmax=2.5)
-    axes.text(7.15, y + 0.28, f"{model.config.embed_dim} {features_of}", ha="center", fontsize=9)
+    axes.text(7.15, y + 0.28, f"{feature_of}: {model.config.embed_dim} numbers", ha="center", fontsize=9)
     axes.annotate("", (9.0, 1.7 + 0.28 * (y > 1.7) - 0.14), (8.15, y), arrowprops={"arrowstyle": "->", "lw": 1.6})
 axes.text(9.1, 1.7, "cosine", va="center", fontsize=12)
 _ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 
 # %% [markdown]
-# *The stripes stand for the features; their colours are made up. The **cosine** is the number that compares them; it is
-# explained below.*
+# *The stripes stand for the numbers of a feature; their colours are made up. The **cosine** is the number that compares
+# the two features; it is explained below.*
 #
 # This model is small: it learned from the emoji of two artists, with their English names and some keywords (the
-# [model card](../minclip/weights/MODEL_CARD.md) tells how).
+# [model card](../minclip/weights/MODEL_CARD.md) tells how). An *artist* in this course is a whole set of emoji drawn in
+# one style; these two are called OpenMoji and Twemoji.
 #
 # ## A search box
 #
@@ -105,7 +106,7 @@ for (words, *row), query in zip(grid, QUERIES, strict=True):
         axes.imshow(basic.origins[place].open(144))
         axes.set_title(f"{cosine:.2f}", fontsize=8)
         axes.axis("off")
-_ = figure.supxlabel(f"the numbers: cosines; {data.OPENMOJI.credit}", fontsize=7)
+_ = figure.supxlabel(data.OPENMOJI.credit, fontsize=7)
 
 # %% [markdown]
 # *Above each picture: its cosine with the text.*
@@ -227,9 +228,9 @@ print(f"after training a right pair has a cosine of {min(own):.2f} to {max(own):
 # where $x$ is the picture and $y_j$ is the *j*-th text; in words: raise $e$ to each scaled cosine, and divide by the
 # sum over all texts that you typed.
 #
-# The pictures are by *Noto*, an artist whose drawings the model has never seen, neither in training nor when its
-# settings were chosen. **Type your own words** into `LABELS`; `noto/noto.csv` has the names of sixty pictures to
-# choose from.
+# The pictures are from *Noto Color Emoji*, Noto for short: an artist whose drawings the model has never seen, neither
+# in training nor when its settings were chosen. **Type your own words** into `LABELS`; `noto/noto.csv` has the names of
+# sixty pictures to choose from.
 
 # %%
 NOTO = Path("noto")
@@ -270,7 +271,7 @@ _ = figure.supxlabel("Noto Color Emoji, SIL OFL 1.1", fontsize=7)
 #
 # - The shares always add up to 1, *whatever is in the picture*. The broccoli has to go somewhere. "other" does not mean
 #   "none of these": it is one more word, and it wins only where its cosine happens to be the largest (lesson 11).
-# - A share near 1 is no promise: the cosines behind it may all be low.
+# - A share near 1 is no promise: the dog's face is a cat, with a share of 0.98. The cosines behind it may all be low.
 #
 # ## Exercise
 #
@@ -354,7 +355,8 @@ for query in ("a plane that lands", "a bird with colourful feathers", "something
 #
 # 1. Search with a picture instead of a text. Which pictures are nearest to Noto's cat?
 # 2. Subtract and add: is there a text whose features are near "woman firefighter" − "woman" + "man"?
-# 3. "dog" has a cosine of 0.18 with the broccoli, "vegetable" only 0.07. Find a text that fits and beats "dog".
+# 3. "dog" has a cosine of 0.18 with the broccoli, "vegetable" less than half of that. Find a text that fits and beats
+#    "dog".
 #
 # The whole course at a glance, with what you have solved so far:
 

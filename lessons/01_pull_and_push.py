@@ -29,7 +29,8 @@ plt.style.use("lesson.mplstyle")
 #
 # A tower turns a picture or a text into a *feature*: a list of numbers, which you can see as an arrow in space. Here
 # are three arrows in the plane, one picture and two texts. Which text fits the picture? Look at the directions, then at
-# what the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature.)
+# what the dot product says. (Letters in comments such as `(N, D)`: N pictures, M texts, D numbers in a feature, which
+# lesson 00 called E.)
 
 # %%
 picture = torch.tensor([2.0, 1.0])  # (D,), a cat
@@ -43,7 +44,7 @@ for name, arrow, style, (right, up) in (
 ):
     axes.annotate("", xytext=(0, 0), xy=arrow.tolist(), arrowprops={"arrowstyle": "->", "linestyle": style, "lw": 1.8})
     axes.text(arrow[0] + right, arrow[1] + up, name)
-axes.set(xlim=(-0.1, 3.6), ylim=(-0.1, 3.3), aspect="equal", xlabel="feature 0", ylabel="feature 1")
+axes.set(xlim=(-0.1, 3.6), ylim=(-0.1, 3.3), aspect="equal", xlabel="first number", ylabel="second number")
 for name, text in texts.items():
     print(f"{name}: dot product {picture @ text:.2f}, cosine {F.cosine_similarity(picture, text, dim=0):.2f}")
 
@@ -191,7 +192,8 @@ def triplet(image_features, text_features, margin=0.3):
 # In words: a wrong text costs little while its logit is far behind that of the right text, and much when it is ahead.
 # If all of them are far behind, the sum is near 0, and so is the loss, because $\ln 1 = 0$.
 #
-# **Exercise 2.** Write it, as the mean of $L_i$ over the rows.
+# **Exercise 2.** Write it, as the mean of $L_i$ over the rows. The check also compares the gradient, so do not change
+# tensors in place (`+=`, `fill_diagonal_`): autograd may still need their old values.
 
 
 # %%
@@ -248,9 +250,10 @@ for axes, title, loss in zip(
 # drawn equally long. Points without an arrow feel no force.*
 #
 # The triplet leaves a picture alone as soon as its margin is kept. It leaves a text alone when the margins of both
-# pictures that use it are kept: its own picture, and the one that has it as a negative. CLIP's forces become small
-# there, but not zero. Elsewhere CLIP's arrows look much like those of pulling alone, because most pairs are still far
-# apart. The pushing shows when they meet.
+# pictures that use it are kept: its own picture, and the one that has it as a negative. Picture 3 is left alone though
+# it is far from its own text, because its one negative, text 4, is further away still. CLIP's forces are nowhere zero:
+# small at pair 5, which is close already, and large at picture 3. Otherwise CLIP's arrows look much like those of
+# pulling alone, because most pairs are still far apart. The pushing shows when they meet.
 #
 # So let the points go: a few hundred small steps along the forces, with pulling alone and with all negatives.
 
@@ -276,9 +279,10 @@ for row, (name, stops) in zip(grid, walks.items(), strict=True):
         show(axes, here, f"{name}, step {step}", size=11)
 
 # %% [markdown]
-# Pulling alone joins each pair wherever its two points happen to meet, and different pairs may end up side by side.
-# With all negatives the pairs also spread out over the circle, so that they can be told apart. In numbers, after the
-# last step: the largest angle between a picture and its own text, and the smallest between a picture and another text.
+# Pulling alone joins each pair wherever its two points happen to meet, and different pairs may end up side by side:
+# here 2 and 3 at the top, 0 and 1 at the right. With all negatives the pairs also spread out over the circle, so that
+# they can be told apart. In numbers, after the last step: the largest angle between a picture and its own text, and the
+# smallest between a picture and another text.
 
 # %%
 for name, stops in walks.items():
@@ -292,7 +296,15 @@ for name, stops in walks.items():
 #
 # How hard does each negative push? For a wrong text ($j \ne i$) the derivative of $L_i$ with respect to $z_{ij}$ is
 # $p_{ij}$ (lesson 02 derives it): *the probability that picture i gives to this wrong text*. Take a picture of a cat
-# in a batch of 64. Most of the other texts are unrelated to it; one is "a tiger". (The cosines are made up.)
+# in a batch of 64. The right text, "a cat", has a cosine of 0.70 with it. One of the 63 negatives is "a tiger", with
+# 0.50. The other 62 are unrelated, with cosines scattered around 0 (standard deviation 0.15). All these numbers are
+# made up. The scale is $1/0.07$, at which CLIP starts.
+#
+# **Make a guess first**: how much of the push of all 63 negatives comes from the tiger, in percent? Put a number in
+# place of `None`.
+
+# %%
+check.predict("01: the tiger's share of the push, in percent", None)
 
 # %%
 batch = 64
@@ -305,6 +317,7 @@ figure, axes = plt.subplots(figsize=(7, 3))
 axes.bar(range(1, batch), 100 * push, color=["crimson" if i == 0 else "tab:gray" for i in order.tolist()])
 axes.set(xlabel="negatives, the hardest first", ylabel="share of all the push (%)")
 tiger = order.tolist().index(0)
+check.reveal("01: the tiger's share of the push, in percent", 100 * push[tiger].item(), within=15)
 axes.annotate("a tiger", (tiger + 1, 100 * push[tiger]), xytext=(20, -10), textcoords="offset points",
               arrowprops={"arrowstyle": "->"})  # fmt: skip
 print(f'"a tiger" alone does {100 * push[tiger]:.0f} % of the pushing,')
@@ -341,7 +354,7 @@ for pairs in (2, 64, 32768):
 #
 # ## What you take away
 #
-# - The cosine looks at directions only: no text wins by being long, and no force points along a length.
+# - The cosine divides the lengths out, so no force points along a length.
 # - Pulling alone allows collapse. A triplet pushes from one negative and stops at its margin. N-pair, InfoNCE and
 #   each half of CLIP's loss are one formula: cross-entropy of a softmax over all N.
 # - Each negative pushes by its share of the softmax, so the hardest ones push most, without any search for them. In a

@@ -26,6 +26,7 @@ from minclip.data import OPENMOJI, Preprocess, load_emoji, normalize
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
+torch.set_num_threads(1)  # networks as small as these train faster on one thread
 
 # %% [markdown]
 # ## Knowing nothing: ln B
@@ -44,9 +45,9 @@ for scale in (1.0, 14.3, 100.0):
 print(f"ln {batch_size}:           {math.log(batch_size):.4f}")
 
 # %% [markdown]
-# So 4.85 is the loss of a model that cannot tell 128 pairs apart at all, and that may be what the user saw. It also
-# follows that losses of different batch sizes cannot be compared. Cut the batch in half, and the loss of such a model
-# falls by $\ln 2$, although it has learned nothing:
+# So 4.85 is the loss of a model that cannot tell 128 pairs apart at all. The user's batch size *was* 128: in 15 epochs
+# that model had very probably learned nothing. It also follows that losses of different batch sizes cannot be compared.
+# Cut the batch in half, and the loss of such a model falls by $\ln 2$, although it has learned nothing:
 
 # %%
 print("batch size   loss of a model that knows nothing")
@@ -168,10 +169,15 @@ for place, axes in enumerate(panels):
     axes.set_axis_off()
 
 # %% [markdown]
-# **Before you run on**, write down your own numbers: with a batch of 64 and three captions, what is the loss of knowing
-# nothing, and at what loss will the training end? Exercise 2 gives the answer. To make the captions equally likely, we
-# first draw a tone for each pair of a batch, then a picture of that tone.
-#
+# To make the captions equally likely, we first draw a tone for each pair of a batch, then a picture of that tone. With
+# a batch of 64 and three captions, what is the loss of knowing nothing, and at what loss will the training end?
+# Exercise 2 gives the answer. **Make your prediction first**: put the loss at the end, with two decimals, in place of
+# `None`.
+
+# %%
+check.predict("03: loss at the end of the training", None)
+
+# %% [markdown]
 # A second training, for comparison, has a bug that is found in the wild: pictures and texts are *shuffled apart*, so
 # that each picture is paired with a random tone, another one each time (as with two data loaders, each with its own
 # shuffling). A *fixed* wrong pairing looks different: it can be learned by heart, so the loss falls, and only the
@@ -245,13 +251,15 @@ print(f"first loss {losses[0]:.3f}; ln {B} = {start:.3f}")
 # training *passes* in its first steps, once the model has learned to be undecided.
 #
 # Then the curve falls below ln B, flattens, and runs on as a noisy band: stuck, you might say. Each batch has its own
-# floor (exercise 1), which is one source of noise. So compare means over the last quarter of the steps:
+# floor (exercise 1), which is one source of the noise: subtract it, and the spread is smaller. So compare means over
+# the last quarter of the steps:
 
 # %%
 last = STEPS // 4
 print(f"predicted floor            {floor:.3f}")
 print(f"mean floor of the batches  {mean(floors[-last:]):.3f}")
 print(f"mean loss                  {mean(losses[-last:]):.3f}")
+check.reveal("03: loss at the end of the training", mean(losses[-last:]), within=0.03)
 gap = mean(losses[-last:]) - floor
 print(f"the loss ended {gap:+.3f} from the prediction:", "within 0.03" if abs(gap) < 0.03 else "not within 0.03")
 over = [loss - least for loss, least in zip(losses[-last:], floors[-last:], strict=True)]

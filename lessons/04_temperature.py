@@ -238,20 +238,21 @@ _ = figure.legend(*left.get_legend_handles_labels(), loc="outside lower center",
 #   falls first, and rises once the pairs are right.
 # - *No exp* moves the scale by at most about 1 % of its start in each step. It climbs slowly, and so the loss falls
 #   slowly.
-# - *From e* starts at the same low scale, but its steps multiply, so its scale catches up. In this easy task the
+# - *From e* starts at nearly the same low scale, but its steps multiply, so its scale catches up. In this easy task the
 #   mistake does no lasting harm.
-# - *No log* begins above the top of both plots. After one step the clamp has it at 100, and yet it never learns.
-# - *Wrong pairs* has nothing to learn, so being less sure is all that helps: the scale sinks towards 1, and the loss
+# - *No log* begins above the top of both plots. After one step the clamp has it at 100, and yet it hardly learns.
+# - *Wrong pairs* has nothing to learn, so being less sure is all that helps: the scale sinks and sinks, and the loss
 #   comes down to that of guessing and stays there. A user of open_clip saw just this
-#   ([#815](https://github.com/mlfoundations/open_clip/issues/815): from 14.28 down to 1, the loss constant; a lower
-#   learning rate helped). A scale that keeps falling says that the right text is not the nearest: the pairs do not
-#   belong together, or the towers do not learn.
+#   ([#815](https://github.com/mlfoundations/open_clip/issues/815): from 14.28 down to 1, below which open_clip's code
+#   does not let it go; the loss was constant, and a lower learning rate helped). A scale that keeps falling says that
+#   the right text is not the nearest: the pairs do not belong together, or the towers do not learn.
 #
 # ## Why does *no log* not recover?
 #
 # After its first step its scale is 100, which is a scale that good models reach. One suspect is that 100 is too high so
-# early. Another is Adam, which remembers the size of the enormous first gradient for about a thousand steps and divides
-# all later ones by it. You can test both: start at 100, and let Adam forget after the first step.
+# early. Another is Adam, which divides all later gradients by the size of the enormous first one, and forgets that only
+# over thousands of steps: many more than the few hundred here. You can test both: start at 100, and let Adam forget
+# after the first step.
 
 # %%
 for name, tried in {
@@ -262,7 +263,8 @@ for name, tried in {
     print(f"{name:25} ends at a loss of {tried[0][-1]:8.4f}, {tried[2]} of {PAIRS} right")
 
 # %% [markdown]
-# It was Adam's memory of one enormous gradient at the start.
+# It was Adam's memory of one enormous gradient at the start. (That memory does fade: with 5,000 steps in place of 400,
+# *no log* learns after all. Try it: `STEPS`.)
 #
 # ## The plain answer
 #
@@ -271,8 +273,8 @@ for name, tried in {
 # work did, and is clamped at 100 because the paper's authors found training unstable otherwise.
 #
 # Print the number that multiplies the cosines. If it begins at 2.66, an exp is missing; at 2.72, the start is $t =
-# 1$; at 1.6 million, a logarithm is missing. If it passes 100, the clamp is missing. If it falls towards 1 and stays
-# there, look at the pairs and at the towers, not at the scale.
+# 1$; at 1.6 million, a logarithm is missing. If it passes 100, the clamp is missing. If it keeps falling, to 1 and
+# below, look at the pairs and at the towers, not at the scale.
 #
 # **What this lesson does not show.** What training does without the clamp: no scale climbed to 100 here. More than one
 # seed of an easy task without towers. The cause in #815, where the towers were real: wrong pairs are just one way to

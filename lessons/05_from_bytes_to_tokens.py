@@ -8,9 +8,9 @@
 #
 # **You need** Python: strings, tuples, dictionaries. No other lesson is needed.
 #
-# **Afterwards you can** train a byte-pair encoding with pencil and paper and with twenty lines of Python, write the
-# `encode` that gives OpenAI's own ids, say what a tokenizer keeps of a text and what it throws away, and explain why
-# the same sentence costs more tokens in one language than in another.
+# **Afterwards you can** train a byte-pair encoding with pencil and paper and with twenty lines of Python, write an
+# `encode` that gives OpenAI's own ids, say what a tokenizer keeps and what it throws away, and explain why the same
+# sentence costs more tokens in one language than in another.
 #
 # **Place.** Part II, *A CLIP of your own*; after lesson 00. About 75 minutes, 40 of them for the three exercises.
 # Lesson 06 reads the ids, and lesson 08 trains with the vocabulary that you learn here.
@@ -31,9 +31,9 @@ plt.style.use("lesson.mplstyle")
 # %% [markdown]
 # ## A text is bytes
 #
-# A model needs a finite list of things that it can read, its **vocabulary**, and each thing's place in the list is
-# its **id**. If the things are words, some word is always missing. If they are Unicode characters, there are more
-# than a hundred thousand. But every text is stored as **bytes** already, in UTF-8, and there are only 256 of them:
+# A model needs a finite list of things that it can read, its **vocabulary**, and each thing's place in the list is its
+# **id**. If the things are words, some word is always missing. If they are Unicode characters, there are more than a
+# hundred thousand. But every text is already stored as **bytes**, in UTF-8, and there are only 256 of them:
 
 # %%
 for text in ("cat", "né", "猫", "🐈"):
@@ -43,15 +43,15 @@ for text in ("cat", "né", "猫", "🐈"):
 # With 256 ids nothing can ever be unknown: no letter, no language, no emoji. The price is length: "cat" is three ids
 # instead of one, and the model's work grows faster than the length (lesson 06).
 #
-# **Byte-pair encoding** (BPE) starts from the bytes and makes the texts short again. It looks for the pair of
-# neighbours that occurs most often, makes one new **symbol** of the two, puts it in the vocabulary, and begins again.
-# Frequent words end up as one symbol; rare ones stay in pieces; nothing is ever unknown. (BPE was a compression trick
-# first. [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909) used it for translation and GPT-2 on bytes; CLIP took
+# **Byte-pair encoding** (BPE) starts from the bytes and shortens the texts again. It looks for the pair of neighbours
+# that occurs most often, makes the two into one new **symbol**, adds it to the vocabulary, and starts over. Frequent
+# words end up as one symbol; rare ones stay in pieces; nothing is ever unknown. (BPE was originally a compression
+# trick. [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909) used it for translation and GPT-2 on bytes; CLIP took
 # it from there: section 2.4 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020).)
 #
 # Before any pair is counted, CLIP does three things to a text. It **cleans** it (lower case, HTML entities, broken
-# Unicode, white space). It cuts it into **words** with a pattern: runs of letters, single digits, endings such as 's,
-# runs of anything else; and no pair ever crosses the edge of a word. And it marks the last byte of every word with
+# Unicode, white space). It cuts it into **words** with a pattern (runs of letters, single digits, endings such as 's,
+# runs of anything else), and no pair ever crosses a word boundary. And it marks the last byte of every word with
 # `</w>`, so that *art* at the end of *heart* is not the *art* that begins *artist*.
 
 # %%
@@ -61,15 +61,15 @@ print(to_symbols("heart"))
 print(to_symbols("né"), "two bytes for é")
 
 # %% [markdown]
-# Some of the 256 bytes are invisible when printed (a blank, the end of a line). CLIP, like GPT-2, gives every byte a
-# visible stand-in, in the table `BYTE_TO_CHAR`: printable Latin letters and signs stand for themselves, other letters
-# for the rest. So a list of symbols can be stored as a readable text file. `CHAR_TO_BYTE` is the way back, and é, the
-# bytes 195 and 169, prints as Ã©.
+# Some of the 256 bytes are invisible when printed (a space, the end of a line). CLIP, like GPT-2, gives every byte a
+# visible stand-in, in the table `BYTE_TO_CHAR`: printable Latin characters stand for themselves, and other characters
+# stand for the rest. So a list of symbols can be stored as a readable text file. `CHAR_TO_BYTE` is the way back. The
+# letter é, bytes 195 and 169, prints as Ã©.
 #
 # ## `aaabdaaabac`, with a pencil
 #
 # Take a pencil; this small string is the classic example. (1) Count every pair of neighbours, including overlapping
-# ones: `a a a` holds (a, a) twice, though only one of them can be glued. (2) Glue the most frequent pair into one
+# ones: `a a a` contains (a, a) twice, though only one of them can be glued. (2) Glue the most frequent pair into one
 # symbol, everywhere, from the left. If two pairs are equally frequent, take the one that comes first in Python's order
 # of tuples: (a, b) before (aa, a). Repeat both steps until no pair occurs twice.
 #
@@ -88,7 +88,7 @@ for pair in sorted(set(pairs), key=lambda pair: (-pairs.count(pair), pair)):
 
 # %%
 def glue(symbols, pair):
-    """symbols: a tuple of strings; pair: two of them -> the tuple with every occurrence of the pair made one string."""
+    """symbols: a tuple of strings; pair: two of them -> the tuple with each occurrence of the pair joined."""
     raise NotImplementedError
 
 
@@ -96,8 +96,8 @@ def glue(symbols, pair):
 glue = check.glue(glue)
 
 # %% [markdown]
-# **Exercise 2.** Now the whole training. A collection of texts is a dictionary: each different word, as a tuple of
-# symbols, with the number of times that it occurs. A pair in a word that occurs 500 times counts 500 times.
+# **Exercise 2.** Now write the whole training. A collection of texts is a dictionary from each distinct word, as a
+# tuple of symbols, to the number of times that it occurs. A pair in a word that occurs 500 times counts 500 times.
 
 
 # %%
@@ -114,7 +114,7 @@ def train_bpe(words, n_merges):
 train_bpe = check.train_bpe(train_bpe)
 
 # %% [markdown]
-# Compare with what you wrote down:
+# Compare this with what you wrote down:
 
 # %%
 symbols = word
@@ -124,10 +124,10 @@ for pair in train_bpe({word: 1}, 10):
     print(f"glue {pair[0]:>4} and {pair[1]:<4} ->", f"{'':4}", *symbols)
 
 # %% [markdown]
-# Each line is a **merge**. The vocabulary is: the bytes, the bytes with `</w>`, one new symbol for each merge in
-# their order, and two special ids for the start and the end of a text. So the list of merges *is* the tokenizer, and
-# that is what OpenAI's file holds: a line with a version, then a pair on each line, the earliest merge first. (It
-# lists more merges than the model uses; the next cell counts how many the model takes, from the top.)
+# Each line is a **merge**. The vocabulary consists of the bytes, the bytes with `</w>`, one new symbol for each merge,
+# in order, and two special ids for the start and the end of a text. So the list of merges *is* the tokenizer, and that
+# is what OpenAI's file holds: a line with the version, then one pair per line, the earliest merge first. (It lists more
+# merges than the model uses; the next cell counts how many the model takes, from the top.)
 
 # %%
 BASE = 2 * len(BYTE_TO_CHAR) + 2  # the bytes, the bytes with </w>, start, end
@@ -139,9 +139,9 @@ print(f"(the paper's section 2.4 says {openai - len(BYTE_TO_CHAR):,}: without th
 # %% [markdown]
 # ## A real vocabulary
 #
-# Our texts are the names of all emoji, as Unicode's translators wrote them. We learn from most of them and keep those
-# of the unseen pictures aside (the ones that the models of this course are tested on). `minclip.Tokenizer.train` does
-# what you just wrote; it only recounts the words that a merge has changed, which makes it faster.
+# Our texts are the names of all emoji, as Unicode's translators wrote them. We learn from most of them and set aside
+# the names of the *unseen* emoji, the ones that the models of this course are tested on. `minclip.Tokenizer.train` does
+# what you just wrote; it recounts only the words that a merge has changed, which makes it faster.
 
 # %%
 english, chinese = emoji_captions("en"), emoji_captions("zh")
@@ -155,20 +155,20 @@ print("the last: ", *("".join(pair) for pair in tokenizer.merges[-12:]))
 
 # %% [markdown]
 # The merges show what the names of emoji are about. The early ones build a few words that occur in a great many
-# captions, because most people are drawn in five skin tones. Captions of photographs would give another list. The
+# captions, because most people are drawn in five skin tones. Captions of photographs would give a different list. The
 # algorithm knows nothing about language; it finds what repeats.
 #
 # ## From a text to ids
 #
 # How does a new text become ids? It is cleaned and cut into words, as above (`split_words` does both). Each word is
 # taken apart into bytes, and the training is repeated on it: of all pairs of neighbours in the word, the one that was
-# learned *first* is glued, everywhere; then again, until none of the pairs was ever learned. What is left are the
-# word's symbols, and each has its id. (The next merge is not the longest symbol that fits, as in other tokenizers, and
-# not the leftmost pair.)
+# learned *first* is glued, everywhere, and so on until no learned pair is left. The symbols that remain are the word's
+# **tokens**, and each has its id. (The next merge is neither the longest symbol that fits, as in other tokenizers, nor
+# the leftmost pair.)
 #
-# **Exercise 3.** Write `encode`. `tokenizer.rank` says for every pair that was learned at which place in the list it
-# stands, and `tokenizer.id_of_symbol` gives the id of a symbol. The check tries random texts against the library; then
-# it takes part of OpenAI's own list, and expects the ids that OpenAI's tokenizer gives.
+# **Exercise 3.** Write `encode`. `tokenizer.rank` gives, for every learned pair, its place in the list, and
+# `tokenizer.id_of_symbol` gives the id of a symbol. The check compares your ids with the library's on random texts;
+# then it takes part of OpenAI's own list and expects the ids that OpenAI's tokenizer gives.
 
 
 # %%
@@ -181,7 +181,7 @@ def encode(text, rank, ids):
 encode = check.encode(encode)
 
 # %% [markdown]
-# With our vocabulary, and with OpenAI's (only those of its merges that can occur in these texts):
+# Here are the ids with our vocabulary, and with OpenAI's (only those of its merges that can occur in these texts):
 
 # %%
 for text in ("woman firefighter", "a photo of a cat"):
@@ -193,15 +193,15 @@ for text in ("a photo of a cat", "a diagram", "A woman firefighter's helmet!"):
     print(f"{text!r:34} {encode(text, *openai_vocabulary())}")
 
 # %% [markdown]
-# "a diagram" stands in the example of OpenAI's own README. Their list was learned from far more text than ours, and
-# so "diagram" is one token there.
+# "a diagram" comes from the example in OpenAI's own README. Their list was learned from far more text than ours, so
+# "diagram" is one token there.
 #
 # ## Merges as a tree
 #
-# In a drawing, gluing gives a tree: the bytes are at the bottom, and every merge is a fork. The number under a symbol
-# is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for: where a
-# word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them. Each
-# token is framed, even a single byte that no merge took.
+# Drawn on paper, a word's merges form a tree: the bytes are at the bottom, and every merge is a fork. The number under
+# a symbol is the merge's place in the list (a number that appears twice is one merge, used twice). What to look for:
+# where a word ends up as a single tree, it is a single token; where it ends up as several trees, no merge joins them.
+# Each token is framed, even a single byte that no merge took.
 
 
 # %% jupyter={"source_hidden": true}
@@ -236,15 +236,15 @@ for axes, word in ((left, "firefighter"), (right, "photograph")):
     draw_trees(axes, word)
 
 # %% [markdown]
-# The numbers grow from the bytes upwards: a pair can only be glued when both of its halves exist. The pieces are not
-# syllables and not stems, even where they look like it; they are what repeated in *these* captions. That is the
-# answer to "how do I get the vocabulary for my dataset?": by training it on your dataset.
+# The numbers grow from the bytes upwards: a pair can only be glued when both of its halves exist. The pieces are
+# neither syllables nor stems, even where they look like them; they are what repeated in *these* captions. That is the
+# answer to "how do I get the vocabulary for my dataset?": you train it on your dataset.
 #
 # ## The same sentences in two languages
 #
-# The captions exist in many languages, and each says the same in all of them. So we can ask what a sentence costs, in
-# tokens. We train one tokenizer on English and one on Chinese and encode the captions that were kept aside. One
-# training also gives every smaller tokenizer, since the first merges of the list are the smaller vocabulary.
+# The captions exist in many languages, and each says the same thing in all of them. So we can ask what a sentence costs
+# in tokens. We train one tokenizer on English and one on Chinese and encode the captions that were set aside. A single
+# training run also gives every smaller tokenizer, since the first merges of the list form a smaller vocabulary.
 #
 # Which language needs more tokens for the same captions, each with its own vocabulary?
 
@@ -292,14 +292,14 @@ check.reveal("more tokens per caption", max(("English", "Chinese"), key=lambda l
 #   compare costs.
 # - The pattern that cuts words looks for white space, and Chinese has none. So a whole phrase counts as one word, and
 #   merges may glue across what a Chinese reader would call words. That helps the dashed curves.
-# - A vocabulary learned from English does next to nothing for Chinese: the dotted curve is flat. A model reads a
-#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it soon:
+# - A vocabulary learned from English does next to nothing for Chinese: the dotted curves are flat. A model reads a
+#   limited number of tokens, its **context**, and a language that the vocabulary was not learned from fills it quickly:
 
 # %%
 room = minclip.PRESETS["ViT-B/32"].context_length - 2  # without start and end
 print(f"With vocabularies of {vocab_size} entries, OpenAI's context ({room} tokens, and start and end) has room for:")
 for name, (per_character, _) in last.items():
-    print(f"{name:42} about {room / per_character:3.0f} characters, blanks not counted")
+    print(f"{name:42} about {room / per_character:3.0f} characters, spaces not counted")
 
 # %% [markdown]
 # ## And back again
@@ -313,8 +313,8 @@ for symbol in pieces:
     print(f"{symbol:8} -> bytes {[CHAR_TO_BYTE[char] for char in symbol.removesuffix(END_OF_WORD)]}")
 
 # %% [markdown]
-# So all bytes must be joined before they are decoded, and each `</w>` becomes a blank. (CLIP's pattern skips white
-# space, so the tokenizer can only put one blank behind every word.)
+# So all bytes must be joined before they are decoded, and each `</w>` becomes a space. (CLIP's pattern skips white
+# space, so the tokenizer can only put one space after every word.)
 
 # %%
 for text in ("Woman  Firefighter", "naïve 猫 🐈", "it's 100 %", "“ﬁne” &lt;3"):
@@ -342,33 +342,34 @@ for length in (12, 5):
 
 # %% [markdown]
 # (The padding prints as an exclamation mark: id 0 is the first of the printable bytes, in our vocabulary as in
-# OpenAI's. That a padding zero and a real "!" look the same to the model sounds like a bug. The next lesson shows why
-# it is not one.)
+# OpenAI's. It is a "!" that does not end its word, such as the one in "!?"; a "!" that ends its word has `</w>` and id
+# 256, as in *helmet!* above. That padding and a real "!" look the same to the model sounds like a bug. The next lesson
+# shows why it is not one.)
 #
 # ## The answer
 #
 # The vocabulary is a list of merges: count neighbours, glue the most frequent pair, repeat. You get one for your own
-# captions by running that on them, and you read a text by repeating the merges on it, the earliest first.
+# captions by running that on them, and you read a text by replaying the merges on it, the earliest first.
 #
 # It starts from 256 bytes, so nothing is unknown. It is trained on some text, so what that text repeats costs few
 # tokens, and everything else costs many: that is why the same sentence is cheap in one language and expensive in
-# another. A text loses what cleaning changes, and its white space; BPE itself loses nothing.
+# another. A text loses what cleaning changes and the places of its white space; BPE itself loses nothing.
 #
 # ## What this lesson does not show
 #
 # Whether a better vocabulary makes a better CLIP: nothing was trained here but the merges. Nor the other ways to cut
 # words (WordPiece, unigram models), nor how to make the training fast enough for billions of words. The comparison of
-# languages is about short names of emoji, which repeat their words far more than ordinary text does, so that the
-# numbers are flattering. And English and Chinese share hardly a byte: what a vocabulary costs that was learned from
-# another language in the *same* script, we did not measure.
+# languages is about short names of emoji, which repeat their words far more than ordinary text does, so the numbers are
+# flattering. And English and Chinese share hardly any bytes: we did not measure how many more tokens a text costs if
+# the vocabulary was learned from another language in the *same* script.
 #
 # ## Harder, and without a solution
 #
 # - Make `train_bpe` ten times as fast: a merge changes few words, so most counts stay (`learn_merges` in
-#   [tokenizer.py](../minclip/tokenizer.py) does it). Do both lists still agree, ties included?
-# - Encode by the longest symbol that fits, from the left, instead. On how many captions do the ids differ, and which of
-#   the two needs fewer tokens?
-# - Find words of your own trade that cost three or more of OpenAI's tokens, if you have its file
+#   [tokenizer.py](../minclip/tokenizer.py) does it). Do the two lists still agree, ties included?
+# - Instead, encode from the left, always with the longest symbol that fits. For how many captions do the ids differ,
+#   and which of the two methods needs fewer tokens?
+# - Find words from your own field that cost three or more of OpenAI's tokens, if you have its file
 #   (`minclip.Tokenizer.load`). What do they have in common?
 #
 # Stuck? `check.hint("encode")` gives hints, one after the other; all solutions are in

@@ -8,8 +8,8 @@
 #
 # **You need** tokens, SOT, EOT and padding (lesson 05), the softmax, and classes in Python (`nn.Module`).
 #
-# **Afterwards you can** write a text tower: attention with heads, the block, and the whole of it, equal to minclip's
-# under the same weights. You can read an attention map, tell which of a text's vectors knows what, and prove that
+# **Afterwards you can** write a text tower: attention with heads, the block, and the whole tower, equal to minclip's
+# with the same weights. You can read an attention map, tell which of a text's vectors knows what, and prove that
 # padding cannot matter.
 #
 # **Place.** Part II, *A CLIP of your own*; after lesson 05. About 90 minutes, 60 of them for the five exercises. The
@@ -34,8 +34,9 @@ model, _, tokenizer = minclip.load()  # trained on emoji, their names and keywor
 # %% [markdown]
 # ## A batch of texts
 #
-# Three captions as the model gets them: start, text, end, and zeros up to the longest. (Letters in comments such as
-# `(B, T, D)`: B texts of T places; D numbers at each place, E in a feature; H and d are explained below.)
+# Here are three captions as the model gets them: start, text, end, and zeros up to the length of the longest. (Comments
+# such as `(B, T, D)` give shapes: B texts of T places; D numbers at each place, E in a feature; H and d are explained
+# below.)
 
 # %%
 captions = ["cat", "red heart", "woman firefighter medium skin tone"]
@@ -47,24 +48,24 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
     print(ids, *row)
 
 # %% [markdown]
-# (This model has a vocabulary of its own, so the ids differ from those in lesson 05. Zero is also the id of a real
-# exclamation mark, and that is how it prints. Keep it in mind.)
+# (This model has a vocabulary of its own, so the ids differ from those in lesson 05. Zero is also the id of a real "!"
+# that does not end its word, such as the one in "!?", and that is how the padding prints. Keep this in mind.)
 #
 # ## Attention, and a mask
 #
 # In **attention** every position of the text makes three vectors of $d$ numbers: a *query* $q$ (what am I looking
 # for?), a *key* $k$ (what do I offer?) and a *value* $v$ (what do I hand over?). Position $i$ compares its query with
 # all keys and takes a weighted mean of the values. Under a **causal mask** a position may only look back: at itself and
-# at what stands before it.
+# at what comes before it.
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{j' \le i} e^{s_{ij'}}} \quad (j \le i), \qquad s_{ij} = \frac{q_i \cdot
 # k_j}{\sqrt{d}}, \qquad \mathrm{out}_i = \sum_{j \le i} a_{ij} v_j$$
 #
 # In words: the **scores** $s$ are the dot products, divided by $\sqrt d$ so that they do not grow with the number of
-# entries of a query; the **weights** $a$ are their softmax over what is allowed; everything after $i$ has weight zero.
+# entries in a query; the **weights** $a$ are their softmax over what is allowed; everything after $i$ has weight zero.
 # ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.2.)
 #
-# Here is one such reading, in the trained model: three tokens, and their $q$, $k$ and $v$ in one *head* of the first
+# Here is one such reading in the trained model: three tokens, and their $q$, $k$ and $v$ in one *head* of the first
 # *layer* (both words are explained below; here $d = 32$). Follow the row of *cat*: its query against the three keys
 # gives a row of scores; one of them is forbidden; the softmax of the others says how much of each value goes into the
 # row of *cat* on the right.
@@ -72,7 +73,7 @@ for ids, row in zip(tokens.tolist(), names, strict=True):
 
 # %%
 def watch(part, tokens):
-    """What a part of the model is given, and what it makes of it, while the model reads the tokens."""
+    """The input and the output of a part of the model while the model reads the tokens."""
     seen = []
     handle = part.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
     model.encode_text(tokens)
@@ -85,7 +86,7 @@ x, _ = watch(attn, tokenizer(["cat"]))  # (1, T, D)
 qkv = F.linear(x[0], attn.in_proj_weight, attn.in_proj_bias)  # (T, 3D)
 q, k, v = (part[:, :32] for part in qkv.chunk(3, dim=1))  # (T, d) each, of the first head
 scores = q @ k.T / q.shape[1] ** 0.5  # (T, T)
-one_hot = torch.eye(3)[None]  # with these values, attention hands over its weights
+one_hot = torch.eye(3)[None]  # with these values, attention returns its weights
 weights = F.scaled_dot_product_attention(q[None], k[None], one_hot, is_causal=True)[0]  # (T, T)
 print("scores:\n", scores)
 print("weights:\n", weights)
@@ -107,13 +108,17 @@ for axes, (title, part) in zip(row, parts.items(), strict=True):
         axes.set_xticklabels(["SOT", "cat", "EOT"], rotation=45)
         for i, j in ((0, 1), (0, 2), (1, 2)):
             axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="0.6", hatch="////"))
+        for i, j in torch.tril_indices(3, 3).T.tolist():
+            colour = "white" if part[i, j].abs() > 0.6 * limit else "black"
+            axes.text(j, i, f"{part[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
 
 # %% [markdown]
-# (Red is positive, blue negative, and the weights go from white, 0, to dark, 1. Hatched: forbidden.)
+# (Red is positive, blue negative, and the weights go from white, 0, to dark, 1. Hatched squares are forbidden.)
 #
-# **Exercise 1.** Write the weights. It is tempting to take the softmax first and put zeros over the future afterwards.
-# Then the rows no longer add up to 1, and worse: the future still stands in the denominator, so it still has a say. (It
-# would have to be divided out again, by each row's new sum.)
+# **Exercise 1.** Write the function that computes the weights. It is tempting to take the softmax first and put zeros
+# over the future afterwards. Then the rows no longer add up to 1, and worse, the future is still in the denominator, so
+# it still has a say. (Dividing each row by its new sum removes it again, until one future score is so high that this
+# sum rounds to 0.)
 
 
 # %%
@@ -126,16 +131,16 @@ def causal_weights(scores):
 causal_weights = check.causal_weights(causal_weights)
 
 # %% [markdown]
-# A head can look for one thing only. So a position has several **heads**, H of them, each with its own $q$, $k$ and $v$
-# of $d = D/H$ numbers, and each with its own weights. All queries, keys and values come out of one matrix, of shape
+# A head can look for only one thing. So a position has several **heads**, H of them, each with its own $q$, $k$ and $v$
+# of $d = D/H$ numbers, and each with its own weights. All the queries, keys and values come from one matrix, of shape
 # (3D, D): its first D rows make the queries (the first $d$ of them those of the first head, and so on), the next D rows
 # the keys, the last D rows the values. At the end the heads' results, laid side by side, are D numbers again, and
 # `out_proj` mixes them.
 #
-# **Exercise 2.** Write the whole of attention. The parameters have OpenAI's names for a reason: weights go from one
-# model to another by name. So the check can give yours the weights of minclip's `Attention` and expect the same result,
-# to 1e-5, and the same gradients. The trap: the heads must be *split*, not only reshaped. Which of the axes are
-# neighbours in memory, and which do you need?
+# **Exercise 2.** Write the whole of attention. The parameters have OpenAI's names for a reason: weights are copied from
+# one model to another by name. So the check can give yours the weights of minclip's `Attention` and expect the same
+# result, to 1e-5, and the same gradients. The trap: the heads must be *split*, not only reshaped. Which axes are
+# neighbours in memory, and which ones do you need side by side?
 
 
 # %%
@@ -160,12 +165,13 @@ Attention = check.Attention(Attention)
 # %% [markdown]
 # ## Who attends to whom?
 #
-# The tower around it: each token's id picks a learned vector (`token_embedding`), and a learned vector for its place,
-# 0, 1, 2 …, is added (`positional_embedding`). Then come some **blocks** (or *layers*), one after the other.
+# The tower around attention works like this: each token's id picks a learned vector (`token_embedding`), and a learned
+# vector for its place, 0, 1, 2 …, is added (`positional_embedding`). Then come some **blocks** (or *layers*), one after
+# the other.
 #
 # minclip computes attention with one function of PyTorch, `F.scaled_dot_product_attention`. While the trained model
-# reads a caption, we replace it by a function that uses your `causal_weights`. If those are right, the feature must be
-# the same; and we can keep the weights and look at them.
+# reads a caption, we replace it with a function that uses your `causal_weights`. If your function is right, the feature
+# must stay the same, and we can keep the weights and look at them.
 
 # %%
 maps = []
@@ -186,9 +192,9 @@ with patch.object(F, "scaled_dot_product_attention", our_attention):
 print(f"largest difference of the features: {(after - before).abs().max():.0e}, their size {before.abs().mean():.1f}")
 
 # %% [markdown]
-# Here are the weights: one map for each layer and each head. A row is a token that reads, and its squares say where
-# it looks: the darker, the more. Hatched: forbidden by the mask. The framed row is EOT. In which head of layer 1 does
-# EOT look most at *firefighter*? (The cell below the figure has the answer.)
+# Here are the weights: one map for each layer and each head. A row is a token that reads, and its squares say where it
+# looks: the darker the square, the more. Hatched squares are forbidden by the mask. The framed row is EOT. In which
+# head of layer 1 does EOT look most at *firefighter*? (The cell below the figure has the answer.)
 
 # %% jupyter={"source_hidden": true}
 figure, grid = plt.subplots(len(maps), maps[0].shape[1], figsize=(10, 5.8), sharex=True, sharey=True)
@@ -202,8 +208,8 @@ for layer, weights in enumerate(maps):
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         axes.set_xticks(places, names[2], rotation=90, fontsize=8)
         axes.set_yticks(places, names[2], fontsize=8)
-figure.supxlabel("is read", fontsize=10)
-figure.supylabel("reads", fontsize=10)
+figure.supxlabel("token that is read", fontsize=10)
+figure.supylabel("token that reads", fontsize=10)
 colours = figure.colorbar(image, ax=grid, label="weight", shrink=0.7)
 
 # %% jupyter={"source_hidden": true}
@@ -217,7 +223,8 @@ print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 
 # %% [markdown]
 # Every map is a triangle. SOT, the first row, can look at nothing but itself. Each word knows what came before it and
-# nothing of what follows. Only the last row runs the whole width: **EOT is the one token that may read everything.**
+# nothing about what follows. Only the last row spans the whole width: **EOT is the one token that may read
+# everything.**
 #
 # Do not read more into a map than it says: it shows where a head looks, not what it takes from there, and in the last
 # layer "tone" is no longer only the word *tone* but everything that its position has collected by then.
@@ -226,16 +233,16 @@ print(f"at firefighter most, in layer 1: head {at_firefighter.argmax() + 1}")
 #
 # Attention moves things between positions and does little else. So a block has a second part, a small network that
 # treats each position by itself: the **MLP** (two linear layers, from D to 4D numbers and back, with a nonlinearity
-# between them). In front of each part stands a **LayerNorm**, which brings the D numbers of a position to mean 0 and
-# standard deviation 1, times a gain, plus a bias. And each part *adds* its result to what the position had, so that
-# nothing gets lost on the way, neither the vector on the way up nor its gradient on the way down:
+# between them). Before each part comes a **LayerNorm**, which brings the D numbers of a position to mean 0 and standard
+# deviation 1, times a gain, plus a bias. And each part *adds* its result to what the position had, so that nothing gets
+# lost on the way, neither the vector on the way up nor its gradient on the way down:
 #
 # $$x \leftarrow x + \mathrm{attn}(\mathrm{ln}_1(x)), \qquad x \leftarrow x + \mathrm{mlp}(\mathrm{ln}_2(x))$$
 #
-# This order is **pre-norm**, GPT-2's and CLIP's. (The Transformer of 2017 had the LayerNorm behind the sum.)
+# This order, used by GPT-2 and CLIP, is called **pre-norm**. (The Transformer of 2017 had the LayerNorm after the sum.)
 # *Attention is the only place where positions meet.*
 #
-# **Exercise 3.** Write the block, with its parts:
+# **Exercise 3.** Write the block, with these parts:
 #
 # | name | what it is |
 # |---|---|
@@ -266,9 +273,10 @@ Block = check.Block(Block)
 # %% [markdown]
 # ## Which vector knows what?
 #
-# `vectors` gives what the tower has at every position after its last block, and `feature` makes a feature of one of
-# them, in the tower's last two steps: a LayerNorm and a matrix. Suppose that CLIP read its feature at the *first*
-# position, SOT. How similar would "cat" and "red heart" be then? Write down a cosine before you go on.
+# In the next cells, `vectors` returns the vector at every position after the tower's last block, and `feature` turns
+# one of these vectors into a feature by the tower's last two steps, a LayerNorm and a matrix. Suppose that CLIP read
+# its feature at the *first* position, SOT. How similar would "cat" and "red heart" be then? Guess a cosine before you
+# go on.
 
 # %%
 check.predict("cosine of cat and red heart, read at SOT", None)
@@ -276,7 +284,7 @@ check.predict("cosine of cat and red heart, read at SOT", None)
 
 # %%
 def vectors(tokens):
-    """Token ids (B, T) -> what the text tower has at each position, (B, T, D)."""
+    """Token ids (B, T) -> the text tower's vector at each position, (B, T, D)."""
     return watch(model.transformer, tokens)[1]
 
 
@@ -301,8 +309,8 @@ print("read at EOT, as CLIP does:\n", cosines(model.encode_text(tokens)))
 # a firefighter. (BERT and CLIP's image tower read their feature at the *first* token. They can, because they have no
 # causal mask.)
 #
-# **Exercise 4.** Pick the right vectors. Three ways lead astray: taking the last position (which is padding in every
-# text but the longest), counting the ids that are not zero (a real "!" is zero, too), and picking every EOT (some
+# **Exercise 4.** Pick the right vectors. Three ways go wrong: taking the last position (which is padding in every text
+# but the longest), counting the ids that are not zero (a real "!" may also have id 0), and picking every EOT (some
 # tokenizers pad *with* EOT; only the first one counts).
 
 
@@ -316,15 +324,16 @@ def pool_at_end(x, tokens, end_id):
 pool_at_end = check.pool_at_end(pool_at_end)
 
 # %% [markdown]
-# OpenAI's code and ours write the place of EOT as `tokens.argmax(dim=-1)`: in these vocabularies EOT has the highest
-# id, and argmax takes the first of equals. (Add tokens with higher ids, and that breaks; `end_id` does not.)
+# OpenAI's code and ours find the place of EOT with `tokens.argmax(dim=-1)`: in these vocabularies EOT has the highest
+# id, and argmax takes the first of several equal maxima. (If you add tokens with higher ids, that breaks; a comparison
+# with `end_id` does not.)
 #
 # ## The tower
 #
-# **Exercise 5.** Put it together. The parts are there; `forward` says how a text goes through them: the vectors of the
-# tokens and of their places, all blocks, the vector at EOT, the last LayerNorm, the projection into the space that
-# texts and pictures share. A batch may be shorter than the context: its T places are the first T. The end token has
-# the highest id of the vocabulary.
+# **Exercise 5.** Put the tower together. The parts are there; `forward` says how a text goes through them: the vectors
+# of the tokens and of their places, all blocks, the vector at EOT, the last LayerNorm, the projection into the space
+# that texts and pictures share. A batch may be shorter than the context: its T places are the first T. The end token
+# has the highest id in the vocabulary.
 
 
 # %%
@@ -347,9 +356,9 @@ class TextTower(nn.Module):
 TextTower = check.TextTower(TextTower)
 
 # %% [markdown]
-# Does it read as the trained model does? With the weights of the model the tower must know what the model
-# knows. In minclip's CLIP the parameters of the image tower begin with `visual.`, and those of the text tower have the
-# names that you gave them:
+# Does it read as the trained model does? With the model's weights, the tower must know what the model knows. In
+# minclip's CLIP, the names of the image tower's parameters begin with `visual.`, and the text tower's parameters have
+# the same names as yours:
 
 # %%
 sizes = model.config
@@ -370,10 +379,10 @@ print(f"largest difference from minclip's features: {difference:.0e}; their size
 # %% [markdown]
 # ## Why padding cannot matter
 #
-# Padding stands behind EOT. Under a causal mask attention never looks at what is behind a position, and the rest of a
-# block looks at no other position at all. So nothing of the padding can reach EOT: not through one block and not
-# through twelve. That is a proof; here is the experiment. First we put *anything* behind EOT, random words instead of
-# zeros; then the same with the mask applied too late, as in the trap of Exercise 1:
+# Padding comes after EOT. Under a causal mask, attention never looks at what comes after a position, and the rest of a
+# block looks at no other position at all. So nothing in the padding can reach EOT, whether through one block or through
+# twelve. That is a proof; here is the experiment. First we put *anything* after EOT, random words instead of zeros;
+# then we do the same with the mask applied too late, as in the trap of Exercise 1:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -399,10 +408,10 @@ with patch.object(F, "scaled_dot_product_attention", masked_too_late):
 
 # %% [markdown]
 # With the mask the change is not small but exactly zero. So the padding's id can be that of a real "!" without harm.
-# Softmax first and zeros afterwards lets the padding in, through the denominator.
+# Taking the softmax first and putting zeros afterwards lets the padding in, through the denominator.
 #
-# Now more and more padding, and four ways to read one vector off the text. One keeps to the argument. Two read
-# somewhere else than at EOT, and one takes the mask away.
+# Now we add more and more padding and compare four ways to read one vector from the text. One fits the argument. Two
+# read somewhere other than at EOT, and one takes the mask away.
 
 # %% jupyter={"source_hidden": true}
 text = tokenizer(["red heart"])  # (1, T)
@@ -435,12 +444,13 @@ axes.set_title('"red heart", padded: what changes?')
 legend = axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 # %% [markdown]
-# One line lies on zero (what is left is rounding: matrices of another shape are summed in another order). The others
-# mean that the feature of a text depends on *which other texts are in its batch*, since the longest of them decides
-# how much padding there is. No error message reports such a bug.
+# One line lies on zero (what is left is rounding: matrices of a different shape are summed in a different order). The
+# others mean that the feature of a text depends on *which other texts are in its batch*, since the longest of them
+# decides how much padding there is. No error message reports such a bug.
 #
-# Two things follow from the argument, and the flat line agrees. No padding mask is needed. And a batch may be cut at
-# its longest text instead of being padded to the model's full context, with the same result for less work:
+# Two things follow from the argument, and the flat line agrees. No padding mask is needed. And a batch may be cut to
+# the length of its longest text instead of being padded to the model's full context, with the same result for less
+# work:
 
 # %%
 full = model.config.context_length  # of our model; OpenAI's have 77
@@ -454,32 +464,32 @@ print(f"instead of {full**2} in each head")
 # ## Why a causal mask at all?
 #
 # CLIP does not predict the next word, so nothing forces it to look only backwards
-# ([#488](https://github.com/openai/CLIP/issues/488)). The paper gives its reason in section 2.4: the mask keeps open
-# the ways to start from a pretrained language model and to add language modelling as a second task. Both were left
-# for later ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)). The price: "woman" is read without knowing that
-# a "firefighter" follows. The gain, which the paper does not mention: padding cannot matter.
+# ([#488](https://github.com/openai/CLIP/issues/488)). The paper gives its reason in section 2.4: the mask leaves open
+# the possibility of starting from a pretrained language model and of adding language modelling as a second task. Both
+# were left for later ([Radford et al. 2021](https://arxiv.org/abs/2103.00020)). The price: "woman" is read without
+# knowing that a "firefighter" follows. The gain, which the paper does not mention: padding cannot matter.
 #
 # ## The answer
 #
-# A causal Transformer reads from left to right: each position mixes what stands before it into its own vector, and
-# attention is the only place where that happens. EOT is the one position that has seen the whole text and nothing
-# behind it, so CLIP reads there, and padding cannot matter.
+# A causal Transformer reads from left to right: each position mixes what comes before it into its own vector, and
+# attention is the only place where that happens. EOT is the one position that has seen the whole text and nothing after
+# it, so CLIP reads there, and padding cannot matter.
 #
 # ## What this lesson does not show
 #
-# That the causal mask is better or worse than none: these weights were *trained* under it, so taking it away
-# afterwards breaks them. A model trained without it would have to deal with its padding in some other way. The same
-# holds for the mean and for the last position: they can be trained, with care for the padding. (The answer in #217 is
-# that reading at a special token is known to work better than a mean. Nothing here tests that.) And the curve shows one
-# caption only: the claim "padding cannot matter" rests on the argument about the mask, not on the curve.
+# That the causal mask is better or worse than none: these weights were *trained* under it, so taking it away afterwards
+# breaks them. A model trained without it would have to deal with its padding in some other way. The same holds for the
+# mean and for the last position: they can be trained, with care for the padding. (The answer in #217 is that reading at
+# a special token is known to work better than a mean. Nothing here tests that.) And the curve shows only one caption:
+# the claim "padding cannot matter" rests on the argument about the mask, not on the curve.
 #
 # ## Harder, and without a solution
 #
-# - Read 77 texts of one token each, then one text of 77 tokens. Which takes longer, and from which length on does
-#   attention cost more than the MLP? Count the multiplications first.
+# - Build your tower with a context of 77. Let it read 77 texts of one token each, then one text of 77 tokens. Which
+#   takes longer, and beyond what length does attention cost more than the MLP? Count the multiplications first.
 # - Load OpenAI's ViT-B/32 into your tower, if you have its file (`minclip.load` reads it). What must you change?
-# - Generate: train your tower with a matrix from D to the vocabulary behind it, to guess the next token of a caption.
-#   The causal mask is there already.
+# - Generate text: put a matrix from D to the vocabulary after your tower, and train both to guess the next token of a
+#   caption. The causal mask is there already.
 #
 # Stuck? `check.hint("Block")` gives hints, one after the other; all solutions are in
 # [solutions/lesson_06.py](solutions/lesson_06.py).

@@ -8,7 +8,7 @@
 # the nearest caption (lesson 00).
 #
 # **Afterwards you can** cut a picture into patches, say why every ViT does that with a convolution, and write the whole
-# image tower, equal to minclip's under the same weights. You can prove that without positions it sees a bag of patches,
+# image tower, equal to minclip's with the same weights. You can prove that without positions it sees a bag of patches,
 # build a task on which that matters, and measure how much a trained model depends on the positions.
 #
 # **Place.** Part II, *A CLIP of your own*; after lesson 06. About 80 minutes, 45 of them for the three exercises. This
@@ -38,7 +38,7 @@ size, resolution = model.config.vision_patch_size, model.config.image_resolution
 # The recipe ([Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929), "An image is worth 16×16 words"): cut the
 # picture into equal squares, the **patches**, and read them like a page, row by row. A patch plays the role of a token.
 # Here is an emoji as our model gets it: cropped to the drawing, and at the model's resolution. (Letters in comments: B
-# or N pictures, R pixels a side, P patches, D numbers for each of them in the Transformer, E in a feature.)
+# or N pictures, R pixels per side, P patches, D numbers for each of them in the Transformer, E in a feature.)
 
 # %%
 woman_firefighter = "1F469-200D-1F692"
@@ -80,15 +80,15 @@ for name in ("emoji", "ViT-B/32", "ViT-B/16", "ViT-L/14"):
 # (The last column counts one vector more than there are patches: the class token, below.)
 #
 # **Exercise 1.** Cut each picture of a batch into a row of patches. The danger: `images.reshape(B, P, -1)` has the
-# right shape and is quite wrong, since it cuts the memory into equal stretches, not the picture into squares. First
-# split *both* picture axes in two (which patch, which pixel in it), then bring the axes into order.
+# right shape but is quite wrong, since it cuts the memory into equal stretches, not the picture into squares. First
+# split *both* picture axes in two (which patch, which pixel in it), then put the axes in order.
 
 
 # %%
 def patchify(images, size):
     """images (B, 3, H, W) -> (B, P, 3·size·size) with P = H/size · W/size.
 
-    The patches stand in reading order, and the values in each: by channel, then row, then column.
+    The patches are in reading order, and the values in each are ordered by channel, then row, then column.
     """
     raise NotImplementedError
 
@@ -110,16 +110,16 @@ for axes, title, content in ((left, "patchify", rows), (right, "a plain reshape"
 credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 
 # %% [markdown]
-# On the right are nine rows of the *green* channel, over the whole width of the picture, mistaken for the red, green
+# On the right are nine rows of the *green* channel, across the whole width of the picture, mistaken for the red, green
 # and blue of one square.
 #
 # ## Patchify equals the strided convolution
 #
-# The pixels of a patch are now multiplied with a matrix, the same for every patch, which gives a vector as wide as
-# the Transformer: the patch's **embedding**. In the code of every ViT you find a convolution there instead:
-# `nn.Conv2d(3, width, kernel_size=size, stride=size)`. It is the same thing. A convolution slides a small window
-# over the picture and multiplies what it sees with its weights; if it moves by exactly its own size (the **stride**),
-# the windows are the patches.
+# The pixels of a patch are now multiplied by a matrix, the same for every patch, which gives a vector as wide as the
+# Transformer: the patch's **embedding**. In the code of every ViT, you will find a convolution instead:
+# `nn.Conv2d(3, width, kernel_size=size, stride=size)`. It is the same thing. A convolution slides a small window over
+# the picture and multiplies what it sees by its weights; if it moves by exactly its own size (the **stride**), the
+# windows are the patches.
 #
 # **Exercise 2.** Do what the convolution does, with your `patchify` and one matrix product.
 
@@ -150,12 +150,12 @@ print(
 # ## The tower
 #
 # In front of the patches a ViT puts one more vector, the **class token**: it belongs to no patch, and the picture's
-# feature is read there, like a text's at EOT. To each of these 1 + P vectors it adds the learned vector of its place,
-# the **positional embedding**. The rest you know from lesson 06, without the causal mask: a patch may look at every
-# other. (CLIP has one LayerNorm more than other ViTs, `ln_pre`, in front of the first block.)
+# feature is read there, as a text's is read at EOT. To each of these 1 + P vectors it adds the learned vector of its
+# place, the **positional embedding**. The rest you know from lesson 06, without the causal mask: a patch may look at
+# all the others. (CLIP has one LayerNorm more than other ViTs, `ln_pre`, in front of the first block.)
 #
-# **Exercise 3.** Write the image tower. The parts, in the order in which a picture meets them; the check gives them
-# minclip's weights by these names, and expects the same features to 1e-5, and the same gradients:
+# **Exercise 3.** Write the image tower. These are its parts, in the order in which a picture meets them. The check
+# gives them minclip's weights by these names, and expects the same features, to 1e-5, and the same gradients:
 #
 # | name | what it is | shape |
 # |---|---|---|
@@ -167,7 +167,8 @@ print(
 # | `ln_post` | a LayerNorm, for the vector that is read | |
 # | `proj` | into the space that pictures and texts share; an `nn.Parameter` | (D, E) |
 #
-# Their first values do not matter here; lesson 08 says how they are chosen.
+# Their initial values do not matter here; lesson 08 says how they are chosen. (If you want an `OrderedDict` again,
+# import it from `collections`.)
 
 # %%
 Block, TextTower = check.yours("Block", "TextTower")
@@ -198,11 +199,12 @@ print(f"largest difference from minclip's feature: {difference:.0e}; its size: {
 # %% [markdown]
 # ## Without positions: a bag of patches
 #
-# Attention is a weighted mean, and a mean does not know the order of what it is taken over. The other parts of a
+# Attention is a weighted mean, and a mean does not know the order of the things that it averages. The other parts of a
 # block work on each position alone (lesson 06). So if no positions were added, every patch would get the same vector
-# wherever it stands in the row: shuffle the inputs, and the outputs are shuffled along. The class token, which stays
-# where it is, gets exactly the same. That is a proof; here is the experiment. The jigsaw: the same patches in another
-# order. First with all positional embeddings of patches set to zero, then as trained.
+# wherever it stands in the row: shuffle the inputs, and the outputs are shuffled in the same way. The class token,
+# which stays where it is, gets exactly the same vector. That is a proof; here is the experiment. A *jigsaw* is the same
+# patches in a different order. We try it first with the positional embeddings of all patches set to zero, then as
+# trained.
 
 
 # %%
@@ -228,10 +230,10 @@ print(f"with positions, by                                   {relative_change(mo
 #
 # ## A task that needs positions: "cat left of dog"
 #
-# To see what a tower without positions gives up, we need a task in which only the arrangement counts. Twelve animals,
-# two of them on each picture, side by side; the caption says who is left. Each animal covers whole patches (2 × 2), so
-# "cat left of dog" and "dog left of cat" are made of the very same patches. Some pairs of animals are set aside
-# (**held out**): the training shows neither of their two orders.
+# To see what a tower without positions gives up, we need a task in which only the arrangement counts. We take twelve
+# animals and put two of them side by side in each picture; the caption says who is on the left. Each animal covers
+# whole patches (2 × 2), so "cat left of dog" and "dog left of cat" are made of the very same patches. Some pairs of
+# animals are set aside (**held out**): the training shows them in neither order.
 
 # %%
 ANIMALS = ["cat", "dog", "horse", "cow", "pig", "bear", "fox", "lion", "frog", "owl", "duck", "mouse"]
@@ -249,7 +251,7 @@ def scene(left, right, row, row_of_right):
 
 
 def scenes(couples):
-    """Every couple at all heights, as pictures and captions."""
+    """Every pair of animals at all heights, as pictures and captions."""
     all_rows = [(a, b) for a in range(3) for b in range(3)]
     images = torch.stack([scene(*couple, *rows) for couple in couples for rows in all_rows])
     texts = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples for _ in all_rows]
@@ -262,9 +264,9 @@ aside = scenes([(a, b) for a, b in couples if (a + b) % 4 == 0])
 print(f"{len(taught)} scenes to train on, {len(aside)} held out, for example: {aside.captions[0]}")
 
 # %% [markdown]
-# Now two small CLIPs, made of your two towers. (A training begins with random numbers, not with zeros: we take those of
-# a fresh minclip, by their names. Lesson 08 takes the training apart.) They see the same batches in the same order. One
-# of them has no positions in its image tower, and cannot learn any.
+# Now we train two small CLIPs, made of your two towers. (Training begins with random numbers, not with zeros: we take
+# those of a new minclip model, by their names. Lesson 08 takes the training apart.) They see the same batches in the
+# same order. One of them has no positions in its image tower, and cannot learn any.
 
 # %%
 small = minclip.Tokenizer.train(taught.captions, 600)
@@ -307,12 +309,13 @@ def train(with_positions, seed=0):
 
 
 # %% [markdown]
-# Two questions to each, on the held-out scenes. *Which animals?* Of all 132 captions, is the nearest one about these
-# two, in whatever order? *Who is left?* Of the two captions about them, is the right one nearer? What will the model
-# without positions reach in the second?
+# We ask each of them two questions about the held-out scenes. *Which animals?* Of all 132 captions, is the nearest one
+# about these two, in either order? *Which is on the left?* Of the two captions about them, is the
+# correct one nearer? In what percentage of the scenes will the model without positions answer the second question
+# correctly?
 
 # %%
-check.predict("who is left, without positions (%)", None)
+check.predict("which is on the left, without positions (%)", None)
 
 # %%
 every_text = [f"{ANIMALS[a]} left of {ANIMALS[b]}" for a, b in couples]
@@ -321,7 +324,7 @@ other_way = torch.tensor([couples.index(couples[i][::-1]) for i in own.tolist()]
 
 
 def answers(towers, images):
-    """Of each scene: is it about the right animals (N,), is the right one left (N,)?"""
+    """Of each scene: are the animals right (N,), and is the correct one on the left (N,)?"""
     image_tower, text_tower = towers
     cosine = (
         F.normalize(image_tower(preprocess.normalize(images)), dim=1)
@@ -337,9 +340,10 @@ for name, towers in trained.items():
     whole, puzzle = answers(towers, aside.images), answers(towers, jigsaw(aside.images, seed=0))
     results[name] = [100 * whole[0].float().mean(), 100 * whole[1].float().mean(), 100 * puzzle[1].float().mean()]
     same = (whole[1] == puzzle[1]).float().mean()
-    print(f"{name:18} which animals {results[name][0]:5.1f} %   who is left {results[name][1]:5.1f} %", end="   ")
+    print(f"{name:18} which animals {results[name][0]:5.1f} %", end="   ")
+    print(f"which is on the left {results[name][1]:5.1f} %", end="   ")
     print(f"as a jigsaw {results[name][2]:5.1f} %, {100 * same:.0f} % of the answers unchanged")
-check.reveal("who is left, without positions (%)", results["without positions"][1].item(), within=3)
+check.reveal("which is on the left, without positions (%)", results["without positions"][1].item(), within=3)
 
 # %% jupyter={"source_hidden": true}
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 3.1), width_ratios=[1, 1, 2.4])
@@ -351,7 +355,7 @@ for axes, title, content in (
     axes.imshow(content[0].permute(1, 2, 0))
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[["top", "right"]].set_visible(True)
-questions = ["which animals?", "who is left?", "who is left,\nas a jigsaw"]
+questions = ["which animals?", "which is on the left?", "which is on the left,\nas a jigsaw"]
 for k, (name, values) in enumerate(results.items()):
     places = [place + 0.4 * k - 0.2 for place in range(3)]
     bars = right.bar(places, values, 0.38, label=name, color=("0.35", "0.85")[k], edgecolor="black")
@@ -364,18 +368,18 @@ figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", nco
 credit = figure.supxlabel(OPENMOJI.credit, fontsize=7, color="0.35")
 
 # %% [markdown]
-# The model without positions is not a bad model: it names the two animals. But who is left is beyond it, by the
-# argument above: it must give "cat left of dog" and "dog left of cat" the same feature, so that it is right on one of
-# them and wrong on the other, whatever it learned. A jigsaw changes none of its answers. The model with positions
-# learned who is left, and could say so of couples that it had never seen in either order; the jigsaw takes that away
-# from it. (It answers even worse than a coin there: the same order moves the same patches in every scene, so it can
-# mislead in the same way again and again.)
+# The model without positions is not a bad model: it names the two animals. But who is on the left is beyond it, by the
+# argument above: it must give "cat left of dog" and "dog left of cat" the same feature, so it is right about one of
+# them and wrong about the other, whatever it has learned. A jigsaw changes none of its answers. The model with
+# positions learned who is on the left, and could tell this for pairs that it had never seen in either order; the jigsaw
+# takes that away from it. (There it does even worse than a coin: the same shuffle moves the same patches in every
+# scene, so it can mislead the model in the same way again and again.)
 #
 # ## Does it look at the arrangement?
 #
 # Back to the model that was trained on emoji, whose names say *what* is drawn and hardly ever *where*. It could use the
-# arrangement. Does it? Of the unseen pictures it names a good part right. How many of all unseen pictures, in percent,
-# does it still name right if each comes as a jigsaw?
+# arrangement. Does it? It names most of the unseen pictures correctly. What percentage of all unseen pictures does it
+# still name correctly if each comes as a jigsaw?
 
 # %%
 check.predict("unseen jigsaws named right (%)", None)
@@ -413,11 +417,11 @@ check.reveal("unseen jigsaws named right (%)", 100 * in_pieces, within=5)
 
 # %% [markdown]
 # Most of the right answers are lost, and how many depends on the order. Without any positions, as the last of the three
-# rows says, most are lost as well. (A caution about that row: the model was trained with something added to every
+# rows shows, most are lost as well. (A caution about that row: the model was trained with something added to every
 # patch, and now nothing is.)
 #
-# Look at some of the jigsaws. On the left, pictures that have the right name as a whole and another one as a jigsaw
-# (three, if there are as many); then pictures that keep theirs.
+# Look at some of the jigsaws. On the left are pictures that get the right name as a whole and a different one as a
+# jigsaw (three, if there are that many); then come pictures that keep theirs.
 
 # %% jupyter={"source_hidden": true}
 whole, puzzle = nearest_caption(model, unseen), nearest_caption(model, jigsaws[0])  # (N,)
@@ -453,30 +457,32 @@ print(f"right whole: {int(is_right[directed].sum())}, right as a jigsaw: {int(ri
 # So this model looks at the arrangement. Still, more right answers remain than a guess would find: the contents of the
 # patches (an eye, a piece of a blue sleeve, a skin tone) say something by themselves.
 #
-# Do not generalise from it. That is one model, and how it was trained may decide whether it needs the arrangement:
+# Do not generalise from this. It is one model, and how it was trained may decide whether it needs the arrangement:
 # where the contents of single patches are enough to tell the captions of a batch apart, nothing in the loss asks for
 # more. You can find out with `minclip train`, its `--augmentation` and this jigsaw.
 #
 # ## The answer
 #
 # A ViT sees a row of vectors, each a blend of one patch's pixels, and nothing but their positional embeddings says
-# where a patch was. Without them a picture and its jigsaw are the same thing, and "who is left?" is a coin toss; with
-# them, our model of the emoji has learned to use the arrangement, though its captions hardly ever mention it.
+# where a patch was. Without them a picture and its jigsaw are the same thing, and "which is on the left?" is a coin
+# toss; with them, our emoji model has learned to use the arrangement, though its captions hardly ever mention it.
 #
 # ## What this lesson does not show
 #
 # How much the arrangement matters to another CLIP. Our scenes were made so that nothing else counts; and the emoji
-# model is one small model with few and large patches, trained on drawings that are all cropped to their ink. Large
-# models, trained on photographs, are known to do badly on "left of" ([Kamath et al.
-# 2023](https://arxiv.org/abs/2310.19785)): that the image tower *could* tell says nothing about whether captions from
-# the web ever made it learn that. Nor does the jigsaw show what the emoji model uses the places for: a finger that
-# points left has other patches than one that points right.
+# model is one small model with few, large patches, trained on drawings that are all cropped to their ink. Large models,
+# trained on photographs, are known to do badly on "left of" ([Kamath et al. 2023](https://arxiv.org/abs/2310.19785)):
+# that the image tower *could* tell says nothing about whether captions from the web ever made it learn that. Nor does
+# the jigsaw show what the emoji model uses the places for: a finger that points left has different patches from one
+# that points right.
 #
 # ## Harder, and without a solution
 #
-# - How similar are the learned vectors of two places? Draw, for every place, its cosine with all others (figure 7 of
-#   the [ViT paper](https://arxiv.org/abs/2010.11929)). Then shuffle the places, many times: would chance draw that?
-# - Move the animals by half a patch. Is "who is left?" still a coin toss without positions? Why?
+# - How similar are the learned vectors of two places? Plot, for every place, its cosine with all others (figure 7 of
+#   the [ViT paper](https://arxiv.org/abs/2010.11929)). Then shuffle the places, many times: would chance give such a
+#   plot?
+# - Draw both animals half a patch lower (with rows 0 and 1 only, so that they fit). Is "which is on the left?" still a
+#   coin toss without positions? And what if only the left one is drawn lower? Why?
 # - Take the positions away from the *text* tower instead. Before you run it: which of the two questions suffers? (Under
 #   a causal mask the answer is not the obvious one.)
 #

@@ -7,12 +7,11 @@
 # **You need** the loss (lessons 01, 02 and 04), and the tokenizer and towers of lessons 05 to 07: yours, as far as you
 # solved their exercises.
 #
-# **Afterwards you can** write the training step, and you have trained a CLIP whose parts you wrote. You can build a
-# test that shares no picture with the training, and say what its numbers show and what they do not.
+# **Afterwards you can** write the training step, and you will have trained a CLIP whose parts you wrote. You can build
+# a test that shares no picture with the training, and say what its numbers show and what they do not.
 #
 # **Place.** The end of part II, *A CLIP of your own*; after lessons 01, 02, 04 and 07. About 60 minutes, 20 of them for
-# the exercise. Everything so far comes
-# together here; part III asks what such a model knows.
+# the exercise. Everything so far comes together here; part III asks what such a model knows.
 
 # %%
 import math
@@ -35,18 +34,19 @@ plt.style.use("lesson.mplstyle")
 # %% [markdown]
 # ## A grid with holes
 #
-# The data: each emoji is a pair of a picture and its English name. Many names have three parts, the *person* (man or
-# woman), the *role* (firefighter) and the *tone* of the skin, so that they fill a grid of person × role × tone. We
-# punch holes into it, and train on what is left. There are two kinds.
+# In our data, each emoji is a pair: a picture and its English name. Many names have three parts, the *person* (man or
+# woman), the *role* (firefighter) and the *tone* of the skin, so they fill a grid of person × role × tone. We punch
+# holes in it and train on what is left. There are two kinds of holes.
 #
-# - **New tone.** Single squares. The project's 400 *unseen* emoji are never trained on; each word of an unseen name
-#   occurs in other names, but no other name has exactly these words. The drawing is known in other tones.
-# - **New drawing.** All tones at once. We take every second role in alphabetical order and remove all its women or all
-#   its men, in turn. Women and men stay in the training, and so does the role, but these drawings are new.
+# - **New tone.** These holes are single squares. The project's 400 *unseen* emoji are never trained on; each word of an
+#   unseen name occurs in other names, but no other name has exactly these words. The drawing is known in other tones.
+# - **New drawing.** These holes take all tones at once. We take every second role in alphabetical order and remove all
+#   its women or all its men, alternately. Women and men stay in the training, and so does the role, but these drawings
+#   are new.
 #
 # A test must share no picture with the training, or it measures memory (a **leak**). Artists repeat themselves:
 # OpenMoji has drawn "pilot" and "man pilot" alike, and "pilot" stays in the training. `without_twins` compares the
-# pixels, and leaves out of each test what the training repeats, exactly or nearly.
+# pixels, and leaves out of each test what the training also contains, exactly or nearly.
 
 # %%
 RESOLUTION = 48
@@ -86,9 +86,10 @@ for name, test in TESTS.items():
     print(f"{name}: {len(test)} pictures of {len({parts(c)[:2] for c in test.captions})} drawings")
 
 # %% [markdown]
-# Here is the grid. A row is a person and a tone, a column a role. Grey squares are trained on. The framed squares are
-# the holes: a thin frame for a new tone, a thick one for a new drawing. When the model is trained, they will be filled.
-# White squares without a frame are not used: no such emoji exists, or its drawing is a twin.
+# Here is the grid. A row is a person and a tone, a column a role. We train on the grey squares. The framed squares are
+# the holes: a thin frame for a new tone, a thick one for a new drawing. Once the model is trained, the holes will be
+# filled. White squares without a frame are not used: no such emoji exists, its drawing is a twin, or it would be a hole
+# of both kinds, an unseen emoji whose drawing was removed.
 
 # %% jupyter={"source_hidden": true}
 ROWS = [(person, tone) for person in PERSONS for tone in TONES]
@@ -96,7 +97,7 @@ trained_on = {parts(caption) for caption in pairs.captions}
 
 
 def draw_grid(is_right=None):
-    """The grid; `is_right`: person, role, tone -> whether the model's answer is all right, for every hole."""
+    """The grid; `is_right`: person, role, tone -> whether all of the model's answer is right, for every hole."""
     axes = plt.figure(figsize=(10.5, 3.7)).subplots()
     shown = [[(person, role, tone) in trained_on for role in ROLES] for person, tone in ROWS]
     axes.imshow(shown, cmap="Greys", vmin=0, vmax=3.5, aspect="auto")
@@ -124,7 +125,7 @@ title = axes.set_title(
 # Each hole is a question: which of all the captions of the grid is nearest to its picture? And for each part: which
 # person, which role, which tone does that caption name? A model that is blind to a part can only guess it. So each part
 # gets a **bar**, fixed before we start: two standard errors above guessing, which luck alone passes about once in forty
-# times (for the role, of which guessing rarely finds one, somewhat more often). The pictures of one drawing are not
+# times (somewhat more often for the role, which guessing rarely gets right). The pictures of one drawing are not
 # independent tries, so we count each drawing as one.
 
 # %%
@@ -139,7 +140,7 @@ for name, test in TESTS.items():
     print(f"{name + ':':12}", ", ".join(f"{part} above {100 * bar:.0f} %" for part, bar in BARS[name].items()))
 
 # %% [markdown]
-# Your guess, before anything is trained: in what share of the holes, in percent, will all three parts be right?
+# Make a guess before anything is trained: in what percentage of the holes will all three parts be right?
 
 # %%
 check.predict("new tone: all three parts right (%)", None)
@@ -156,8 +157,9 @@ TextTower, ImageTower = check.yours("TextTower", "ImageTower")
 cosine_matrix, arange_loss = check.yours("cosine_matrix", "arange_loss")
 
 # %% [markdown]
-# First the tokenizer. It learns its merges from the captions of the training; then each caption becomes a row of ids:
-# start, text, end, and zeros up to the longest of the batch. What is too long loses its last words and keeps its end.
+# First comes the tokenizer. It learns its merges from the training captions; then each caption becomes a row of ids:
+# start, text, end, and zeros up to the longest of the batch. A text that is too long loses its last words and keeps its
+# end token.
 
 # %%
 if check.FAST:
@@ -222,10 +224,10 @@ class CLIP(nn.Module):
 
 
 # %% [markdown]
-# What values do the weights start from? Not from zeros: then all features are zero, and so is every gradient. Nor from
-# random numbers of any size: what each block adds must be small compared with what it adds to (GPT-2's recipe, in
-# `_initialize` of [transformer.py](../minclip/transformer.py)). We take the first values from a fresh minclip, by their
-# names. That also lets us ask whether the two models are the same function:
+# What values do the weights start from? Not from zeros: then all features would be zero, and so would every gradient.
+# Nor from random numbers of any size whatever: what each block adds must be small compared with what it adds to
+# (GPT-2's recipe, in `_initialize` of [transformer.py](../minclip/transformer.py)). We take the initial values from a
+# new minclip model, by their names. That also lets us ask whether the two models are the same function:
 
 # %%
 sizes = minclip.CLIPConfig(**vars(preset) | {"image_resolution": RESOLUTION, "vocab_size": tokenizer.vocab_size})
@@ -249,7 +251,7 @@ print(f"largest difference from minclip's features: pictures {differences[0]:.0e
 # %% [markdown]
 # ## The step
 #
-# The loss of lessons 01 and 02, in both directions:
+# This is the loss of lessons 01 and 02, in both directions:
 
 
 # %%
@@ -261,9 +263,9 @@ def contrastive_loss(image_features, text_features, scale):
 
 # %% [markdown]
 # Training repeats one step: both towers forward, the loss, its gradient for every parameter, a small move against it.
-# Three things are easily forgotten. PyTorch *adds* new gradients to those that are there. The model holds the
-# *logarithm* of the scale. And the scale must stay at 100 or less ("clipped to prevent scaling the logits by more than
-# 100", [Radford et al. 2021](https://arxiv.org/abs/2103.00020), section 2.5; lesson 04 shows why), after every move.
+# Three things are easily forgotten. PyTorch *adds* new gradients to those that are already there. The model holds the
+# *logarithm* of the scale. And after every move, the scale must be at most 100 ("clipped to prevent scaling the logits
+# by more than 100", [Radford et al. 2021](https://arxiv.org/abs/2103.00020), section 2.5; lesson 04 shows why).
 #
 # **Exercise.** Write the step. The check lets your step and the library's train the same tiny model, twice in a row,
 # and compares all parameters. The model has `encode_image`, `encode_text` and `logit_scale`; a parameter may be changed
@@ -282,9 +284,9 @@ training_step = check.training_step(training_step)
 # %% [markdown]
 # ## The training
 #
-# The optimizer is AdamW, here with a little decay of the matrices at every step; its learning rate rises over the
-# first tenth of the steps and then falls to zero along a cosine. Every step takes a batch of pairs that have not been
-# used in this epoch. `augment` shifts, turns and brightens the pictures a little, so that the model does not learn
+# The optimizer is AdamW, here with a little weight decay on the matrices at every step; its learning rate rises over
+# the first tenth of the steps and then falls to zero along a cosine. Every step takes a batch of pairs that have not
+# been used in this epoch. `augment` shifts, turns and brightens the pictures a little, so that the model does not learn
 # single pixels by heart. On the way we look at the unseen pairs a few times: at all their cosines, and at the
 # **top-1**, the share of pictures whose own caption is the nearest of all unseen captions. On two free cores this takes
 # about a minute.
@@ -323,7 +325,7 @@ for step in range(1, steps + 1):
         order = torch.randperm(len(pairs), generator=generator)
     batch = order[place : place + BATCH]  # (B,)
     images = data.augment(pairs.images[batch], data.draw_augmentation(BATCH, generator))
-    longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the largest number
+    longest = tokens[batch].argmax(dim=1).max() + 1  # the end token has the highest id
     losses.append(training_step(model, optimizer, normalize(images), tokens[batch, :longest]))
     schedule.step()
     if step in LOOKS:
@@ -334,8 +336,8 @@ print(f"{steps} steps of {BATCH} pairs; loss {losses[0]:.2f} in the first, {loss
 # ## The matrix turns diagonal
 #
 # The cosines of sixteen unseen pairs (rows: pictures, columns: captions), from before the first step to after the last.
-# Dark red on the diagonal is right; elsewhere it is a pair that the model confuses, or that is alike. Below, the loss
-# on the batches of training, which starts near $\ln B$, the loss of a model that tells nothing apart (lesson 03), and
+# Dark red on the diagonal is right; elsewhere it marks pairs that the model confuses, or that are alike. Below are the
+# loss on the training batches, which starts near $\ln B$, the loss of a model that tells nothing apart (lesson 03), and
 # the unseen top-1.
 
 # %% jupyter={"source_hidden": true}
@@ -366,7 +368,7 @@ print(f"in the last two fifths of the training it gained {' and '.join(map(str, 
 # %% [markdown]
 # ## The holes, filled
 #
-# A dot: all three parts are right. A cross: at least one is wrong.
+# A dot means that all three parts are right; a cross means that at least one is wrong.
 
 # %%
 answers = {}  # the name of the test -> what the model answers to each picture, as three parts
@@ -383,8 +385,8 @@ axes = draw_grid(is_right)
 title = axes.set_title("dot: all three parts are right; cross: at least one is wrong", fontsize=9)
 
 # %% [markdown]
-# Now in numbers, and beside the simplest rival. The rival compares pixels, and answers with the caption of the
-# **nearest neighbour**, the training picture with the smallest distance. It can never have all three parts right,
+# Here are the numbers, beside those of the simplest rival. The rival compares pixels and answers with the caption of
+# the **nearest neighbour**, the training picture with the smallest distance. It can never have all three parts right,
 # because no training caption has them; but it can have each part right.
 
 # %%
@@ -409,10 +411,10 @@ for name in TESTS:
 
 # %% [markdown]
 # The nearest training picture is usually the same drawing in another tone, or the same role with another person. So it
-# knows most of what a new picture shares with an old one, better than your model after so short a training, and fails
-# at the part that is new: the tone in the first test, the person in the second. (A neutral name, such as "pilot",
-# counts as a wrong person.) The model is worse at what is old, but can put together what no training picture shows
-# together.
+# knows most of what a new picture shares with an old one, better than your model does after so short a training run,
+# and fails at the part that is new: the tone in the first test, the person in the second. (A neutral name, such as
+# "pilot", counts as a wrong person.) The model is worse at what is old, but can put together what no training picture
+# shows together.
 #
 # Which mistakes does it make? Here are eight holes with their captions, and for each the three nearest of the grid's
 # captions. A tick marks the right one.
@@ -448,34 +450,36 @@ for name, test in TESTS.items():
 # %% [markdown]
 # ## The answer
 #
-# **Can it name combinations that it never saw?** Partly, and it depends on how new they are. In a known drawing of a
-# new tone it names all three parts far more often than guessing would, and each part above its bar. In a new drawing it
-# gets the tone and the role right more often than not, but the person no better than by guessing, so that few holes are
-# filled. (It may know a little more than that: it has seen each of these roles with the other person, never with this
-# one, which pulls its answer the wrong way, as it does the nearest neighbour's.)
+# **Can it name combinations that it never saw?** Partly, and it depends on how new they are. For a known drawing in a
+# new tone, it names all three parts correctly far more often than guessing would, and every part is above its bar. For
+# a new drawing, it gets the tone and the role right more often than not, but the person no better than by guessing, so
+# few holes are filled. (It may know a little more than that: it has seen each of these roles with the other person,
+# never with this one, which pulls its answer the wrong way, as it does the nearest neighbour's.)
 #
-# The model was never told which part of a picture shows which word. The words came to it as tokens, a whole caption
-# at a time, and what it knows of the parts it found by itself. And every part of it is in your hands: the tokenizer,
-# attention, the block, both towers, the loss, the step.
+# The model was never told which part of a picture shows which word. The words came to it as tokens, a whole caption at
+# a time, and it found out by itself what it knows about the parts. And every part of it is in your hands: the
+# tokenizer, attention, the block, both towers, the loss, the step.
 #
 # ## What this lesson does not show
 #
-# - That it would name *any* combination. The holes are of the same kind as the training (a person, a role, a tone);
-#   nothing here asks for a word order or a relation, such as "cat left of dog" in lesson 07.
+# - That it would name *any* combination. The holes are of the same kind as the training pairs (a person, a role, a
+#   tone); nothing here depends on word order or on a relation, such as "cat left of dog" in lesson 07.
 # - How good it could get. The cell above the holes prints what the top-1 still gained towards the end, with a learning
-#   rate that had nearly fallen to zero: the numbers belong to a training of this length. The same towers, trained for
-#   longer and on the drawings of a second artist, [ship with minclip](../minclip/weights/MODEL_CARD.md).
+#   rate that had nearly fallen to zero: the numbers belong to a training run of this length. The model that [ships with
+#   minclip](../minclip/weights/MODEL_CARD.md) does better (lesson 07 prints its share of the same unseen pictures). It
+#   was trained for longer and on the drawings of a second artist; but its image tower is also wider, and a pretrained
+#   network helped in its training.
 # - How certain the numbers are. With about a hundred pictures in a test, chance alone moves a share by four or five
-#   points, and more, since many are variants of one drawing. This is one training; another seed gives another model,
-#   whose shares may differ by more than that. The sizes and the augmentation of the project were chosen by looking at
-#   these same unseen pictures, so they flatter it a little.
+#   points, or more, since many are variants of one drawing. This is one training run; another seed gives another model,
+#   whose shares may differ by more than that. The project's model sizes and augmentation were chosen by looking at
+#   these same unseen pictures, so the numbers are a little flattering.
 #
 # ## Harder, and without a solution
 #
 # - Fill more holes: train for three times as long, or add the second artist (`data.TWEMOJI`). Which kind of hole gains?
 # - Punch other holes: remove one tone of *all* women. Does the model still know that tone on a woman?
-# - The nearest neighbour knows the role, the model the tone. Build an answer out of both that beats each. (Choose
-#   between your variants on holes that you punch into the training, not on these.)
+# - The nearest neighbour knows the role, the model the tone. Combine them into an answer that beats each of them.
+#   (Choose between your variants on holes that you punch into the training, not on these.)
 #
 # Stuck? `check.hint("training_step")` gives hints, one after the other; our solution is in
 # [solutions/lesson_08.py](solutions/lesson_08.py).

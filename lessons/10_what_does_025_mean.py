@@ -7,7 +7,7 @@
 #
 # **You need** cosine, softmax and the logit scale (lessons 01, 02 and 04).
 #
-# **Afterwards you can** say what a cosine is worth and what it is not, build the feature of a class from several
+# **Afterwards you can** say what a cosine tells you and what it does not, build the feature of a class from several
 # prompts, and measure a search by something that does not depend on the level of the cosines: recall@k.
 #
 # **Place.** Part III, *What it knows*; after lesson 08. About 45 minutes, exercises included.
@@ -43,9 +43,9 @@ print(f"{len(unseen)} pictures that were never trained on, and their captions; l
 # ## The three numbers
 #
 # OpenAI's models multiply cosines by 100 before the softmax (the scale is clipped at 100, section 2.5 of [Radford et
-# al. 2021](https://arxiv.org/abs/2103.00020); the released models stand at it). So a difference $d$ between two cosines
-# becomes a factor of $e^{100 d}$ between two **shares**, as we call what the softmax returns: they are positive and add
-# up to 1:
+# al. 2021](https://arxiv.org/abs/2103.00020); in the released models it sits at that limit). So a difference $d$
+# between two cosines becomes a factor of $e^{100 d}$ between two **shares**, our word for the outputs of the softmax:
+# they are positive and add up to 1:
 
 # %%
 asked = torch.tensor([0.25, 0.22, 0.19])
@@ -55,15 +55,15 @@ for label, c, share in zip(("vehicle", "motor", "computer"), asked, (100 * asked
 # %% [markdown] id="how-far-ahead"
 # So 0.25 was a clear answer, because it was 0.03 *ahead*. How far ahead must a right text be in training, where it
 # competes with a whole batch? Take the paper's batch of 32,768 pairs, let all wrong texts have the same cosine, and ask
-# for a share of one half for the right one. Guess before you compute: with a scale of 100, by how much must its cosine
-# be larger? Write your guess, a difference of two cosines, in place of None.
+# for a share of one half for the right one. Guess before you compute: with a scale of 100, how much larger must its
+# cosine be? Write your guess, a difference of two cosines, in place of None.
 
 # %%
 check.predict("lead that gives a share of one half among 32,768", None)
 
 # %% [markdown] id="lead"
 # With a lead of $d$ the right text has the share $e^{sd} / (e^{sd} + N - 1)$, where $s$ is the scale. That is one half
-# where $e^{sd} = N - 1$, so $d = \ln(N - 1) / s$:
+# when $e^{sd} = N - 1$, so $d = \ln(N - 1) / s$:
 
 # %%
 for s in (1, 1 / 0.07, scale, 100):
@@ -73,12 +73,12 @@ for s in (1, 1 / 0.07, scale, 100):
 check.reveal("lead that gives a share of one half among 32,768", lead, within=0.03)
 
 # %% [markdown] id="cramped"
-# At a scale of 100 a lead of a tenth is plenty. A model that may multiply by 100 can do all its work on a short piece
-# of the scale from −1 to 1. Nothing yet says *which* piece.
+# At a scale of 100 a lead of a tenth is enough for that. A model that may multiply by 100 can do all its work on a
+# short piece of the range from −1 to 1. Nothing yet says *which* piece.
 #
 # ## Two histograms
 #
-# Now our own model. Where will the right pairs be, on average? (OpenAI's questioner expected 1.)
+# Now our own model. Where will the right pairs be, on average? (The questioner above expected 1.)
 
 # %%
 check.predict("mean cosine of the right pairs", None)
@@ -100,15 +100,15 @@ axes.set(xlabel="cosine of picture and text", ylabel="density", xlim=(-1, 1))
 legend = axes.legend(loc="upper left")
 
 # %% [markdown] id="two-levels"
-# So ours is like theirs: the right pairs stand at about a third, and 0.25 is a clear answer, which few wrong pairs
-# reach. And it *works*: a right pair does not have to be near 1, it has to be to the right of the grey heap. But what
-# decides where it stands? Here is an experiment that you can check by hand.
+# So ours is like theirs: the right pairs stand at about a third, and 0.25 is a clear answer, because few wrong pairs
+# reach it. And it *works*: a right pair does not have to be near 1; it only has to be to the right of the grey hump.
+# But what decides where it stands? Here is an experiment that you can check by hand.
 #
 # ## The loss cannot see the level
 #
-# Give every picture's feature one more number, $a$, and every text's feature one more number, $-a$, and bring both
-# back to length 1. This pushes all pictures to one side and all texts to the other. The two new numbers add $-a^2$ to
-# the product, and each length becomes $\sqrt{1 + a^2}$, so a cosine $c$ becomes
+# Give every picture's feature one more number, $a$, and every text's feature one more number, $-a$, and bring both back
+# to length 1. This pushes all pictures to one side and all texts to the other. The two new numbers add $-a^2$ to the
+# dot product, and each length becomes $\sqrt{1 + a^2}$, so a cosine $c$ becomes
 #
 # $$c' = \frac{c - a^2}{1 + a^2}$$
 #
@@ -145,27 +145,26 @@ for name, level in LEVELS.items():
 
 
 # %% [markdown] id="level-is-free"
-# Same answers, same loss, and right pairs at a level that we chose. Only the scale has a limit, its clamp at 100, and
-# what that allows may surprise you: right pairs at *zero* are possible. Right pairs at 0.9 are not (in this way), since
-# the wrong ones come along, all differences become tiny, and the scale would have to be far above 100. Training has no
-# reason to bring right pairs to 1.
+# The answers and the loss are the same, and the right pairs stand at a level that we chose. Only the scale has a limit,
+# its clamp at 100, and what that allows may surprise you: right pairs at *zero* are possible. Right pairs at 0.9 are
+# not (in this way), since the wrong ones come along, all differences become tiny, and the scale would have to be far
+# above 100. Training has no reason to bring right pairs to 1.
 #
 # The Chinese introduction to CLIP from which this project started says of the matrix of cosines
 #
 # > 只要使对角线的位置尽可能的接近1,而其他位置尽可能接近0,这就达到了我们优化的目的
 #
-# In English: *as soon as the places on the diagonal are as near as possible to 1, and the other places as near as
-# possible to 0, the aim of our optimisation is reached.* A model that does so has a low loss, yes. But the loss asks
-# for less: that the right one is *ahead*. The row "further" has the same loss as the trained model, with its diagonal
-# at 0.
+# In English: *as long as the entries on the diagonal are as close as possible to 1, and the other entries as close as
+# possible to 0, the aim of our optimisation is reached.* Such a model does have a low loss. But the loss asks for less:
+# only that the right one is *ahead*. The row "further" has the same loss as the trained model, with its diagonal at 0.
 #
 # ## The gap between the towers
 #
-# Such a push also happens without us. In trained models pictures do lie in one region and texts in another: the
+# Such a push also happens on its own. In trained models, pictures do lie in one region and texts in another: the
 # **modality gap** ([Liang et al. 2022](https://arxiv.org/abs/2203.02053)). They trace it to the start: an untrained
 # network sends everything into a narrow cone, each tower into its own, and the loss does not have to close the gap. Is
-# it so in ours? The figure draws all features in the plane of the two directions along which they vary most (principal
-# components).
+# the same true of ours? The figure draws all features in the plane of the two directions along which they vary most
+# (principal components).
 
 # %%
 torch.manual_seed(0)
@@ -198,8 +197,8 @@ legend = both[0].legend(loc="upper left")
 #
 # ## The level moves with the words
 #
-# A class is a text, and its wording matters. The paper wraps ImageNet's labels into **prompts**, such as "A photo of a
-# {label}.", which gives 1.3 points; and it averages the features of 80 prompts for each class, which gives 3.5 more
+# A class is a text, and its wording matters. The paper wraps ImageNet's labels in **prompts**, such as "A photo of a
+# {label}.", which gains 1.3 points; and it averages the features of 80 prompts for each class, which gains 3.5 more
 # (section 3.1.4). Such an average is called a **prompt ensemble**. It also shows what the feature of a class *is*: a
 # direction, and not the feature of one particular wording.
 #
@@ -261,10 +260,10 @@ print(f"by {lead:+.1f} points; against the average of the six, {rows['all six'][
 # "cat": within one comparison all classes need the same wording.
 #
 # Now the left one. The ensemble does not do here what it did for the paper: it beats the average of its members, but
-# not the best of them. In this model's training many captions had "a" or "the" before them, or "emoji" behind. The two
+# not the best of them. In this model's training many captions had "a" or "the" before them, or "emoji" after. The two
 # wordings that the training did not have, the photo and the exclamation mark, are the bad ones. That fits the usual
-# explanation: a prompt should make a label look like the texts of the training. OpenAI's were sentences from the web,
-# whereas ImageNet's labels are single, often ambiguous words.
+# explanation: a prompt should make a label look like the training texts. OpenAI's were sentences from the web, whereas
+# ImageNet's labels are single, often ambiguous words.
 #
 # ## What can be measured, then? The order
 #
@@ -289,7 +288,7 @@ def recall_at(similarity, is_right, k):
 recall_at = check.recall_at(recall_at)
 
 # %% [markdown] id="four-curves"
-# First the claim that recall does not see the level:
+# First we check the claim that recall does not see the level:
 
 # %%
 for level in LEVELS.values():
@@ -298,7 +297,7 @@ for level in LEVELS.values():
     print(f"right pairs at {(left * right).sum(dim=1).mean():.2f}: recall {', '.join(shares)}")
 
 # %% [markdown] id="several-captions"
-# Then the curve of recall against k, with several right answers. A whole caption has one right picture. A single
+# Next comes the curve of recall against k, with several right answers. A whole caption has one right picture. A single
 # *word* has many: for the query "surfing", all pictures with "surfing" in their caption. In the other direction a
 # picture has several words, and each of them is right.
 
@@ -337,7 +336,8 @@ legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, tit
 
 # %% [markdown] id="the-end"
 # A right caption is nearly always among the first few. Single words do worse, although they have more right answers, so
-# that even guessing finds more: always read a recall beside its chance. This lesson does not test why words do worse.
+# that even guessing finds more: always read a recall beside its chance level. This lesson does not test why words do
+# worse.
 #
 # ## The answer
 #
@@ -347,18 +347,19 @@ legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, tit
 #
 # ## What this lesson does not show
 #
-# - A threshold for "none of these". It needs a level after all, of one model, measured: lesson 11.
+# - A threshold for "none of these". That does need a level, measured for one model: lesson 11.
 # - That prompts are useless: only that they should sound like the captions of the training.
-# - Why this model has just this level. Start, width, data and the length of the training may all play a part.
+# - Why this model has exactly this level. Initialisation, width, data and the length of the training may all play a
+#   part.
 #
 # ## Harder
 #
 # 1. Subtract the mean of all picture features from each picture, the mean of all text features from each text, and
 #    normalise again. The gap is closed. What happens to the two histograms, and to recall@1? (Take the means from
 #    training pairs.)
-# 2. Which weights for the six prompts give the best recall on *training* pictures, and do they help on the unseen?
-# 3. Karpathy and Fei-Fei's recall asks for one right answer. For a query with 20 right pictures that is little. Compute
-#    the mean average precision, and compare the four curves by it.
+# 2. Which weights for the six prompts give the best recall on *training* pictures, and do they help on the unseen ones?
+# 3. Karpathy and Fei-Fei's recall asks for one right answer. For a query with 20 right pictures that is not asking
+#    much. Compute the mean average precision, and compare the four curves by it.
 #
 # Stuck? `check.hint("recall_at")`, `from solutions.lesson_10 import prompt_ensemble, recall_at`, or read
 # [solutions/lesson_10.py](solutions/lesson_10.py).

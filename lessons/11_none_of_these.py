@@ -9,12 +9,12 @@
 # > 可以直接任意给出一个class set如{“cat”,“dog”, “horse”,“Other”},然后给定一张图片,CLIP自然会给出图片的类别的score。
 #
 # In English: *you can simply give any class set, such as {"cat", "dog", "horse", "Other"}; then given a picture, CLIP
-# will naturally give its score for each class.* Does "Other" do what the reader of that sentence expects?
+# will naturally give its score for each class.* Does "Other" do what a reader of that sentence expects?
 #
-# **You need** the softmax and its loss (lessons 01 and 02), and what the level of a cosine is worth (lesson 10).
+# **You need** the softmax and its loss (lessons 01 and 02), and what the level of a cosine tells you (lesson 10).
 #
-# **Afterwards you can** let a model say "none of these" by a threshold, choose that threshold without deceiving
-# yourself, and train a model whose every answer is a yes or no of its own: **SigLIP**.
+# **Afterwards you can** let a model say "none of these" with a threshold, choose that threshold without deceiving
+# yourself, and train a model that answers yes or no for each text on its own: **SigLIP**.
 #
 # **Place.** Part III, *What it knows*; after lesson 10. About 60 minutes, exercises included.
 
@@ -41,8 +41,8 @@ scale = model.logit_scale.exp().item()
 # %% [markdown] id="the-class-set"
 # ## The class set
 #
-# The sixty pictures of lessons/noto are by an artist whom the model has never seen. Ten of them are cats, dogs and
-# horses; the other fifty are birds and fish, pies and hearts. Those fifty should be "other".
+# The sixty pictures in lessons/noto are by an artist whose work the model has never seen. Ten of them are cats, dogs
+# and horses; the other fifty are birds and fish, pies and hearts. Those fifty should be "other".
 #
 # **Guess first:** how many of the fifty will the class "other" get?
 
@@ -77,9 +77,9 @@ print(f"the others that went to an animal did so with a share of {100 * first_sh
 
 # %% [markdown] id="a-word"
 # For the model "other" is a word. Its feature lies somewhere, and it wins where *its* cosine happens to be the largest.
-# Nothing in the training said that it means "none of the texts beside me". Each word gets another part of the pictures,
-# and the wrong answers do not look doubtful: a softmax divides the level away, so that the shares say which text is
-# ahead, not whether any text fits (lesson 10).
+# Nothing in the training said that it means "none of the texts beside me". Each word gets a different part of the
+# pictures, and the wrong answers do not look doubtful: a softmax divides the level out, so that the shares say which
+# text is ahead, not whether any text fits (lesson 10).
 #
 # ## One picture, twenty texts, and a threshold
 #
@@ -127,10 +127,10 @@ for axes, picture in zip(both, (insider, outsider), strict=True):
 # - the **largest share** among the twenty classes;
 # - **"other"**: the share that an added class "other" does *not* get;
 # - the **largest cosine** with one of the twenty;
-# - **many other words**: add all captions of the training as classes, and take the share that the twenty keep.
+# - **many other words**: add all training captions as classes, and take the share that the twenty keep.
 #
 # The score of a rule is the chance that it ranks an insider above an outsider, both drawn at random. (The field calls
-# it the **area under the ROC curve**.) 50 % is a coin, 100 % perfect.
+# it the **area under the ROC curve**.) 50 % is a coin toss, 100 % is perfect.
 
 # %%
 other = pictures @ evaluate.text_features(model, tokenizer, ["other"]).T  # (P, 1)
@@ -169,9 +169,9 @@ for rule, values in areas.items():
 # %% [markdown] id="cosine-wins"
 # "other" is the weakest of the four. The largest cosine does better than the largest share, although lesson 10 found
 # that the loss cannot see the level of the whole matrix. It does see the level of one picture *compared with other
-# pictures*: the loss also asks every caption for its picture among all the pictures of the batch. A softmax over
-# thousands of rivals does equally well, probably because one of them is near to almost any outsider; but it needs a
-# good list of others, where the cosine needs one number.
+# pictures*: the loss also asks each caption to find its picture among all the pictures of the batch. A softmax over
+# thousands of rivals does equally well, probably because one of them is close to almost any outsider; but it needs a
+# good list of others, whereas the cosine needs only one number.
 #
 # ## Which number?
 #
@@ -179,9 +179,9 @@ for rule, values in areas.items():
 # set, on which the threshold is then judged.
 #
 # **Exercise 1.** Choose it. `inside` are the largest cosines of validation pictures that belong to one of the labels,
-# `outside` those of pictures that belong to none. A picture is accepted if its cosine is at the threshold or above. Of
-# the insiders a share is kept, of the outsiders a share is refused: return a threshold with the largest possible mean
-# of the two shares.
+# `outside` those of pictures that belong to none. A picture is accepted if its cosine is at the threshold or above. A
+# threshold keeps a share of the insiders and refuses a share of the outsiders: return one for which the mean of these
+# two shares is as high as possible.
 
 
 # %%
@@ -236,13 +236,13 @@ for few in (None, 5):
 print(f"the mean threshold from all validation pictures: {chosen:.2f}")
 
 # %% [markdown] id="optimism"
-# Read the lines in pairs, by their mean. Chosen on the test pictures it is higher, and it promises too much: the first
-# line of each pair shows what a threshold does on pictures that it was not chosen on. With about two hundred pictures
-# the difference is small; with ten it is several points, though the model and the task are the same. The honest figure
-# is the lower one.
+# Read the lines in pairs, and compare the means. With a threshold chosen on the test pictures the mean is higher, and
+# it promises too much: the first line of each pair shows what a threshold does on pictures that it was not chosen on.
+# With about two hundred pictures the difference is small; with ten it is several points, though the model and the task
+# are the same. The honest figure is the lower one.
 #
-# A threshold also belongs to the *pictures* that it was chosen on. Take it to the other artist: twenty of the sixty
-# names as the class set, all sixty pictures.
+# A threshold also belongs to the *pictures* that it was chosen on. Take it to the other artist: the class set is twenty
+# of the sixty names, and all sixty pictures are asked about.
 
 # %%
 elsewhere = (
@@ -258,10 +258,10 @@ print(f"on Noto's drawings the threshold {chosen:.2f} keeps {kept:.0f} % and ref
 print(f"the largest cosine still ranks an insider above an outsider in {its_area:.0f} % of the cases")
 
 # %% [markdown] id="moved"
-# The outsiders are refused, and so are most of the insiders: another hand's drawings stand lower, right pairs included.
-# Another threshold would mend a part of that. It cannot mend the rest, because the *order* has suffered as well (lesson
-# 12 is about this). minclip's own `--reject` takes its threshold from drawings of an artist who was left out of the
-# training ([model card](../minclip/weights/MODEL_CARD.md)).
+# The outsiders are refused, and so are most of the insiders: another artist's drawings have lower cosines, right pairs
+# included. Another threshold would mend part of that. It cannot mend the rest, because the *order* has suffered as well
+# (lesson 12 is about this). minclip's own `--reject` takes its threshold from drawings by an artist who was left out of
+# the training ([model card](../minclip/weights/MODEL_CARD.md)).
 #
 # ## A loss that asks yes or no
 #
@@ -290,11 +290,11 @@ sigmoid_loss = check.sigmoid_loss(sigmoid_loss)
 # %% [markdown] id="why-a-bias"
 # ## Why a bias, and why −10?
 #
-# Of N² pairs N are right. At the start all cosines are near 0, so every logit is near $b$, and the model says yes with
-# the probability $\sigma(b)$ to everything. In [open_clip #650](https://github.com/mlfoundations/open_clip/issues/650)
-# somebody asks whether $b$ should not start where this costs least: at the share of right pairs, $p = 1/N$, that is
-# $b = \ln \frac{p}{1 - p} = -\ln(N - 1)$. "`init_logit_bias=-10` would be the ideal value for batch size 22027." Let
-# your loss judge that, with random features. Which bias will be the cheapest for N = 128?
+# Of N² pairs N are right. At the start all cosines are near 0, so every logit is near $b$, and the model says yes to
+# everything with probability $\sigma(b)$. In [open_clip #650](https://github.com/mlfoundations/open_clip/issues/650)
+# someone asks whether $b$ should instead start where this costs least: where $\sigma(b)$ is the share of right pairs,
+# $p = 1/N$, which means $b = \ln \frac{p}{1 - p} = -\ln(N - 1)$. "`init_logit_bias=-10` would be the ideal value for
+# batch size 22027." Let your loss judge that, with random features. Which bias will be the cheapest for N = 128?
 
 # %%
 BATCH = 128
@@ -312,14 +312,14 @@ print(f"−ln(N − 1) is {-math.log(BATCH - 1):.2f} for N = {BATCH}, and {-math
 
 # %% [markdown] id="bias-found"
 # With a bias of 0 the loss starts very high, since the model gives every pair a probability of one half, and the first
-# steps would go into taking that back. −10 is a good start for batches of some twenty thousand. For 128 it is too low,
-# but much less bad than 0: an error on that side is cheap.
+# steps would be spent undoing that. −10 is a good start for batches of some twenty thousand. For 128 it is too low, but
+# not nearly as bad as 0: an error on that side is cheap.
 #
 # ## Side by side
 #
-# Two small models now, alike in everything but the loss: the same random towers, the same batches of OpenMoji's
-# drawings in the same order. The softmax model needs a threshold from validation pictures. The sigmoid model can do
-# without: it accepts what it says yes to, with a probability of one half or more.
+# Now we train two small models that are alike in everything but the loss: they have the same random towers, and see the
+# same batches of OpenMoji's drawings in the same order. The softmax model needs a threshold from validation pictures.
+# The sigmoid model can do without: it accepts what it says yes to, with a probability of one half or more.
 
 # %%
 small_train, small_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -348,9 +348,9 @@ for name, values in losses.items():
     print(f"{name}: loss {values[0]:.2f} at the start, {sum(values[-tenth:]) / tenth:.2f} over the last tenth")
 
 # %% [markdown] id="who-says-none"
-# Four rows: each model with a threshold from the validation pictures, and each without one. (Without a threshold the
-# softmax model can only add the word "other".) **Guess first:** without any threshold, which of the two refuses more
-# of the outsiders?
+# Four rows compare them: each model with a threshold from the validation pictures, and each without one. (Without a
+# threshold the softmax model can only add the word "other".) **Guess first:** without any threshold, which of the two
+# refuses more of the outsiders?
 
 # %%
 check.predict("refuses more outsiders without a threshold", None, options=("softmax", "sigmoid"))
@@ -390,11 +390,11 @@ for name, (kept, refused, bare_kept, bare_refused, its_area) in small_results.it
 check.reveal("refuses more outsiders without a threshold", max(small_results, key=lambda name: small_results[name][3]))
 
 # %% [markdown] id="what-yes-means"
-# Without a threshold the sigmoid model refuses nearly every outsider, where the softmax model with "other" lets nearly
-# all of them in. But it also refuses most of the *insiders*. Why so shy? It learned from batches in which one pair of
-# 128 is right, and there a yes has to overcome odds of 127 to 1. Can its probabilities be trusted, then? Ask it about
-# all pairs of test pictures and captions, 128 by 128 as in the training, and sort the pairs by the probability that it
-# gives them:
+# Without a threshold the sigmoid model refuses nearly every outsider, whereas the softmax model with "other" lets
+# nearly all of them in. But it also refuses most of the *insiders*. Why so shy? It learned from batches in which one
+# pair of 128 is right, and there a yes has to overcome odds of 127 to 1. Can its probabilities be trusted, then? Ask it
+# about all pairs of test pictures and captions, 128 by 128 as in the training, and sort the pairs by the probability
+# that it gives them:
 
 # %%
 chosen_ones = torch.randperm(len(small_unseen), generator=generator)[:BATCH]
@@ -412,16 +412,16 @@ for low, high in itertools.pairwise(EDGES):
         print(f"p from {low:4.2f} to {high:4.2f}: {int(here.sum()):6} pairs, {said}")
 
 # %% [markdown] id="honest-probabilities"
-# The last two columns rise together: of the pairs to which it gives a low probability, few are right, and of those to
-# which it gives a high one, many (the last row has few pairs). So its numbers mean something, for a world in which one
+# The last two columns rise together: few of the pairs to which it gives a low probability are right, and many of those
+# to which it gives a high one (the last row has few pairs). So its numbers mean something, for a world in which one
 # pair of 128 is right. Where right pairs are more frequent, as among our twenty labels, it says yes too rarely, and a
-# threshold chosen on validation pictures mends that. In
-# [open_clip #716](https://github.com/mlfoundations/open_clip/issues/716) somebody finds 0.22 for the right text "too
-# low"; compared with the other texts' numbers it is not.
+# threshold chosen on validation pictures mends that. In [open_clip
+# #716](https://github.com/mlfoundations/open_clip/issues/716) somebody finds 0.22 for the right text "too low";
+# compared with the other texts' numbers it is not.
 #
-# And which model *ranks* better, insiders above outsiders? By the areas above, in this short training, the softmax.
-# Both were trained for a few hundred steps only, so this says nothing about where they would end; the paper's models
-# saw billions of pairs.
+# And which model is better at *ranking* insiders above outsiders? By the areas above, it is the softmax model, after
+# this short training. Both were trained for a few hundred steps only, so this says nothing about where they would end;
+# the paper's models saw billions of pairs.
 
 # %% jupyter={"source_hidden": true}
 figure, both = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
@@ -445,9 +445,10 @@ legend = both[0].legend(loc="upper left")
 #
 # ## The answer
 #
-# **It cannot say "other" by a word: it needs a level.** Either a threshold on the cosine, chosen on validation pictures
-# of the kind that will be asked about, or a loss such as SigLIP's that learns a yes or no for each pair, and even that
-# is a yes for the share of right pairs that it was trained with.
+# **It cannot say "other" with a word: it needs a level.** That takes either a threshold on the cosine, chosen on
+# validation pictures of the kind that will be asked about, or a loss such as SigLIP's, from which it learns to answer
+# yes or no for each pair; and even then its probabilities hold only for the share of right pairs that it was trained
+# with.
 #
 # ## What the article says, what we found
 #
@@ -456,11 +457,11 @@ legend = both[0].legend(loc="upper left")
 # - *"Any class set"* and *"will naturally give a score"*: yes. Any texts can be compared with any picture, without
 #   training, and the scores are there.
 # - *"Other"* in that set: it gets its score as a word, and we found it the weakest of four rules. Of the fifty pictures
-#   that were none of the three animals it got fewer than half (the first table of this lesson), and the rest went to an
-#   animal, with a large share.
+#   that were none of the three animals, it got fewer than half (the first table of this lesson), and the rest went to
+#   an animal, with a large share.
 #
-# (We tested a small model of drawings, not OpenAI's. That a softmax always shares out 100 %, whatever is in the
-# picture, holds for both.)
+# (We tested a small model trained on drawings, not OpenAI's. But every softmax shares out 100 %, whatever is in the
+# picture: that holds for both.)
 #
 # ## What this lesson does not show
 #
@@ -473,7 +474,7 @@ legend = both[0].legend(loc="upper left")
 # ## Harder
 #
 # 1. Multiply the sigmoid's odds by what the prior of twenty labels suggests (Bayes), instead of taking a threshold from
-#    validation pictures. How near does it come?
+#    validation pictures. How close does it come?
 # 2. One threshold for all classes is crude: a common caption stands higher than a rare one. Subtract from each cosine
 #    the mean of its caption over the *training* pictures. Does the area grow?
 # 3. Train the softmax model with a twenty-first kind of text, "none of these", for pictures of a group that is left out

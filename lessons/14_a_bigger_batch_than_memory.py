@@ -5,30 +5,13 @@
 # accumulation**: send four batches of 64 through the model one after the other, let the gradients add up, and only
 # then update the weights. Is that the gradient of a batch of 256?
 #
-# **You need** CLIP's loss (lessons 01 and 02) and the training step (lesson 08); and, of PyTorch, that `backward()`
+# **You need** CLIP's loss (lessons 01 and 02), the training step (lesson 08), and the fact that PyTorch's `backward()`
 # *adds* to `.grad`. One comparison uses the groups of lesson 09 ("Only the negatives").
 #
-# **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that
-# does not fit into memory; measure what that costs in memory and time; and say when it is not worth it.
+# **Afterwards you can** say which loss accumulated gradients belong to; compute the exact gradient of a batch that does
+# not fit in memory; measure what that costs in memory and time; and say when it is not worth it.
 #
-# **Place.** Part IV, *Large and fast*; after lesson 08. About 60 minutes, exercises included.
-
-# %% [markdown] id="bet-first"
-# ## Bet first
-#
-# The question was argued out in public, in [sentence-transformers
-# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), a pull request that added gradient
-# accumulation for a loss of this kind. Its author: "As far as I know, having a batch size of N samples performs the
-# same as having batches of N/M samples with M grad acc steps." A maintainer: "Sadly not. The loss is computed with
-# N/M negatives and then just averaged."
-#
-# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared by their cosine,
-# as two features are: 1 means the same direction, 0 that they have nothing in common. What will the cosine be between
-# the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a model
-# that has learned nothing yet, and once for one that has been trained: replace the two numbers with yours.
-
-# %%
-BET = {"untrained": 0.5, "trained": 0.9}
+# **Place.** Part IV, *Large and fast*; after lesson 09. About 60 minutes, exercises included.
 
 # %%
 import copy
@@ -51,12 +34,30 @@ from minclip import data
 from minclip.train import State, TrainConfig, learning_rate, make_optimizer, train_step
 
 plt.style.use("lesson.mplstyle")
-torch.set_num_threads(1)  # matrices as small as these are multiplied faster without helpers
+torch.set_num_threads(1)  # on matrices this small, one thread is the fastest
+
+# %% [markdown] id="bet-first"
+# ## Bet first
+#
+# The question was debated in public, in [sentence-transformers
+# #1822](https://github.com/huggingface/sentence-transformers/pull/1822), a pull request that added gradient
+# accumulation for a loss of this kind. Its author: "As far as I know, having a batch size of N samples performs the
+# same as having batches of N/M samples with M grad acc steps." A maintainer: "Sadly not. The loss is computed with N/M
+# negatives and then just averaged."
+#
+# Put a number on it before you read on. A gradient is a long vector, and two of them can be compared by their cosine,
+# as two features are: 1 means the same direction, 0 means that they have nothing in common. What will the cosine be
+# between the accumulated gradient of 4 × 64 pairs and the gradient of the same 256 pairs as one batch? Bet once for a
+# model that has learned nothing yet, and once for one that has been trained: replace `None` with your numbers.
+
+# %%
+check.predict("cosine to the true gradient, untrained", None)
+check.predict("cosine to the true gradient, trained", None)
 
 # %% [markdown] id="small-clip"
 # ## A small CLIP, and one batch
 #
-# The pairs are emoji and their names, as in lesson 08, in pictures of 24 × 24 pixels. Both towers are transformers of
+# The pairs are emoji and their names, as in lesson 08, in pictures of 24 × 24 pixels. Both towers are transformers with
 # two layers.
 
 # %%
@@ -89,10 +90,10 @@ print(f"{sum(p.numel() for p in model.parameters()):,} parameters; a batch of {N
 # %% [markdown] id="where-it-is-right"
 # ## Where adding up is right
 #
-# Gradient accumulation is exact for most models, and it is good to see why before we see where it is not. We cut the
-# batch into **chunks** of equal size. The gradient of a mean is the mean of the gradients; so to see what
-# accumulation leads to, we can take the mean of the chunks' losses and go backwards once. (This saves no memory yet.
-# That will be exercise 1.)
+# Gradient accumulation is exact for most models, and it helps to see why before we see where it is not. We cut the
+# batch into **chunks** of equal size. The gradient of a mean is the mean of the gradients; so to see what accumulation
+# leads to, we can take the mean of the chunks' losses and go backwards once. (This saves no memory yet. That will be
+# exercise 1.)
 #
 # We try two losses: the cross-entropy of a classifier that sorts pictures into ten classes (random ones, since only
 # the gradient matters here), and CLIP's loss. The number is how far the chunks' gradient is from that of the batch in
@@ -123,13 +124,13 @@ for name, loss_of in (("classifier", classifier_loss), ("CLIP", clip_loss)):
     print(f"{name:10}  {(gradient(loss_of, CHUNK) - whole).norm() / whole.norm():.1e}")
 
 # %% [markdown] id="why-it-differs"
-# The classifier's loss is a sum with one term for each picture, and no term knows of the other pictures. So it does
-# not matter how they are grouped, and what is left is rounding. CLIP's loss is different: every picture is compared
-# with every *text of the batch*. Cut the batch, and most comparisons are never made.
+# The classifier's loss is a sum with one term for each picture, and no term depends on the other pictures. So it does
+# not matter how they are grouped, and the only difference left is rounding. CLIP's loss is different: every picture is
+# compared with every *text of the batch*. Cut the batch, and most comparisons are never made.
 #
 # In the figure, a row is a picture and a column a text, 16 of each. The pairs are black; the **negatives** are blue:
-# the wrong texts from which a picture is told apart, and the wrong pictures from which a text is. White cells are
-# never computed.
+# the wrong texts that a picture has to be told apart from, and the wrong pictures that a text has to be told apart
+# from. White cells are never computed.
 
 # %% jupyter={"source_hidden": true}
 SHOWN, GROUP = 16, 4
@@ -149,14 +150,14 @@ for axes, lit, title in (
 _ = all_axes[0].set_ylabel("pictures")
 
 # %% [markdown] id="exercise-1"
-# On the left, the comparisons are lit in blocks on the diagonal. In chunks of 64, a picture meets 63 of the 255 wrong
-# texts of the batch. So the maintainer is right: the accumulated gradient is not that of the big batch. But it is the
-# gradient of *something*, and it is worth knowing of what.
+# On the left, only the blocks on the diagonal are lit. In chunks of 64, a picture meets 63 of the 255 wrong texts of
+# the batch. So the maintainer is right: the accumulated gradient is not that of the big batch. But it is the gradient
+# of *some* loss, and it is worth knowing which.
 #
 # **Exercise 1.** Write gradient accumulation for CLIP. `chunk` may not divide the size of the batch: the last chunk is
-# then smaller. Every pair of the batch counts the same. Never hold the graph of more than `chunk` pairs: that is the
-# whole point. (A **graph** is what autograd keeps of a forward pass, to be able to go backwards.) The check compares
-# the gradients that you leave in `.grad` with those of the matrix on the left.
+# then smaller. Every pair of the batch counts equally. Never hold the graph of more than `chunk` pairs: that is the
+# whole point. (A **graph** is the record that autograd keeps of a forward pass, so that it can go backwards.) The check
+# compares the gradients that you leave in `.grad` with those of the matrix on the left.
 
 
 # %%
@@ -173,7 +174,7 @@ def accumulated_gradient(model, images, tokens, chunk):
 accumulated_gradient = check.accumulated_gradient(accumulated_gradient)
 
 # %% [markdown] id="right-for-something-else"
-# Lesson 09 has already met this loss. There ("Only the negatives") a batch of 256 was encoded at once, and only then
+# You have met this loss in lesson 09. There ("Only the negatives") a batch of 256 was encoded at once, and only then
 # cut into groups, each with a softmax of its own. Compare your gradients with those of the groups, and with those of
 # the full batch:
 
@@ -218,11 +219,11 @@ largest_entry = max(g.abs().max() for g in alone.values())
 print(f"\n16 chunks of 1: loss {loss:.4f}, largest entry of any gradient {largest_entry:.4f}")
 
 # %% [markdown] id="not-wrong"
-# So accumulation computes the right gradient of the **grouped loss**: of a batch of 64, only with less noise, because
-# four of them are averaged. The losses also differ: telling a picture apart from 63 texts is easier than from 255. A
-# model that guesses pays ln 64 ≈ 4.16 instead of ln 256 ≈ 5.55 (lesson 03); this untrained one is a little worse. The
-# last line is the maintainer's best argument: "batch size of 1 with 512 grad acc steps doesn't work at all, as you
-# have zero negatives in each batch".
+# So accumulation computes the right gradient of the **grouped loss**: that of a batch of 64, only with less noise,
+# because four of them are averaged. The losses also differ: telling a picture apart from 63 texts is easier than
+# from 255. A model that guesses pays ln 64 ≈ 4.16 instead of ln 256 ≈ 5.55 (lesson 03); this untrained one is a
+# little worse. The last line is the maintainer's best argument: "batch size of 1 with 512 grad acc steps doesn't
+# work at all, as you have zero negatives in each batch".
 #
 # ## What does a chunk need to know about the others?
 #
@@ -234,24 +235,23 @@ print(f"\n16 chunks of 1: loss {loss:.4f}, largest entry of any gradient {larges
 # $$\frac{\partial L}{\partial \theta}
 #   = \sum_{i=1}^{N} \frac{\partial L}{\partial f_i} \cdot \frac{\partial f_i}{\partial \theta}.$$
 #
-# In words: each pair contributes a product of two factors. The left factor depends on all other pairs, but it is
-# small: it has as many numbers as the features. The right factor needs the big graph, but no other pair. Once the
-# left factors are there, the sum over pairs is as harmless as the classifier's. And no graph of the towers is needed
-# to compute the left factors. (PyTorch does the product for you: `f.backward(g)` goes backwards from features `f`
-# whose gradient `g` is known.)
+# In words: each pair contributes a product of two factors. The left factor depends on all other pairs, but it is small:
+# it has as many numbers as the features. The right factor needs the big graph, but not the other pairs. Once the left
+# factors are there, the sum over pairs is as harmless as the classifier's. And no graph of the towers is needed to
+# compute the left factors. (PyTorch does the product for you: `f.backward(g)` goes backwards from features `f` whose
+# gradient `g` is known.)
 #
-# This is **gradient caching**, published by [Gao et al. 2021](https://arxiv.org/abs/2101.06983) as GradCache; what is
-# cached are the left factors.
+# This is **gradient caching**, published by [Gao et al. 2021](https://arxiv.org/abs/2101.06983) as GradCache; the left
+# factors are what it caches.
 #
 # Two details decide whether it is exact.
 #
-# - **The scale of the logits** is a parameter of the loss and not of the towers. It is not in the sum above. Where
-#   does its gradient come from, and how many times?
-# - **Random numbers.** A tower with dropout draws new ones every time that it is called. The left factors were
-#   computed for features that came from *certain* random numbers, and they fit no others. (Somebody raised exactly
-#   this in [GC-DPR #12](https://github.com/luyug/GC-DPR/issues/12), and was shown the remedy.)
-#   `torch.get_rng_state()` returns the state of PyTorch's random generator; `torch.set_rng_state(state)` puts it
-#   back, and the same numbers come again.
+# - **The scale of the logits** is a parameter of the loss and not of the towers. It is not in the sum above. Where does
+#   its gradient come from, and how many times is it added?
+# - **Random numbers.** A tower with dropout draws new ones every time it is called. The left factors were computed for
+#   features that came from *certain* random numbers, and do not fit any others. (Somebody raised exactly this in
+#   [GC-DPR #12](https://github.com/luyug/GC-DPR/issues/12), and was shown the remedy.) `torch.get_rng_state()` returns
+#   the state of PyTorch's random generator; `torch.set_rng_state(state)` puts it back, and the same numbers come again.
 #
 # **Exercise 2.** Write it. The check works in float64, and compares each parameter's gradient with that of one big
 # batch, to one part in a million. Its towers draw random numbers, and watch how many pairs pass through them and how
@@ -272,9 +272,9 @@ def cached_gradient(model, images, tokens, chunk):
 cached_gradient = check.cached_gradient(cached_gradient)
 
 # %% [markdown] id="how-exact"
-# How exact is it on the real towers? In float32 two ways of adding up the same numbers differ by rounding. To see
-# that nothing else differs, we also run both ways in float64, where rounding is hundreds of millions of times
-# smaller. Neither 100 nor 7 divides the batch, so the last chunk is smaller there.
+# How exact is it on the real towers? In float32, two ways of adding up the same numbers differ by rounding. To see that
+# nothing else differs, we also run both ways in float64, where rounding is hundreds of millions of times smaller.
+# Neither 100 nor 7 divides the batch, so the last chunk is smaller there.
 
 # %%
 double = copy.deepcopy(model).double()
@@ -290,11 +290,11 @@ for name, setup in setups.items():
 # %% [markdown] id="scale-counted-once"
 # ### A scale counted four times
 #
-# There is another way to the same gradients of the towers, and it is in wide use. open_clip's `--accum-freq` ([the
-# loop that we read](https://github.com/mlfoundations/open_clip/blob/035dfeb/src/open_clip_train/train.py)) also
-# encodes all chunks without a graph. Then, chunk by chunk, it encodes again with a graph, puts the new features among
-# the cached ones of the other chunks, computes the loss of the whole batch, and goes backwards. That loss is computed
-# once for each chunk. What does this mean for the scale?
+# There is another, widely used way to get the same gradients of the towers. open_clip's `--accum-freq` ([the loop that
+# we read](https://github.com/mlfoundations/open_clip/blob/035dfeb/src/open_clip_train/train.py)) also encodes all
+# chunks without a graph. Then, chunk by chunk, it encodes again with a graph, puts the new features among the cached
+# ones of the other chunks, computes the loss of the whole batch, and goes backwards. That loss is computed once for
+# each chunk. What does this mean for the scale?
 
 
 # %%
@@ -316,7 +316,7 @@ print(f"towers: largest error {largest_error(got, of_towers):.1e}")
 print(f"logit_scale: {got['logit_scale'] / whole['logit_scale']:.4f} times the right gradient")
 
 # %% [markdown] id="does-it-matter"
-# The towers are right, and the scale's gradient comes once for each chunk. Whether that hurts is another question:
+# The towers are right, and the scale's gradient is added once for each chunk. Whether that hurts is another question:
 # Adam divides each gradient by its usual size, so a constant factor nearly cancels. It does not cancel in plain SGD,
 # nor when gradients are clipped by their global norm. [open_clip
 # #761](https://github.com/mlfoundations/open_clip/issues/761) asks whether the loss should be divided by the number
@@ -324,7 +324,7 @@ print(f"logit_scale: {got['logit_scale'] / whole['logit_scale']:.4f} times the r
 #
 # ## What it costs
 #
-# First the memory. Lesson 15 measures it from outside, as the system sees it; here we count it from inside, which
+# First, the memory. Lesson 15 measures it from outside, as the system sees it; here we count it from inside, which
 # gives the same number on every machine. PyTorch can send every operation through a function of ours (a *dispatch
 # mode*). It notes the memory of each result, checks which of the earlier results still exist, and keeps the highest
 # total. The batch and the weights, which were there before, are not counted; what a kernel allocates and frees within
@@ -359,8 +359,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 # %% [markdown] id="measure"
-# Then the time: we count the seconds that the processor spent on this process, so that other programs matter less.
-# The variants take turns, and the median of three tries counts.
+# For the time, we count the seconds that the processor spent on this process, so that other programs matter less. The
+# variants take turns, and the median of three tries counts.
 #
 # What should the time be? Going backwards costs about twice as much as going forwards: for each product of the
 # forward pass there are two, one for the gradient of the input and one for that of the weights. A plain step
@@ -425,14 +425,14 @@ print(f"\nwhat the cache holds, the features of both towers and their gradients:
 
 # %% [markdown] id="what-memory-says"
 # The memory grows with the chunk. At each size the exact gradient needs about as much as the wrong one, because the
-# cache itself is small. Small chunks take longer in both ways: there are more calls, and each of them has less to do.
-# So take the largest chunk that fits. (Where the chunk is the whole batch, our solution still encodes twice. minclip's
-# own, `minclip/gradient_cache.py`, notices this case and makes the plain step.)
+# cache itself is small. Small chunks take longer with both methods: there are more calls, and each of them has less to
+# do. So take the largest chunk that fits. (Where the chunk is the whole batch, our solution still encodes twice.
+# minclip's own, `minclip/gradient_cache.py`, notices this case and takes the plain step.)
 #
 # ## Does the difference matter?
 #
-# Now your bet. We train the model with plain steps of the big batch, and stop at three stages: before the first step,
-# after a quarter of the training, and at its end. At each stage we take four batches, and compute the gradient of
+# Now for your bet. We train the model with plain steps of the big batch, and stop at three stages: before the first
+# step, after a quarter of the training, and at its end. At each stage we take four batches, and compute the gradient of
 # each in one piece, and accumulated over chunks of several sizes.
 
 # %%
@@ -454,7 +454,7 @@ def unit_features(rows):
 
 
 def look():
-    """What the gradients of the probes are like at this moment, each number a mean over the probes."""
+    """The model at this moment: loss and negatives of `batch`, and what the gradients of the probes are like."""
     whole = [as_vector(in_one_piece, None, rows) for rows in probes]
     parts = {size: [as_vector(accumulated_gradient, size, rows) for rows in probes] for size in SIZES}
 
@@ -512,29 +512,30 @@ for stage in STAGES:
         f"{seen['negatives']:15.0f} of {N - 1}"
     )
 print()
-for stage, bet in BET.items():
-    print(f"{stage}: you bet {bet:.3f}, it is {statistics.mean(looks[stage]['cosines'][CHUNK]):.3f}")
+for stage in ("untrained", "trained"):
+    cosine = statistics.mean(looks[stage]["cosines"][CHUNK])
+    check.reveal(f"cosine to the true gradient, {stage}", cosine, within=0.05)
 
 # %% [markdown] id="reading-the-table"
 # *Cosine: between the gradient accumulated over chunks of 64 and the true one. Length: of the former, relative to the
 # latter. Other batch: the cosine between the true gradients of two different batches. In the figure, each dot is one
 # batch.*
 #
-# Both sides of the argument can point at this table. In an untrained model the two gradients are nearly the same.
-# That is why the error is so easily overlooked: test it on a fresh model, and the accumulated gradient looks like
-# that of the big batch with a little noise. Later it turns away, and becomes too short.
+# Both sides of the argument can point to this table. In an untrained model the two gradients are nearly the same. That
+# is why the error is so easily overlooked: test it on a fresh model, and the accumulated gradient looks like that of
+# the big batch with a little noise. Later it turns away, and becomes too short.
 #
-# Why? Look at *other batch* first. Early on, even 256 *other* pairs give much the same gradient. What the model has
-# to learn then is the same for all pairs, and any sample of the comparisons shows it. At the end two batches have
-# nothing in common. What is left to learn differs from pair to pair, and lies in a few negatives. The last column
-# says how few: from a picture's softmax over its negatives one can compute how many of them there effectively are
-# (one over the sum of their squared shares; that is 255 if the shares are equal). Those few are the **hard
-# negatives**, and when chunks are drawn at random, three in four of them are in another chunk.
+# Why? Look at *other batch* first. Early on, even 256 *other* pairs give much the same gradient. What the model has to
+# learn then is the same for all pairs, and any sample of the comparisons shows it. At the end, the gradients of two
+# batches have nothing in common. What is left to learn differs from pair to pair, and lies in a few negatives. The last
+# column says how few: from a picture's softmax over its negatives one can compute how many of them effectively count
+# (one over the sum of their squared shares; that is 255 if the shares are equal). Those few are the **hard negatives**,
+# and when chunks are drawn at random, three in four of them are in another chunk.
 #
 # That is an explanation, and it can be tested. If the missing hard negatives are the cause, then the cosine must rise
-# when a picture finds them in its own chunk. So we sort each batch, such that similar pairs become neighbours (along
-# the first principal component of their features), and cut it into the same number of chunks. The true gradient does
-# not notice the order.
+# when a picture finds them in its own chunk. So we sort each batch so that similar pairs become neighbours (along the
+# first principal component of their features), and cut it into the same number of chunks. The true gradient does not
+# depend on the order.
 
 
 # %%
@@ -569,25 +570,25 @@ for name, order_of in (("at random", lambda rows: rows), ("sorted", sorted_by_li
 #
 # Do not overrate the difference, though. Compare the column *other batch* again: at every stage, another 256 pairs
 # change the true gradient more than accumulation does. But that is noise, which averages out over the steps. What
-# accumulation changes does not average out: at every step it follows another loss. Lesson 09 measured where training
-# with that loss leads: its experiment "Only the negatives" trains with groups.
+# accumulation changes does not average out: every step follows the gradient of the grouped loss instead. Lesson 09
+# measured where training with that loss leads: its experiment "Only the negatives" trains with groups.
 #
 # ## When caching is pointless
 #
 # - **When memory is not the limit.** The plain step gives the same gradient without the second encoding.
-# - **When the bigger batch does not help.** Caching buys negatives. Whether they are worth anything is the question
-#   of lesson 09, and at equal samples a big batch also makes fewer steps.
-# - **When only a little memory is missing.** **Gradient checkpointing** (`--grad-checkpoint`) computes the insides of
-#   the layers a second time instead of keeping them. It also costs about one more forward pass, but the batch stays
-#   in one piece, so it works for towers in which the pairs of a batch see each other. The two can be combined.
+# - **When the bigger batch does not help.** Caching buys negatives. Whether they are worth anything is the question of
+#   lesson 09, and at equal samples a big batch also takes fewer steps.
+# - **When only a little memory is missing.** **Gradient checkpointing** (`--grad-checkpoint`) recomputes the
+#   intermediate results of the layers instead of keeping them. It also costs about one more forward pass, but the batch
+#   stays in one piece, so it works for towers in which the pairs of a batch see each other. The two can be combined.
 # - **When there are more GPUs.** Each can keep the graph of one chunk, and nothing is encoded twice (lesson 19).
 # - **When the matrix itself is too big.** Caching divides the memory of the towers, and leaves the N × N logits
 #   whole. That is lesson 15.
 #
 # Where is that last limit? In the cached gradient, the loss and the graph of a chunk are never in memory together. So
 # with many pairs the peak is that of the loss alone, which grows with N². We measure it on features that come from no
-# tower, test the prediction on a larger batch, and solve for the N that fills one GiB. For the batch in one piece,
-# the peaks above give a lower bound on what one more pair takes.
+# tower, test the prediction on a larger batch, and solve for the N that fills one GiB. For the batch in one piece, the
+# peaks above give a lower bound on the memory that one more pair takes.
 
 # %%
 BUDGET = 1024  # MiB
@@ -618,16 +619,16 @@ print(
 #
 # **No.** Accumulating four batches of 64 gives the gradient of the grouped loss, in which each pair competes with 63
 # others; early in training it points almost the same way as that of a batch of 256, and later it does not. The true
-# gradient of the big batch can be had in the same memory, if the gradients of the features are computed first and
+# gradient of the big batch can be computed in the same memory, if the gradients of the features are computed first and
 # every chunk is encoded a second time.
 #
 # In minclip it is one option: `minclip train --batch-size 4096 --micro-batch 128`.
 #
 # ## What this lesson does not show
 #
-# - **Which training ends better.** It compares gradients, not models. All probes are training pairs, and the training
-#   is short: a longer one reaches a much lower loss.
-# - **Large models.** A pair takes much more memory there, so that far fewer fit. The arithmetic is the same.
+# - **Which training ends better.** This lesson compares gradients, not models. All probes are training pairs, and the
+#   training is short: a longer one reaches a much lower loss.
+# - **Large models.** A pair takes much more memory there, so far fewer fit. The arithmetic is the same.
 # - **A GPU.** Small chunks probably cost more there, because only large operations keep a GPU busy; and its allocator
 #   holds more memory than the tensors in use.
 # - **Towers in which pairs see each other.** Batch normalization takes its mean over the chunk, so that $f_i$ depends
@@ -635,11 +636,11 @@ print(
 #
 # ## Harder
 #
-# 1. Put a `torch.nn.BatchNorm1d` behind the image tower, and measure how far the cached gradient is from that of one
-#    piece, against the chunk size. What would have to be cached to make it exact again?
-# 2. SigLIP's loss (`minclip.siglip_loss`, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343)) is a sum with one
-#    term for each of the N² cells, without a softmax. Can its gradient be accumulated, cell block by cell block, with
-#    *two* chunks in memory and nothing cached? What does it cost in encodings?
+# 1. Put a `torch.nn.BatchNorm1d` after the image tower, and measure how far the cached gradient is from that of the
+#    batch in one piece, as a function of the chunk size. What would have to be cached to make it exact again?
+# 2. SigLIP's loss (`minclip.siglip_loss`, [Zhai et al. 2023](https://arxiv.org/abs/2303.15343)) is a sum with one term
+#    for each of the N² cells, without a softmax. Can its gradient be accumulated, block by block, with *two* chunks in
+#    memory and nothing cached? What does it cost in encodings?
 # 3. Keep the features of the last step, and use them as additional negatives without a gradient, as a memory bank
 #    does ([He et al. 2020](https://arxiv.org/abs/1911.05722)). Add a fourth line to the last figure. When is it
 #    nearer to the true gradient than accumulation, and when is it further away?

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 15 · Never build the matrix
 #
-# **The question.** A batch of N pairs has N² similarities. The loss is one number, and all that it asks of the matrix
-# is a few sums of exponentials. Can a sum of exponentials be *streamed*: read piece by piece, each piece forgotten
-# before the next one comes?
+# **The question.** A batch of N pairs has N² similarities. The loss is one number, and all that it needs from the
+# matrix is a few sums of exponentials. Can a sum of exponentials be *streamed*: read piece by piece, each piece
+# forgotten before the next one comes?
 #
 # **You need** CLIP's loss as lesson 02 writes it: the log-sum-exp of every row and every column, minus the diagonal.
 #
@@ -34,8 +34,8 @@ plt.style.use("lesson.mplstyle")
 # %% [markdown]
 # ## What the matrix costs
 #
-# The features of a batch are N·D numbers for the pictures and as many for the texts; the matrix is N². Watch which of
-# the two columns explodes. The last line is the batch of the paper ([Radford et al.
+# The features of a batch are N·D numbers for the pictures and as many for the texts; the matrix has N². Watch which of
+# the two columns explodes. The last line is the batch size of the paper ([Radford et al.
 # 2021](https://arxiv.org/abs/2103.00020), section 2.5).
 
 # %%
@@ -50,7 +50,7 @@ for N in (256, 2048, 32768):
 #
 # ## A sum that no float can hold
 #
-# Lesson 04 stops the logit scale at 100. A cosine of 0.95 then makes the logit 95. Here is a row of four logits and
+# Lesson 04 clamps the logit scale at 100. A cosine of 0.95 then makes the logit 95. Here is a row of four logits and
 # its log-sum-exp, $\mathrm{LSE}(z) = \ln \sum_j e^{z_j}$, once computed as it is written, and once with the usual
 # trick: subtract the largest logit $m$ first and add it back at the end.
 #
@@ -76,7 +76,7 @@ print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1
 #
 # Now stream the row: logits arrive one by one, and only two numbers may be kept. The trouble is the maximum, which
 # depends on logits that have not come yet. The answer is to use the largest *so far*, and to correct the sum whenever
-# that changes. Say that we hold $m$ and $s = \sum_j e^{z_j - m}$ over what we have seen, and a new logit $z$ comes:
+# that changes. Say that we hold $m$ and $s = \sum_j e^{z_j - m}$ over what we have seen, and a new logit $z$ arrives:
 #
 # $$m' = \max(m, z), \qquad s' = s \cdot e^{m - m'} + e^{z - m'}.$$
 #
@@ -85,8 +85,8 @@ print(f"float32 overflows above exp({math.log(torch.finfo(torch.float32).max):.1
 # ([arXiv:1805.02867](https://arxiv.org/abs/1805.02867)); FlashAttention is built on it ([Dao et al.
 # 2022](https://arxiv.org/abs/2205.14135)).
 #
-# In the figure, look at the steps of the dashed line: at each of them the sum s, in the lower panel, is rescaled to
-# the new maximum, and mostly falls. The solid line, the log-sum-exp, never falls.
+# In the figure, look at the steps of the dashed line: at each of them the sum s, in the lower panel, is rescaled to the
+# new maximum, and usually falls. The solid line, the log-sum-exp, never falls.
 
 # %%
 stream = 6 * torch.rand(40, generator=generator) + torch.linspace(0, 4, 40)  # (40,)
@@ -110,9 +110,9 @@ below.set(xlabel="logits read", ylabel="sum s", ylim=(0, None))
 print(f"streamed: {lses[-1]:.6f}   all at once: {stream.logsumexp(dim=0):.6f}")
 
 # %% [markdown]
-# Nothing changes when the pieces are larger than one logit. Two parts of a row, of any sizes, with log-sum-exps $a$
-# and $b$, have together $\ln(e^a + e^b)$: **the log-sum-exp of the log-sum-exps**. `torch.logaddexp(a, b)` computes
-# just this, with the maximum subtracted first.
+# Nothing changes when the pieces are larger than one logit. Two parts of a row, of any sizes, with log-sum-exps $a$ and
+# $b$, together have the log-sum-exp $\ln(e^a + e^b)$: **the log-sum-exp of the log-sum-exps**. `torch.logaddexp(a, b)`
+# computes just this, with the maximum subtracted first.
 #
 # **Exercise 1.** Write the log-sum-exp of n rows whose logits come in parts. There is one catch, and it is the point:
 # the memory of a part is overwritten before the next one comes. If you keep the parts for later, their numbers are
@@ -135,12 +135,12 @@ online_logsumexp = check.online_logsumexp(online_logsumexp)
 # ## Rows and columns in one sweep
 #
 # CLIP needs the log-sum-exp of every row *and* of every column. That does not take two passes over the matrix. Compute
-# the logits of a few pictures at a time with all texts: the rows of this strip are complete and can be finished at
-# once. Its columns are not, but each of them has a part here, and parts can be put together. So one running number for
-# each column is enough.
+# the logits of a few pictures at a time against all texts: the rows of this strip are complete and can be finished at
+# once. Its columns are not, but each of them has a part here, and parts can be combined. So one running number for each
+# column is enough.
 #
-# **Exercise 2.** Write CLIP's loss so that no more than `chunk` rows of logits exist at any time. The check compares
-# it with the loss of lesson 02, and it counts the numbers in all the tensors that you hold at a time.
+# **Exercise 2.** Write CLIP's loss so that no more than `chunk` rows of logits exist at any time. The check compares it
+# with the loss of lesson 02, and it counts the numbers in all the tensors that you hold at any one time.
 
 
 # %%
@@ -168,8 +168,8 @@ for chunk in (1, 64, 999):
 #
 # Strips are still N wide. Cut the columns as well, and what is in memory is a *tile*, whose size does not depend on N.
 # Below is such a sweep over a matrix of four by four tiles. The dark tile is in memory, grey ones have been seen and
-# forgotten, white ones have not existed yet. The fractions say how much of its log-sum-exp each block of rows (right)
-# and each block of columns (below) already has.
+# forgotten, white ones do not exist yet. The fractions say how much of its log-sum-exp each block of rows (right) and
+# each block of columns (below) already has.
 
 # %%
 TILES, moments = 4, (1, 2, 4, 7, 13, 16)
@@ -196,17 +196,21 @@ print("the share of its log-sum-exp that a block has: rows right of the matrix, 
 #
 # ## Peak memory, measured
 #
-# How much memory does a loss really take? On Linux, the file `/proc/self/status` has a line `VmHWM`, "high water
-# mark": the most memory that the process has ever held. It never falls, so every measurement needs its own process.
-# The script below loads torch once and then forks, that is, it makes a copy of its process for each measurement. We
-# note the high water mark with the features in place, and again after the loss. One more precaution: memory that was
-# freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_`), so that we see tensors and not the stock that the
-# C library keeps.
+# How much memory does a loss really take? On Linux, the file `/proc/self/status` has a line `VmHWM`, "high water mark":
+# the most memory that the process has ever held. It never falls, so every measurement needs its own process. The script
+# below loads torch once and then forks, that is, it makes a copy of its process for each measurement. We note the high
+# water mark with the features in place, and again after the loss. One more precaution: memory that was freed goes back
+# to the system at once (`MALLOC_MMAP_THRESHOLD_`), so that we see tensors and not the reserve that the C library keeps.
 #
 # We measure two versions of the loss in chunks (our solution, since the script does not know yours): the loss alone,
 # and the loss with `backward()`. *fused* is the loss that you will write in lesson 17. (`memory=0`: on a CPU it
-# would otherwise keep up to 128 MiB of tiles, to save time.) Before you look: which of the curves will be parallel to
-# that of the N×N matrix?
+# would otherwise keep up to 128 MiB of tiles, to save time.)
+#
+# Before you look: the loss in chunks never makes an N×N tensor. When N doubles, from 2,048 to 4,096, by what factor
+# will its peak grow, `backward()` included? By about two, as the features do, or by about four, as the matrix does?
+
+# %%
+check.predict("growth of the loss in chunks", None, options=("about 2", "about 4"))
 
 # %%
 MEASURE = r"""
@@ -273,10 +277,10 @@ axes.xaxis.set_major_formatter(lambda N, _: f"{N:,.0f}")
 axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 axes.grid(alpha=0.3)
 # %% [markdown]
-# In numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and the factor by which it grew
-# when N doubled. What grows with N² grows fourfold, what grows with N twofold. (The fused loss grows by less: most of
-# what it takes here is its tiles, which have the same size for every N.) Last, the loss in chunks of a batch whose
-# matrix is huge.
+# Here are the numbers: the peak at the largest N of the curves, as a multiple of one N×N matrix, and the factor by
+# which it grew when N doubled. What grows with N² grows fourfold, what grows with N twofold, and the sum of both lies
+# in between. (The fused loss grows by less: most of what it takes here is its tiles, which have the same size for every
+# N.) The last line is the loss in chunks for a batch whose matrix is huge.
 
 # %%
 for name in names if peaks else []:
@@ -287,10 +291,13 @@ if peaks:
     matrices = peaks["arange", sizes[-1]] / (sizes[-1] ** 2 * 4 / 2**20)
     print(f"\narange at N = 32,768 would need about {matrices * 32768**2 * 4 / 2**30:.0f} GiB.")
     print(f"{LARGE[0]}, N = {LARGE[1]:,}: {peaks[LARGE]:.0f} MiB; its matrix: {LARGE[1] ** 2 * 4 / 2**20:,.0f} MiB")
+if ("in chunks", sizes[-1]) in peaks:
+    growth = peaks["in chunks", sizes[-1]] / peaks["in chunks", sizes[-2]]
+    check.reveal("growth of the loss in chunks", "about 4" if growth > 3 else "about 2")
 
 # %% [markdown]
-# The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows nearly like one.
-# We never told autograd to forget. We can ask it what it keeps for the backward pass.
+# The surprise is *in chunks*, with gradients: it never makes an N×N tensor, and yet its memory grows almost as if it
+# did. We never told autograd to forget. We can ask it what it keeps for the backward pass.
 
 
 # %%
@@ -310,20 +317,20 @@ for name, way in (
     print(f"{name:10} keeps {kept_for_backward(way):.2f} matrices")
 
 # %% [markdown]
-# *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them
-# and of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip,
-# which together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed as
-# well.** The fused loss does that: it makes every tile a second time instead of keeping it. Lesson 17 shows how.
+# *arange* keeps the logarithms of both softmaxes; what it holds beyond these two at its peak are gradients, of them and
+# of the logits. *One-hot* keeps the identity matrix as well. And *in chunks* keeps the logits of every strip, which
+# together are the matrix again. **Streaming the loss is half of the work; the gradient has to be streamed as well.**
+# The fused loss does that: it computes every tile a second time instead of keeping it. Lesson 17 shows how.
 #
 # ## The plain answer
 #
 # Yes: a row's sum of exponentials needs two numbers that are corrected as the parts go by, and one sweep serves rows
 # and columns alike. But autograd keeps what it needs, so the gradient has to be streamed as well (lesson 17).
 #
-# **What this lesson does not show.** Time: pieces that are too small make a loss slow, and making tiles twice costs
-# one more product; lesson 17 counts it. Memory on a GPU: the curves should have the same slopes there, but what lies
-# below them (caches of the allocator, the working memory of the libraries) differs. And for the whole training, the
-# encoders usually need far more memory than the loss, until the batch is very large; lesson 14 deals with theirs.
+# **What this lesson does not show.** Time: pieces that are too small make a loss slow, and computing the tiles twice
+# costs one more product; lesson 17 counts it. Memory on a GPU: the curves should have the same slopes there, but what
+# lies below them (caches of the allocator, the working memory of the libraries) differs. And for the whole training,
+# the encoders usually need far more memory than the loss, until the batch is very large; lesson 14 deals with theirs.
 #
 # ## What you take away
 #
@@ -336,7 +343,8 @@ for name, way in (
 # **Harder, without a solution.**
 #
 # 1. Stream the mean and the variance of the numbers in one pass, in parts of any size, without losing digits.
-# 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are done?
+# 2. `torch.utils.checkpoint` around a strip: how many matrices does autograd keep then, and how many products are
+#    computed?
 # 3. Which numbers of a row could be left out of the sum without changing the float32 result? When does that help?
 #
 # Stuck? `check.hint("chunked_loss")`, `from solutions.lesson_15 import chunked_loss`, or read

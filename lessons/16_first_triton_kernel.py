@@ -121,7 +121,7 @@ print(out.tolist())
 # %% [markdown] id="triton-cdiv-rounded"
 # `triton.cdiv(10, 4)` is 10/4 rounded up: enough programs to cover everything, the last one partly idle.
 #
-# **Puzzle 1: a sum.** The check tries ragged sizes and watches every address.
+# **Puzzle 1: a sum.** The check tries *ragged* sizes, which are no multiples of the tile, and watches every address.
 
 # %%
 # needs Triton
@@ -182,7 +182,7 @@ axes.set_title(f"{N}×{D} elements, tiles of {BLOCK_N}×{BLOCK_D}: which program
 print("untouched elements:", int((out == -1).sum()))
 
 # %% [markdown] id="every-element-has"
-# Every element has one program, and the hatched parts of the tiles at the edges are masked.
+# Each element is written by exactly one program, and the hatched parts of the tiles at the edges are masked.
 #
 # **Puzzle 2: transpose a matrix.** The same tile, loaded from one pattern of addresses and stored to another.
 
@@ -202,9 +202,10 @@ transpose_kernel = check.transpose_kernel(transpose_kernel)
 
 # %% [markdown] id="stepper"
 # `check.launch` returns what it saw, and `check.step_through` shows it: every load and store of *one* program. Here is
-# the program in the last corner of your kernel. Above is the tensor in memory: dark what is touched in this step, grey
-# what was touched in earlier ones. Below is the tile of addresses, as numbers of elements, with "no" where the mask
-# says no. Follow one corner of the tile from the load to the store. (With `pip install ipywidgets` you get a slider.)
+# the last program of your kernel, (1, 1), in the lower right corner. Above is the tensor in memory: dark is what is
+# touched in this step, grey what was touched in earlier ones. Below is the tile of addresses, as numbers of elements,
+# with "no" where the mask says no. Follow one corner of the tile from the load to the store.
+# (With `pip install ipywidgets` you get a slider.)
 
 # %%
 # needs Triton
@@ -225,7 +226,7 @@ check.step_through(touches, (1, 1), x=x, out=out)
 check.predict("silently wrong elements of 39", None)
 
 # %% [markdown] id="where-from"
-# Each element holds its own address as *row.column*, so you can see where it was taken from.
+# Each element of the matrix holds its own place, written *row.column*, so you can see where a number was taken from.
 
 # %%
 # needs Triton
@@ -463,8 +464,8 @@ print("largest difference from torch:", f"{(out - x @ y.T).abs().max():.0e}")
 #
 # ## The interpreter is not a GPU
 #
-# A few things are different, and two of them are worth seeing once. `bfloat16` is the 16-bit number that
-# most GPUs train in; it keeps two to three decimal digits.
+# A few things are different, and two of them are worth seeing once. `bfloat16` is the 16-bit format in which most
+# models are trained on GPUs; it keeps two to three decimal digits.
 
 # %%
 # needs Triton

@@ -127,8 +127,9 @@ print("dark: in use; light grey: seen, or kept from before; hatched: the tile of
 
 # %% [markdown] id="one-product"
 # What stays between the passes is two vectors of N numbers. The rest of the lesson explains why that is enough, and how
-# not to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of all other logits is about
-# $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, as most code does it?
+# not to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of the log-sum-exp of all other
+# logits is about $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, as most code
+# does it?
 
 # %%
 check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", "as 0"))
@@ -294,7 +295,7 @@ check.predict("cost without the matrix, in N²D", None)
 # log-sum-exps are known, **any tile of G can be made from that tile of the logits alone**. That is why the matrix
 # does not have to be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
 #
-# On the diagonal stands $p_{ii} - 1$, small when the pair is well aligned: another difference of two nearly equal
+# The diagonal holds $p_{ii} - 1$, which is small when the pair is well aligned: another difference of two nearly equal
 # numbers. With the sums over the others there is no difference left (divide numerator and denominator by $e^{o_i}$):
 #
 # $$p_{ii} - 1 = -\frac{e^{o_i}}{e^{o_i} + e^{z_{ii}}} = -\frac{1}{1 + e^{z_{ii} - o_i}} = -\sigma(o_i - z_{ii})
@@ -592,7 +593,7 @@ axes.invert_yaxis()
 # matrix, three are enough: the fourth product is the price of the memory. On a CPU the project's loss therefore keeps
 # the exponentials of as many tiles as fit into 128 MiB (or into as much as the features take, if that is more), and
 # makes only the others again. On a GPU it keeps none. What that is worth was measured on a CPU, and is stored beside
-# the kernels:
+# the kernels. (*bare products, 4* are the four products and nothing else.)
 
 # %%
 with Path("../kernels/results/cpu-loss.csv").open(newline="") as file:
@@ -606,7 +607,8 @@ for N in ("256", "1024", "4096", "16384"):
 print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 
 # %% [markdown] id="answer"
-# For small batches the compiled plain loss is faster; where the matrix gets large, the fused loss is.
+# At the smallest of these batches the compiled plain loss is faster; from 1,024 on the fused loss is, and the larger
+# the matrix, the further it is ahead.
 #
 # ## The answer
 #

@@ -112,17 +112,17 @@ for side in sides:
 print(f"the features themselves: {2 * N * D * 2 / 1e9:.3f} GB")
 
 # %% [markdown] id="half-the-side"
-# The intensity of a square tile is half its side: a tile of b × b makes 2b²D operations of 2bD numbers with 2 bytes
+# The intensity of a square tile is half its side: a tile of b × b takes 2b²D operations on 2bD numbers of 2 bytes
 # each. The two towers' features are far smaller than what is read, because every row is read again and again. That
 # traffic had better not come from the memory.
 #
 # ## A cache
 #
 # The level-2 cache keeps what was read last. It works in **lines** of 128 bytes. The simplest model of it is **LRU**:
-# it has room for so many lines, and when a new one must come in, the line goes that was not used for longest (*least
-# recently used*). A line that is not in the cache when it is wanted is a **miss**; it must come from memory. Real
-# caches are divided into sets and follow other rules in detail, but an order of accesses that is bad for LRU is bad
-# for them too.
+# it has room for a fixed number of lines, and to let a new one in, it evicts the line that has been unused for longest
+# (*least recently used*). A line that is not in the cache when it is wanted is a **miss**; it must come from memory.
+# Real caches are divided into sets and follow other rules in detail, but an order of accesses that is bad for LRU is
+# usually bad for them too.
 #
 # **Exercise 2.** Simulate it.
 
@@ -224,8 +224,8 @@ for name in ("row by row", "exercise 3"):
 # %% [markdown] id="waves"
 # On a GPU the programs do not run one after another: as many as fit run together, a **wave**, and the next ones begin
 # in the order of their numbers. What a wave needs should fit into the cache, and should be little. In an H200 two
-# programs of our first pass fit on each of 132 SMs. So how many different blocks do 264 consecutive programs touch,
-# for N = 32,768 with tiles of 128?
+# programs of our first pass fit on each of 132 SMs, as exercise 4 will show. So how many different blocks do 264
+# consecutive programs touch, for N = 32,768 with tiles of 128?
 
 # %%
 TILES, WAVE, BYTES = 32768 // 128, 2 * 132, 128 * 512 * 2
@@ -312,10 +312,11 @@ print("with 168 registers:", blocks_per_sm(168, 4, 0, SM["sm_90"]), "by register
 print(blocks_per_sm(168, 4, 96 * 1024, SM["sm_90"]), "with 96 KiB of shared memory each")
 
 # %% [markdown] id="tile-of-registers"
-# Here is why tiles cannot simply grow. The tile of the product lives in registers: 128 × 128 numbers over 128 threads
-# are 128 registers for each thread, before anything else is computed. A tile of 256 × 256 would take 512, and 255 is
-# the most that a thread can have. And an epilogue that needs more registers than are left spills, or halves the blocks
-# per SM.
+# In the figure, fewer and fewer blocks fit the more registers a thread takes; where shared memory sets a lower limit,
+# the line is flat. And here is why tiles cannot simply grow. The tile of the product lives in registers: 128 × 128
+# numbers over 128 threads are 128 registers for each thread, before anything else is computed. A tile of 256 × 256
+# would take 512, and 255 is the most that a thread can have. And an epilogue that needs more registers than are left
+# spills, or halves the blocks per SM.
 #
 # ## The roofline
 #
@@ -427,9 +428,9 @@ check.reveal("time of 2,048 over 1,024", times["fused, triton", 2048] / times["f
 check.reveal("fused over bare products", times["fused, triton", 65536] / times["bare products, 4", 65536], within=0.3)
 
 # %% [markdown] id="flat-part"
-# On the left everything is flat: the GPU is done long before Python has asked for the next kernel, and a loss with
-# more kernels waits longer. There no tile and no order matters. On the right time grows with N², and what this lesson
-# counted decides. The fused loss overtakes the others in between.
+# On the left the losses are flat, far above their products: the GPU is done long before Python has asked for the next
+# kernel. There no tile and no order matters. On the right time grows with N², and what this lesson counted decides. The
+# fused loss overtakes the others in between. (*arange* is `minclip.clip_loss`, *open_clip* that project's own loss.)
 #
 # ## Yours
 #

@@ -13,7 +13,7 @@
 # open_clip's two flags does to the gradient, and by which factor; run the same function in real processes; and
 # estimate memory, time and traffic of a training that you cannot afford, with every assumption in view.
 #
-# **Place.** The end of part IV, *Large and fast*; after lesson 14. About 60 minutes.
+# **Place.** The end of part IV, *Large and fast*; after lessons 09 and 14. About 60 minutes, exercise included.
 
 # %%
 import inspect
@@ -172,16 +172,12 @@ def averaged_gradient(local_loss, gather_with_grad):
 # then the gradients of the parameters are averaged. Here a single `grad` of the *mean of all losses* does both, because
 # the derivative of a sum is the sum of the derivatives.
 #
-# Before you look: **by which factor does each variant miss the true gradient of the towers?** Write down your guess; 1
-# means that the variant is right.
+# Before you look: **by which factor does each variant miss the true gradient of the towers?** 1 means that the variant
+# is right. Put a number in place of `None` for the two variants without `local_loss`; W is 4.
 
 # %%
-GUESS = {  # (local_loss, gather_with_grad) -> factor
-    (False, False): 1,
-    (False, True): 1,
-    (True, False): 1,
-    (True, True): 1,
-}
+check.predict("length of the gradient with neither flag, as a multiple of the true one", None)
+check.predict("length of the gradient with gather_with_grad alone, as a multiple of the true one", None)
 
 
 # %%
@@ -191,15 +187,18 @@ def compare(got, wanted):
     return (got.norm() / wanted.norm()).item(), F.cosine_similarity(got, wanted, dim=0).item()
 
 
-print("local_loss  gather_with_grad     loss   towers: length  cosine   your guess   log_scale: factor")
-for flags, guess in GUESS.items():
+lengths = {}
+print("local_loss  gather_with_grad     loss   towers: length  cosine   log_scale: factor")
+for flags in ((False, False), (False, True), (True, False), (True, True)):
     loss, gradients = averaged_gradient(*flags)
-    length, cosine = compare(gradients[:2], truth[:2])
+    lengths[flags], cosine = compare(gradients[:2], truth[:2])
     words = ["yes" if flag else "no" for flag in flags]
-    print(
-        f"{words[0]:11} {words[1]:17} {loss:7.4f} {length:16.4f} {cosine:7.4f} {guess:12} "
-        f"{(gradients[2] / truth[2]).item():19.4f}"
-    )
+    factor = (gradients[2] / truth[2]).item()
+    print(f"{words[0]:11} {words[1]:17} {loss:7.4f} {lengths[flags]:16.4f} {cosine:7.4f} {factor:19.4f}")
+
+print()
+for name, flags in (("neither flag", (False, False)), ("gather_with_grad alone", (False, True))):
+    check.reveal(f"length of the gradient with {name}, as a multiple of the true one", lengths[flags], within=0.05)
 
 # %% [markdown]
 # The mean loss is the same in all four, and correct, so its value cannot tell you which of them is running. The scale
@@ -581,9 +580,9 @@ for name, model in models.items():
     print(f"{name:28} {days[name, 'guess']:22.0f} {days[name, 'published']:19.0f}")
 
 # %% [markdown]
-# Published trainings reached less than our guess; in theirs, loading data and waiting for the slowest worker count as
-# time, too. We expect sixteen cards to lie between the two columns. (The bytes of a pair pass only a weak
-# test: 416 pairs fitted on a card of 40 GB, so a pair took at most what is printed.) Now let the number of cards vary:
+# Published trainings reached less than our guess; their time includes loading data and waiting for the slowest worker.
+# We expect sixteen cards to lie between the two columns. (The bytes of a pair pass only a weak test: 416 pairs fitted
+# on a card of 40 GB, so a pair took at most what is printed.) Now let the number of cards vary:
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7.5, 4))
@@ -612,11 +611,11 @@ axes.set(xlabel="A100s", ylabel="days of training", title="12.8 billion pairs in
 _ = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
 
 # %% [markdown]
-# Twice the cards take half of the days, and a little less at the two bends, where a shard begins to fit in memory at
-# once and saves the additional forward pass. The bend of ViT-B/32 begins at sixteen cards by accident: 1,805 of 2,048
-# pairs fit there, and other bytes for each pair would move it. (The published point of ViT-B/32 lies on the upper edge
-# because we took the share from it. That of ViT-L/14 lies above: those cards had 40 GB, and checkpointing cost them the
-# additional pass.)
+# Doubling the number of cards halves the days, and does a little better at the two bends, where a shard begins to fit
+# in memory at once and saves the additional forward pass. The bend of ViT-B/32 begins at sixteen cards by accident:
+# 1,805 of 2,048 pairs fit there, and other bytes for each pair would move it. (The published point of ViT-B/32 lies on
+# the upper edge because we took the share from it. That of ViT-L/14 lies above: those cards had 40 GB, and
+# checkpointing cost them the additional pass.)
 
 # %%
 one = worksheet(models["ViT-B/32"], ASSUMED | {"workers": 1})

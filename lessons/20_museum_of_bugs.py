@@ -5,14 +5,14 @@
 # wrong. Would you have noticed? And would your tests?
 #
 # **You need** the loss (lesson 02), what a loss of $\ln N$ means (lesson 03) and how the scale is stored and clamped
-# (lesson 04). Single exhibits use the end token (06), a threshold (11), batches in parts (14) and several workers (19);
+# (lesson 04). Some exhibits use the end token (06), a threshold (11), batches in parts (14) and several workers (19);
 # if you skipped those lessons, the answers explain them.
 #
 # **Afterwards you can** read a plot or a log as a symptom and name its cause; write tests as **properties** that hold
 # for every correct implementation; and measure how good your tests are, by **mutants**.
 #
 # **Place.** Part V, *On your own*, begins. Parts I to IV built a model, a loss and a kernel; from here on you judge
-# such work, your own included. About 75 minutes: 35 for the fifteen exhibits, 40 for the three exercises.
+# such work, your own included. About 95 minutes: 45 for the fifteen exhibits, 50 for the three exercises.
 
 # %%
 import itertools
@@ -31,7 +31,7 @@ STEPS = check.pick(300, 60)
 # %% [markdown] id="how-it-works"
 # ## How the museum works
 #
-# Each exhibit is a training with one bug, and you see what its author saw. Diagnose it *before* you see any code: call
+# Each exhibit has one bug, and you see what its author saw. Diagnose it *before* you see any code: call
 # `check.diagnose` with a letter in place of `None`. If you are wrong, it says what your choice does not explain; if you
 # are right, it tells the story and where it happened to others. Your first answers count in the course's score of
 # predictions. (The code is in [museum.py](museum.py). Each of its functions names its bug, so read it last.)
@@ -96,7 +96,7 @@ for name, row in (("lowest held-out loss", lowest), ("last", seen.rows[-1])):
 check.diagnose("sure of itself", None)
 
 # %% [markdown] id="a-high-floor"
-# **A high floor.** The loss is stuck though everything is found.
+# **A high floor.** The loss hardly falls any more, although every caption is found.
 
 # %% jupyter={"source_hidden": true}
 seen = museum.high_floor(STEPS + STEPS // 3)
@@ -314,7 +314,7 @@ check.diagnose("a lucky line", None)
 #
 # All losses are called as `loss(image_features, text_features, scale)`: features (N, D), not normalised, the scale
 # already exponentiated, a float or a tensor. The correct losses compute in the features' dtype, so be as strict as
-# float32 allows, and not more.
+# float32 allows, but no stricter.
 
 
 # %%
@@ -421,7 +421,7 @@ show(score_properties(), SCORES)
 # - **Bugs that were not thought of.** A list of properties that kills all mutants here is not complete: it is as good
 #   as the mutants are. Mutants written by the author of the tests are the easy ones.
 # - **How common each bug is.** We chose what makes a good exhibit. The links are threads in which it, or a relative of
-#   it, occurred; they say nothing of how often.
+#   it, occurred; they say nothing about how often.
 # - **Large trainings.** Our towers learn 64 vectors. In a real training the symptoms are the same, but hidden in noise,
 #   and they take days to appear: a reason to look for them in a small one first.
 #

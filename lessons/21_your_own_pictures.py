@@ -3,7 +3,7 @@
 #
 # **The question.** Will it work on mine?
 #
-# **You need** a folder of pictures with captions; if you have none, the lesson makes one. This is a project and not an
+# **You need** a folder of pictures with captions; if you have none, the lesson makes one. This is a project, not an
 # exercise. It uses minclip's commands as you would in a terminal, and ends with a page of results that you can show.
 #
 # **Afterwards you can** find out what a folder of pictures allows *before* you train, mend it, train, say what the
@@ -37,6 +37,7 @@ plt.style.use("lesson.mplstyle")
 WORK = Path(os.environ.get("MINCLIP_MINE") or "mine").resolve() / "pictures"
 WORK.mkdir(parents=True, exist_ok=True)
 os.chdir(WORK)  # the commands below work in this folder
+COMMANDS = []  # what was run, for the page at the end
 
 
 def run(command):
@@ -50,6 +51,7 @@ def run(command):
     print(f"$ {command}\n{text}", end="")
     if code:
         print(progress.getvalue())
+    COMMANDS.append(command)
     return text
 
 
@@ -238,7 +240,7 @@ _ = bars()
 # %% [markdown] id="look"
 # ## Look at what it gets wrong
 #
-# A number says how often a model is wrong, and not how. These are held-out pictures that the better model names
+# A number says how often a model is wrong, but not how. These are held-out pictures that the better model names
 # wrongly: the correct caption above, the model's answer below. Are they mistakes that you could make?
 
 # %%
@@ -300,18 +302,22 @@ def picture_of(figure_or_path):
 
 
 def page():
-    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:.1%}</td></tr>" for name, value in SCORES.items())
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{value:.1%}</td><td>{TESTED[name]}</td></tr>" for name, value in SCORES.items()
+    )
+    commands = html.escape("\n".join(dict.fromkeys(COMMANDS)))
     credits = "Pictures: OpenMoji, CC BY-SA 4.0; Twemoji, CC BY 4.0." if READY else ""
     return f"""<!doctype html><meta charset="utf-8"><title>Results</title>
 <body style="font-family: sans-serif; max-width: 50em; margin: auto">
 <h1>Can it name pictures that it has never seen?</h1>
 <p>{len(train)} pictures to train on, {len(held_out)} held out by their pixels, {len(held_out) - len(apart)} of these
 nearly equal to one of the training. {len(candidates)} captions to choose from. {credits}</p>
-<table><tr><th>method</th><th>top-1</th></tr>{rows}</table>
+<table><tr><th>method</th><th>top-1</th><th>of how many pictures</th></tr>{rows}</table>
 <p>The best model's top-5: {top5:.1%}.</p>{picture_of(bars())}
 <h2>What the folder allows</h2><pre>{html.escape(report)}</pre>
 <h2>How it was trained</h2>{picture_of(Path(BEST) / "loss.png")}
 <h2>What it gets wrong</h2>{picture_of(mistakes)}
+<h2>The commands</h2><pre>{commands}</pre>
 <h2>Not tested</h2><p>Another seed; pictures of other artists or cameras; pictures that show none of the captions.</p>
 </body>"""
 

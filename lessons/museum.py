@@ -46,6 +46,8 @@ class World:
 
 
 class Towers(nn.Module):
+    """Both towers and the logarithm of the scale; the first weights are always the same."""
+
     def __init__(self, log_scale: float = START) -> None:
         super().__init__()
         with torch.random.fork_rng():
@@ -139,7 +141,7 @@ def suddenly_nan() -> list[Row]:
     def watch(towers: Towers, world: World) -> Row:
         return {"largest logit": (towers.logit_scale.exp() * cosines(towers, world, seed=1000)).max().item()}
 
-    rows = train(without_maximum, steps=120, noise=0.3, same_pictures=True, watch=watch).rows
+    rows = train(without_maximum, steps=120, same_pictures=True, watch=watch).rows
     last = next(row["step"] for row in rows if not math.isfinite(row["loss"]))
     return [row for row in rows[: int(last) + 3] if row["step"] % 10 == 0 or row["step"] >= last - 2]
 
@@ -280,9 +282,8 @@ def twice_as_good() -> Leak:
     labels = torch.tensor([names.index(str(emoji_group(codes[i]))) for i in chosen])
     pixels = torch.cat([originals, torch.stack([saved_again(picture) for picture in originals[::3]])])
     labels, pixels = torch.cat([labels, labels[::3]]), pixels.flatten(1).float()
-    is_test = (
-        torch.rand(len(labels), generator=torch.Generator().manual_seed(0)) < 0.2
-    )  # of the files, not the pictures
+    # Files are chosen, not pictures: here is the bug.
+    is_test = torch.rand(len(labels), generator=torch.Generator().manual_seed(0)) < 0.2
     distance, nearest = (torch.cdist(pixels[is_test], pixels[~is_test]) / pixels.shape[1] ** 0.5).min(dim=1)
     return Leak(labels[~is_test][nearest] == labels[is_test], distance, len(names))
 
@@ -298,7 +299,7 @@ def saved_again(picture: Tensor) -> Tensor:
 
 
 def old_prompts(steps: int) -> list[Row]:
-    """ "zero-shot" compares with the captions as they were encoded before the first step."""
+    """Log as "zero-shot" the top-1 with captions that were encoded before the first step."""
     with torch.no_grad():
         world, towers = World(0.3), Towers()
         prompts = F.normalize(towers.text(world.texts), dim=1)  # (C, 16)
@@ -339,5 +340,5 @@ def scores(pictures: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracies(scores: Tensor, is_right: Tensor, thresholds: Tensor) -> Tensor:
-    """The share of pictures that each threshold treats rightly: (thresholds,)."""
+    """The share of pictures for which each threshold decides correctly: (thresholds,)."""
     return ((scores >= thresholds[:, None]) == is_right).double().mean(dim=1)

@@ -91,6 +91,14 @@ def test_what_depends_on_the_notebook_in_another_way_is_not_kept(mine, capsys):
     assert not mine.exists()
 
 
+def test_of_two_attempts_in_one_cell_the_last_is_kept(mine):
+    import torch
+
+    attempt = cell(SIMPLE.replace("triu", "tril") + SIMPLE, torch=torch)["causal_weights"]
+    assert check.causal_weights(attempt) is attempt
+    assert kept.is_kept("causal_weights")
+
+
 MUTUAL = """
 def odd(n):
     return n > 0 and even(n - 1)

@@ -14,14 +14,21 @@ Suspects = Mapping[str, Any]  # hint -> what comes out of the mistake that it is
 
 
 def expect(
-    got: Any, wanted: Any, tolerance: float = 1e-5, hint: str = "", suspects: Suspects | None = None, **case: Any
+    got: Any,
+    wanted: Any,
+    tolerance: float = 1e-5,
+    hint: str = "",
+    suspects: Suspects | None = None,
+    subject: str = "it returned",
+    **case: Any,
 ) -> None:
     """Raises Wrong unless `got` is `wanted`: a tensor or number up to tolerance × (1 + size), anything else exactly.
 
-    A result that is one of the suspects gets that one's hint, and any other one gets `hint`.
+    A result that is one of the suspects gets that one's hint, and any other one gets `hint`. The problem begins with
+    the subject.
     """
     if got is None:
-        raise Wrong(f"it returned None{given(case)}", "is there a `return` on every way through?")
+        raise Wrong(f"{subject} None{given(case)}", hint or "is there a `return` on every way through?")
     if isinstance(wanted, Tensor):
         if not isinstance(got, Tensor):
             raise Wrong(f"it returned a {type(got).__name__}, expected a tensor{given(case)}")
@@ -42,7 +49,7 @@ def expect(
         right = got == wanted
     if not right:
         decimals = next((d for d in (4, 6, 8) if show(got, d) != show(wanted, d)), 12)
-        problem = f"it returned {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}"
+        problem = f"{subject} {show(got, decimals)}, expected {show(wanted, decimals)}{given(case)}"
         raise Wrong(problem, _hint_for(got, suspects) or hint)
 
 
@@ -78,9 +85,19 @@ def expect_and_differentiate(
         raise Wrong(
             "its result has no gradient", "no .item(), no .detach(), no torch.tensor(…): training goes through it"
         )
-    gradients = (torch.autograd.grad(value.sum(), tensors, allow_unused=True) for value in (got, wanted))
+    hint = f"the number is right, its gradient is not{of_gradient}"
+    gradients = _gradients(got, tensors), torch.autograd.grad(wanted.sum(), tensors)
     for mine, right in zip(*gradients, strict=True):
-        expect(mine, right, 1e-3, hint=f"the number is right, its gradient is not{of_gradient}", **case)
+        expect(mine, right, 1e-3, hint=hint, subject="its gradient is", **case)
+
+
+def _gradients(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(value.sum(), tensors, allow_unused=True)
+    except RuntimeError as error:
+        problem = f"its number is right, but the gradient raised RuntimeError: {str(error).partition(':')[0]}"
+        hint = "fill_diagonal_, += and x[…] = … overwrite what autograd still needs: masked_fill makes a new tensor"
+        raise Wrong(problem, hint) from None
 
 
 def given(case: dict[str, Any]) -> str:

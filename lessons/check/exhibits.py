@@ -35,7 +35,7 @@ EXHIBITS = {
             "the learning rate is too high": (
                 "then the loss would jump or climb before it breaks. It falls until the end"
             ),
-            "the scale has no upper limit": "the scale is at a quarter of the limit of 100 when it happens",
+            "the scale has no upper limit": "the scale is 16 when it happens, far below the limit of 100",
             "a feature of length 0 is normalised": (
                 "a bad picture fails whenever it comes, and all pictures came in every step. This fails when the "
                 "largest logit passes a certain number"
@@ -47,8 +47,9 @@ EXHIBITS = {
         "the scale has no upper limit",
         "Once every training pair is found, a larger scale still lowers the training loss, so the scale grows as long "
         "as it may. On new pictures it multiplies every mistake: as many are right as before, but each wrong one "
-        "costs more. The paper clamps the scale at 100; the code that OpenAI published is for inference and has no "
-        "clamp, which people noticed.",
+        "costs more. The paper clamps the scale at 100. That limits the damage: with the clamp the held-out loss of "
+        "this exhibit still rises, but less than half as far. The code that OpenAI published is for inference and has "
+        "no clamp, which people noticed.",
         "https://github.com/openai/CLIP/issues/46, https://github.com/openai/CLIP/pull/530",
         {
             "the towers over-fit": (
@@ -71,7 +72,7 @@ EXHIBITS = {
                 "equal captions would also keep the top-1 below 100 %, as no model can choose between them; and here "
                 "each of the 64 concepts has its own caption"
             ),
-            "the learning rate is too low": "the top-1 is 100 % long before the loss flattens: the towers have learned",
+            "the learning rate is too low": "then the top-1 would be low as well. It is 100 %: the towers have learned",
             "the labels are wrong": "then the top-1 would be low. It is measured with the right labels",
         },
         0,
@@ -136,7 +137,7 @@ EXHIBITS = {
         "(labels + num_logits * rank: with the offset); lesson 19",
         {
             "the captions of three quarters are missing": (
-                "then those rows would have no bright cells. They do, in the wrong columns"
+                "then their pictures would choose among the other captions in no order. Here every 16 are in order"
             ),
             "the batch was shuffled after the labels were made": (
                 "then the bright cells would be scattered. They are in order"
@@ -152,9 +153,7 @@ EXHIBITS = {
         "The two losses are therefore not comparable, and being lower says nothing.",
         "https://github.com/huggingface/sentence-transformers/pull/1822",
         {
-            "the towers have been trained before": (
-                "ln 16 to the second digit would be a coincidence, and the towers are the same"
-            ),
+            "the towers have been trained before": "then a first loss so near to ln 16 would be a coincidence",
             "the scale is higher": "with all features alike the scale changes nothing: every caption gets 1/N",
             "only one direction is in the loss": "each direction starts at ln N, and so does any mean of the two",
         },
@@ -184,7 +183,7 @@ EXHIBITS = {
         {
             "the workers see other pictures": "then the loss of the first step would differ",
             "rounding": "the gradients differ threefold, and rounding is one part in a million",
-            "each worker counts its labels from 0": "then the loss of the first step would differ, too",
+            "each worker counts its labels from 0": "then the loss of the first step would differ as well",
         },
         1,
     ),
@@ -228,7 +227,7 @@ EXHIBITS = {
         {
             "it is harder to name than to find": "here both ask the same question of the same pictures and captions",
             "the model over-fits": "then the search on new pictures would get worse as well",
-            "the prompts have a bad template": "a template costs points, and not five of six",
+            "the prompts have a bad template": "a template costs a few points, and not nearly four fifths",
         },
         1,
     ),
@@ -256,11 +255,11 @@ EXHIBITS = {
         "measure how much reuse of a test set costs (there: little)",
         {
             "the new pictures are harder": (
-                "they were drawn in the same way, and the right threshold is nearly as poor there"
+                "they were drawn in the same way, and even the best threshold for them is right for only 56 %"
             ),
             "the model has changed": "the scores come from the same function",
             "the threshold has to be computed more exactly": (
-                "at no threshold is the right curve as high as the left one's peak"
+                "at no threshold does the curve of the 5,000 reach the peak of that of the 24"
             ),
         },
         0,

@@ -99,7 +99,8 @@ def _touch(program: tuple[int, ...], verb: str, addresses: Tensor, mask: Tensor,
     index = [place] if tensor.ndim < 2 else list(divmod(place, tensor.shape[1]))
     number = program[0] if len(program) == 1 else program
     problem = f"program {number} {verb} {name}{index}, outside of its shape {tuple(tensor.shape)}"
-    raise Wrong(problem, f"each size that is ragged needs a condition in the mask: where does {name} end?")
+    hint = f"each size that is ragged needs a condition in the mask: where does {name} end?"
+    raise Wrong(problem, f"{hint} (If it has them all: is the place right?)")
 
 
 def fenced(tensor: Tensor) -> Tensor:

@@ -123,7 +123,8 @@ def _find(name: str, value: Any) -> str:
     """The source of a function or class, with its decorators, in the file or cell that it comes from."""
     code = getattr(function_of(value), "__code__", None)
     lines = linecache.getlines(code.co_filename) if code else []
-    for node in ast.parse("".join(lines)).body:
+    # The last definition counts: an older attempt may stand above it in the same cell.
+    for node in reversed(ast.parse("".join(lines)).body):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == getattr(value, "__name__", name):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             return "".join(lines[first - 1 : node.end_lineno]).rstrip()

@@ -18,7 +18,7 @@ from check.verdict import Wrong, exercise
     ),
 )
 def cosine_matrix(attempt, draw):
-    width = draw(st.integers(1, 6))
+    width = draw(st.integers(2, 6))  # with a single number in a feature, many mistakes look alike
     image, text = draw(features(width=width)), draw(features(width=width))
     got = attempt(image, text)
     by_hand = torch.tensor([[float(x @ y / ((x @ x) * (y @ y)).sqrt()) for y in text] for x in image])
@@ -33,7 +33,8 @@ def cosine_matrix(attempt, draw):
         if not torch.allclose(attempt(longer * image, text), got, atol=1e-4):
             case = given({"image_features": image, "text_features": text})
             raise Wrong(f"it changes when the image features become {longer:g} times as long{case}")
-    expect(got, by_hand, suspects=_cosine_suspects(image, text), image_features=image, text_features=text)
+    suspects = _cosine_suspects(image, text) | _pair_by_pair(image, text)
+    expect(got, by_hand, suspects=suspects, image_features=image, text_features=text)
 
     def reference(x, y):
         return F.normalize(x) @ F.normalize(y).T
@@ -54,6 +55,19 @@ def _cosine_suspects(image: Tensor, text: Tensor) -> dict[str, Tensor]:
         / (image.norm() * text.norm()),
         "p=1 adds up absolute values: a length is the root of the sum of squares": F.normalize(image, p=1)
         @ F.normalize(text, p=1).T,
+    }
+
+
+def _pair_by_pair(image: Tensor, text: Tensor) -> dict[str, Tensor]:
+    """Hints for what broadcasting allows, if the numbers of rows allow it, and what comes out of each mistake."""
+    if len(image) != len(text) and 1 not in (len(image), len(text)):
+        return {}
+    return {
+        "that compares row i with row i only: every picture is to meet every text": F.cosine_similarity(image, text),
+        "divide row i by the length of picture i, column j by that of text j: one length has to be a column, (N, 1)": (
+            image @ text.T
+        )
+        / (image.norm(dim=1) * text.norm(dim=1)),
     }
 
 
@@ -88,6 +102,10 @@ def n_pair_loss(attempt, draw):
         .log1p()
         .mean(),
         "that is a sum of logarithms: take one logarithm of the sum": F.softplus(others).sum(dim=1).mean(),
+        "that is the logarithm of a mean: take the logarithm of every row first": others.exp()
+        .sum(dim=1)
+        .mean()
+        .log1p(),
     }
     sign = ": is it z_ij − z_ii, in this order?"
     expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, of_gradient=sign, logits=logits)

@@ -34,6 +34,7 @@ def _of_all(logits: Tensor) -> dict[str, Tensor]:
         "the mean was over all N² entries: it is over the N rows": right / len(logits),
         "the mean over the rows is missing": right * len(logits),
         "the sign: a loss is positive": -right,
+        "that is the mean of both directions: here only the pictures choose": (right + cross_entropy(logits.T)) / 2,
     }
 
 
@@ -52,7 +53,7 @@ def arange_loss(attempt, draw):
     suspects["F.cross_entropy takes logits, and does the softmax itself"] = F.cross_entropy(logits.softmax(1), labels)
     suspects["every row has its own label: with zeros, all pictures have text 0"] = F.cross_entropy(logits, 0 * labels)
     suspects["F.nll_loss does no softmax"] = F.nll_loss(logits, labels)
-    twice = ": was there a softmax before F.cross_entropy, which does it itself?"
+    twice = ": does every row have its own label? Was there a softmax before F.cross_entropy, which does it itself?"
     expect_and_differentiate(attempt, cross_entropy, [logits], suspects=suspects, of_gradient=twice, logits=logits)
 
 
@@ -74,7 +75,7 @@ def logit_gradient(attempt, draw):
     suspects = {
         "each of the two directions has its one-hot: 2I": (rows + columns - eye) / (2 * len(z)),
         "that is the gradient of the rows' loss: add the columns', and halve": (rows - eye) / len(z),
-        "the factor ½ is missing": (rows + columns - 2 * eye) / len(z),
+        "too large: the factor ½ is missing (or the mean over N, if N is 2)": (rows + columns - 2 * eye) / len(z),
         "the mean over N is missing": (rows + columns - 2 * eye) / 2,
         "the sign: the gradient points uphill, so the diagonal is negative": (2 * eye - rows - columns) / (2 * len(z)),
         "transpose the softmax of logits.T back, or take dim=0 of logits": (rows + z.T.softmax(dim=1) - 2 * eye)

@@ -67,11 +67,16 @@ def expected_floor(attempt, draw):
         "that is the logarithm of the mean: first ln(1 + m), then the mean over m": math.log(1 + (B - 1) / C),
         "your own pair is always there: only the B − 1 others are drawn": _mean_log(B, C),
         "ln(B/C) is right for large B and few captions only": max(0.0, math.log(B / C)),
+        "ln(B/C) is the short form: no loss is below 0, and your own pair is always there": math.log(B / C),
+        "m goes up to B − 1, so range(B); and the cost is ln(1 + m), which counts your own pair": _mean_log(
+            B - 1, C, largest=B - 2
+        ),
     }
     expect(attempt(B, C), wanted, suspects=suspects, batch_size=B, n_captions=C)
 
 
-def _mean_log(others: int, captions: int) -> float:
-    """The mean of ln(1 + m), if m of `others` have your caption."""
+def _mean_log(others: int, captions: int, largest: int | None = None) -> float:
+    """The mean of ln(1 + m), if m of `others` have your caption; its sum ends with the largest m."""
     p = 1 / captions
-    return sum(math.comb(others, m) * p**m * (1 - p) ** (others - m) * math.log(1 + m) for m in range(others + 1))
+    chances = [math.comb(others, m) * p**m * (1 - p) ** (others - m) for m in range(others + 1)]
+    return sum(chance * math.log(1 + m) for m, chance in enumerate(chances) if largest is None or m <= largest)

@@ -32,7 +32,9 @@ def step_log_scale(attempt, draw):
     suspects = {
         "that is a step with the derivative for s: t needs its own, by the chain rule": min(t - rate * gradient, top),
         "∂s/∂t is s, and s is exp(t), not t": min(t - rate * t * gradient, top),
-        "that is a step of s: the step is to be taken in t": min(math.log(max(scale - rate * gradient, 1e-9)), top),
+        "that is a step of s, or divided by s: the step is taken in t, and ∂L/∂t is s times ∂L/∂s": min(
+            math.log(max(scale - rate * gradient, 1e-9)), top
+        ),
         "that goes uphill": min(t + rate * scale * gradient, top),
         "that is s: return t": math.exp(wanted),
     }

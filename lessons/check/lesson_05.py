@@ -10,8 +10,8 @@ from minclip.tokenizer import Tokenizer, learn_merges, merge_pair, to_symbols
 @exercise(
     "walk from the left; where you glue, step over both symbols.",
     steps=(
-        "what do you do at a place where the pair stands, and how far do you step then?",
-        "a while loop over places: symbols[i : i + 2] == pair asks whether the pair stands at place i",
+        "what do you do at a place where the pair occurs, and how far do you step then?",
+        "a while loop over places: symbols[i : i + 2] == pair tells whether the pair occurs at place i",
         "if it does, append the glued string and step by 2, else append symbols[i] and step by 1; return a tuple",
     ),
 )
@@ -20,17 +20,18 @@ def glue(attempt, draw):
     pair = draw(st.sampled_from("ab")), draw(st.sampled_from("ab"))
     got = attempt(symbols, pair)
     if not isinstance(got, tuple):
-        raise Wrong(f"it returned a {type(got).__name__}, expected a tuple{given({'symbols': symbols, 'pair': pair})}")
+        problem = f"it returned a {type(got).__name__}, expected a tuple{given({'symbols': symbols, 'pair': pair})}"
+        raise Wrong(problem, "tuple(…) makes a tuple out of a list")
     expect(got, merge_pair(symbols, pair), symbols=symbols, pair=pair)
 
 
 @exercise(
-    "a pair counts as often as its word occurs; of equally frequent pairs take the first in sort order, which max() "
-    "does not; stop when the largest count is below 2, or no pair is left.",
+    "a pair counts as often as its word occurs; of equally frequent pairs, take the first in sort order, which max() "
+    "does not do; stop when the largest count is below 2 or no pair is left.",
     steps=(
         "what must be counted anew after each merge?",
-        "a Counter of pairwise(symbols), each place as often as its word occurs; then glue the best pair in all words",
-        "min(counts, key=lambda pair: (-counts[pair], pair)) is the most frequent one, the first in order among equals",
+        "count pairwise(symbols), each place as often as its word occurs; then glue the best pair in all words",
+        "min(counts, key=lambda pair: (-counts[pair], pair)) is the most frequent pair, the first among equals",
     ),
 )
 def train_bpe(attempt, draw):
@@ -43,7 +44,7 @@ def train_bpe(attempt, draw):
     expect(attempt({to_symbols("aaabdaaabac"): 1}, 10), by_hand, word="aaabdaaabac")
 
 
-# Of OpenAI's list: every merge that could take part in the texts below, and its place in the list.
+# These are the merges of OpenAI's list that can take part in the texts below, with their places in the list.
 OPENAI = """
 a+n:2 r+e:3 e+r:5 a+t:15 e+r</w>:16 t+o</w>:19 a+t</w>:24 o+f</w>:27 e+l:32 o+m:35 a+m:36 a+n</w>:38 r+a:47 '+s</w>:56
 d+i:58 m+a:65 t+o:68 i+r:70 g+h:71 t+e:88 a+g:90 h+o:94 m+e:101 d+o:127 h+e:139 t+er</w>:140 o+f:172 a+m</w>:175
@@ -59,7 +60,7 @@ OPENAI_RANK = {
     (pair.split("+")[0], pair.split("+")[1]): int(place)
     for pair, place in (item.rsplit(":", 1) for item in OPENAI.split())
 }
-# What OpenAI's tokenizer makes of them.
+# These are the ids that OpenAI's tokenizer gives for the texts.
 OPENAI_IDS = {
     "a diagram": [320, 22697],
     "a photo of a cat": [320, 1125, 539, 320, 2368],
@@ -75,11 +76,12 @@ def openai_vocabulary() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
 
 
 @exercise(
-    "of all pairs of neighbours in a word glue the one that was learned first, until none of them was learned.",
+    "cut the text into words; of all pairs of neighbours in a word, glue the one that was learned first, until no "
+    "learned pair is left.",
     cases=30,
     steps=(
         "the word is a row of bytes again. Which pairs may be glued, and which of them first?",
-        "pairs = set(pairwise(symbols)) are those that stand there; those in `rank` were learned, the smallest first",
+        "set(pairwise(symbols)) holds the word's pairs; those in `rank` were learned, the lowest rank first",
         "min(known, key=rank.get) is the next one to glue; when `known` is empty, look the symbols up in `ids`",
     ),
 )
@@ -90,7 +92,7 @@ def encode(attempt, draw):
     got = attempt(text, dict(tokenizer.rank), dict(tokenizer.id_of_symbol))
     expect(got, tokenizer.encode(text), text=text, rank=tokenizer.rank)
     text = draw(st.text(st.sampled_from("aB1 .é'猫🐈"), max_size=6) | st.text(max_size=6))
-    cut = "first the text is cleaned and cut into words, then each word into marked bytes: split_words, to_symbols"
+    cut = "the text is cleaned and cut into words, then each word becomes marked bytes: split_words, to_symbols"
     got = attempt(text, dict(tokenizer.rank), dict(tokenizer.id_of_symbol))
     expect(got, tokenizer.encode(text), hint=cut, text=text)
     for text, ids in OPENAI_IDS.items():

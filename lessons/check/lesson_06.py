@@ -1,5 +1,6 @@
 """The checks of lesson 06, Reading a sentence."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from minclip.transformer import Block as ReferenceBlock
 
 
 @exercise(
-    "put −infinity wherever the column stands after the row, and that before the softmax.",
+    "put −infinity wherever the column comes after the row, before you take the softmax, which runs along each row.",
     steps=(
         "which entries of a row of scores belong to positions that come later? What must exp make of them?",
         "torch.ones(T, T, dtype=torch.bool).triu(1) is True in the future, and masked_fill puts a number there",
@@ -28,17 +29,20 @@ def causal_weights(attempt, draw):
     query, key = pairs_of_features(draw)
     T, D = query.shape
     scores = query @ key.T / D**0.5  # (T, T)
-    values = torch.eye(T)  # so that what attention hands over are its weights
+    values = torch.eye(T)  # so that attention returns its weights
     wanted = F.scaled_dot_product_attention(query[None], key[None], values[None], is_causal=True)[0]
     expect(attempt(scores.clone()), wanted, scores=scores)
     expect(attempt(torch.stack([scores, scores - 3])), torch.stack([wanted, wanted]), scores="a batch of two")
-    low = scores - 100  # moves no weight, and leaves every score far below any modest number for the future
-    finite = "a finite number in the future keeps a share there if all scores are lower: only -torch.inf keeps none"
+    low = scores - 100  # changes no weight, and puts every score far below any moderate number in the future
+    finite = "a finite number in the future keeps a share if all other scores are lower: only -torch.inf keeps none"
     expect(attempt(low.clone()), wanted, hint=finite, scores=low)
+    high = scores + 200 * torch.ones(T, T).triu(1)  # scores that are masked may be anything
+    late = "a high score in the future makes the others round to 0, and their sum as well: mask before the softmax"
+    expect(attempt(high.clone()), wanted, hint=late, scores=high)
 
 
 @exercise(
-    "follow one number: in_proj gives 3 · width of them for each position, in the order q, k, v, each head after head.",
+    "follow one number: in_proj gives 3 · width of them for each position, in the order q, k, v, each head by head.",
     cases=20,
     steps=(
         "what shape must q, k and v have, so that q @ k.transpose(-2, -1) compares the positions of one head?",
@@ -68,18 +72,23 @@ def _mistakes_of_attention(attn: Any, x: Tensor, causal: bool) -> dict[str, Call
     root = "the scores are divided by √d, where d = width / heads is the width of one head"
     mask = "causal=True: mask the scores before the softmax; causal=False: no mask at all"
     split = "view(B, T, heads, d) first, then transpose(1, 2): a plain view(B, heads, T, d) mixes positions and heads"
+    across = "transpose(1, 2) after view(B, T, heads, d): here the heads of one position attend to each other"
+    parts = "in_proj's rows are all of q, all of k, all of v: chunk(3, dim=-1) first, then each of them into heads"
     join = "(B, heads, T, d) must become (B, T, heads, d) again, by transpose(1, 2), before reshape(B, T, D)"
     late = "the mask comes before the softmax: zeros put there afterwards leave the future in the denominator"
     return {
         root: lambda: _attend(attn, x, causal, scale=1 / d),
-        root + " (not of all of them)": lambda: _attend(attn, x, causal, scale=D**-0.5),
+        root + " (not that of all heads together)": lambda: _attend(attn, x, causal, scale=D**-0.5),
         root + " (here they were not divided)": lambda: _attend(attn, x, causal, scale=1.0),
         mask: lambda: _attend(attn, x, not causal),
         split: lambda: _attend(attn, x, causal, split=False),
+        split + " (and back)": lambda: _attend(attn, x, causal, split=False, join=False),
+        across: lambda: _attend_across_heads(attn, x, causal),
+        parts: lambda: _attend(_with_rows_by_head(attn), x, causal),
         join: lambda: _attend(attn, x, causal, join=False),
         late: lambda: _attend(attn, x, causal, late=True),
         "out_proj comes last": lambda: _attend(attn, x, causal, project=False),
-        "in_proj_bias is added, too": lambda: _attend(attn, x, causal, bias=False),
+        "in_proj_bias must be added as well": lambda: _attend(attn, x, causal, bias=False),
         "each head attends by itself: split q, k and v into heads": lambda: _attend(attn, x, causal, heads=1),
     }
 
@@ -104,18 +113,32 @@ def _attend(
     return attn.out_proj(out) if project else out
 
 
+def _attend_across_heads(attn: Any, x: Tensor, causal: bool) -> Tensor:
+    """Attention with its axes in the wrong order: (B, T, heads, d) without a transpose."""
+    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+    return attn.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=causal).flatten(2))
+
+
+def _with_rows_by_head(attn: Any) -> Any:
+    """An attention that takes the rows of in_proj to be q, k and v of head 1, then those of head 2, and so on."""
+    by_head = copy.deepcopy(attn)
+    for ours, given in ((by_head.in_proj_weight, attn.in_proj_weight), (by_head.in_proj_bias, attn.in_proj_bias)):
+        ours.data = given.detach().unflatten(0, (attn.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return by_head
+
+
 @exercise(
     "x = x + attn(ln_1(x)), then x + mlp(ln_2(x)).",
     cases=20,
     steps=(
-        "what does a position keep, if attention has nothing to give to it? What stands in front of each part?",
+        "what does a position keep if attention has nothing to give it? What comes before each part?",
         "each part reads a normalised copy and adds its result to x, which itself is never normalised",
         "x = x + self.attn(self.ln_1(x), self.causal); then the same with ln_2 and mlp",
     ),
 )
 def Block(attempt, draw):
     heads, causal = draw(st.integers(1, 2)), draw(st.booleans())
-    width = heads * draw(st.integers(3, 4))  # a LayerNorm makes ±1 of any two numbers
+    width = heads * draw(st.integers(3, 4))  # a LayerNorm turns any two numbers into ±1
     reference = with_random_weights(ReferenceBlock(width, heads, causal, quick_gelu=False))
     x = draw(_vectors(width))  # (B, T, D)
     case = {"width": width, "heads": heads, "causal": causal, "x": x}
@@ -136,7 +159,7 @@ def _mistakes_of_block(block: Any, x: Tensor) -> dict[str, Callable[[], Tensor]]
         return attention + mlp(ln_2(attention))
 
     residual = "each part adds its result to what the position had: x + …"
-    pre_norm = "pre-norm: the LayerNorm stands in front of each part, and x itself goes on without it"
+    pre_norm = "pre-norm: the LayerNorm comes before each part, and x itself goes on without it"
     two_steps = "one after the other: the MLP reads what attention has left behind, not the block's input"
     return {
         residual: lambda: mlp(ln_2(attn(ln_1(x)))),
@@ -146,12 +169,12 @@ def _mistakes_of_block(block: Any, x: Tensor) -> dict[str, Callable[[], Tensor]]
         pre_norm: lambda: ln_2(ln_1(x + attn(x)) + mlp(ln_1(x + attn(x)))),
         pre_norm + " (here there is none)": lambda: x + attn(x) + mlp(x + attn(x)),
         two_steps: lambda: x + attn(ln_1(x)) + mlp(ln_2(x)),
-        "plain GELU, nn.GELU(): QuickGELU is what OpenAI's weights want": lambda: with_gelu(
+        "plain GELU, nn.GELU(): QuickGELU is what OpenAI's weights need": lambda: with_gelu(
             lambda y: y * torch.sigmoid(1.702 * y)
         ),
-        "between the two layers of the MLP stands nn.GELU()": lambda: with_gelu(F.relu),
-        "between the two layers of the MLP stands nn.GELU(), nothing else": lambda: with_gelu(lambda y: y),
-        "hand self.causal on to attention": lambda: after(x + attn(ln_1(x), not block.causal)),
+        "nn.GELU() goes between the two layers of the MLP": lambda: with_gelu(F.relu),
+        "nn.GELU() goes between the two layers of the MLP (here there is nothing)": lambda: with_gelu(lambda y: y),
+        "pass self.causal on to attention": lambda: after(x + attn(ln_1(x), not block.causal)),
     }
 
 
@@ -160,7 +183,7 @@ def _mistakes_of_block(block: Any, x: Tensor) -> dict[str, Callable[[], Tensor]]
     steps=(
         "how do you find the first place where a row of truth values is True?",
         "(tokens == end_id).int().argmax(dim=1) is that place, for every text",
-        "x[torch.arange(len(x)), places] takes one vector of every text",
+        "x[torch.arange(len(x)), places] takes one vector from every text",
     ),
 )
 def pool_at_end(attempt, draw):
@@ -186,8 +209,8 @@ class _ReferenceTower(TextTransformer):
     "embedding + positions of the first T places, blocks, the vector at EOT, ln_final, projection.",
     cases=20,
     steps=(
-        "what is a position's vector before the first block? Which of all vectors is read at the end?",
-        "self.token_embedding(tokens) is (B, T, D); of positional_embedding only the first T rows are needed",
+        "what is a position's vector before the first block? Which of the vectors is read at the end?",
+        "self.token_embedding(tokens) is (B, T, D); only the first T rows of positional_embedding are needed",
         "pool_at_end(x, tokens, end_id), where the end token has the highest id: then ln_final, then @ text_projection",
     ),
 )
@@ -221,9 +244,11 @@ def _mistakes_of_text_tower(tower: Any, tokens: Tensor) -> dict[str, Callable[[]
             read(positions[-T:])[rows, end]
         ),
         at_end: lambda: finish(read(positions[:T])[:, -1]),
-        at_end + ", not at SOT": lambda: finish(read(positions[:T])[:, 0]),
+        at_end + ", not at SOT (the end token's id is the highest, vocab_size - 1)": lambda: finish(
+            read(positions[:T])[:, 0]
+        ),
         at_end + ", not their mean": lambda: finish(read(positions[:T]).mean(dim=1)),
-        "ln_final stands before the projection": lambda: finish(read(positions[:T])[rows, end], norm=False),
+        "ln_final comes before the projection": lambda: finish(read(positions[:T])[rows, end], norm=False),
         "the last step is the projection: @ self.text_projection": lambda: tower.ln_final(
             read(positions[:T])[rows, end]
         ),

@@ -37,9 +37,9 @@ def patchify(attempt, draw):
 
 
 @exercise(
-    "the weights of one output, flattened, lie in the order of a patch's values: together they are one matrix.",
+    "the weights of one output, flattened, are in the order of a patch's values; those of all outputs form one matrix.",
     steps=(
-        "one output of the convolution at one place: which numbers are multiplied with which, and summed?",
+        "for one output of the convolution at one place, which numbers are multiplied by which, and summed?",
         "weight.flatten(1) is (D, 3·size·size), in the order of patchify's values",
         "patchify(images, size) @ weight.flatten(1).T",
     ),
@@ -56,7 +56,7 @@ def embed_patches(attempt, draw):
     "patches, class token in front, positions, ln_pre, blocks, the class token's vector, ln_post, projection.",
     cases=20,
     steps=(
-        "at which position is the feature read, and what stands there before the first block?",
+        "at which position is the feature read, and what is there before the first block?",
         "torch.cat([self.class_embedding.expand(B, 1, -1), patches], dim=1), then + self.positional_embedding",
         "self.transformer(self.ln_pre(x)), where no block is causal; then self.ln_post(x[:, 0]) @ self.proj",
     ),
@@ -93,7 +93,7 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
             x = x + block.mlp(block.ln_2(x))
         return x
 
-    in_front = "the class token stands in front of the patches, at place 0"
+    in_front = "the class token comes in front of the patches, at place 0"
     added = "positions are added: row 0 of positional_embedding to the class token, the others to the patches"
     at_token = "the feature is read at the class token: x[:, 0]"
     return {
@@ -101,8 +101,8 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
         in_front + ", and is read there": lambda: finish(read(x_from_behind)[:, 0]),
         added: lambda: finish(read(torch.cat([token, patches], dim=1))[:, 0]),
         added + ", at place 0 as well": lambda: finish(read(no_position_for_token)[:, 0]),
-        "ln_pre stands in front of the first block": lambda: finish(tower.transformer(x)[:, 0]),
-        "ln_pre stands behind the sum of patches and positions": lambda: finish(
+        "ln_pre comes in front of the first block": lambda: finish(tower.transformer(x)[:, 0]),
+        "ln_pre comes after the sum of patches and positions": lambda: finish(
             tower.transformer(tower.ln_pre(x - positions) + positions)[:, 0]
         ),
         "causal=False in every block: otherwise the class token sees only itself": lambda: finish(
@@ -111,7 +111,7 @@ def _mistakes_of_image_tower(tower: Any, images: Tensor) -> dict[str, Callable[[
         at_token: lambda: finish(read(x)[:, -1]),
         at_token + ", not at the mean": lambda: finish(read(x).mean(dim=1)),
         at_token + ", not at the mean of the patches": lambda: finish(read(x)[:, 1:].mean(dim=1)),
-        "ln_post stands before the projection": lambda: read(x)[:, 0] @ tower.proj,
+        "ln_post comes before the projection": lambda: read(x)[:, 0] @ tower.proj,
         "the last step is the projection: @ self.proj": lambda: tower.ln_post(read(x)[:, 0]),
         "not normalised: bringing the features to length 1 is the loss's business": lambda: F.normalize(
             finish(read(x)[:, 0]), dim=-1

@@ -10,10 +10,11 @@ from check.verdict import Wrong, exercise
 
 
 @exercise(
-    "features, loss, zero_grad, backward, step, clamp, in this order; the loss wants the scale, not its logarithm.",
+    "features, loss, zero_grad, backward, step, then the clamp under torch.no_grad(), in this order; the loss needs "
+    "the scale, not its logarithm.",
     cases=6,
     steps=(
-        "what must have happened before loss.backward(), and what after it?",
+        "what must happen before loss.backward(), and what after it?",
         "contrastive_loss(model.encode_image(images), model.encode_text(tokens), model.logit_scale.exp()); then forget "
         "the old gradients, compute the new ones, move",
         "at the end: model.logit_scale.clamp_(max=math.log(100)), under torch.no_grad(); return loss.item()",
@@ -35,14 +36,14 @@ def training_step(attempt, draw):
 
 
 class _Interface:
-    """What the lesson promises of a model, and nothing else."""
+    """A model with the attributes that the lesson promises, and nothing else."""
 
     def __init__(self, clip: Any) -> None:
         self.encode_image, self.encode_text, self.logit_scale = clip.encode_image, clip.encode_text, clip.logit_scale
 
 
 def _tiny_clip(scale: float) -> Any:
-    """A CLIP that is always the same, with that logit scale."""
+    """A tiny CLIP that is the same at every call, with the given scale."""
     from minclip import CLIP, CLIPConfig
 
     with torch.random.fork_rng(), torch.no_grad():
@@ -58,6 +59,7 @@ def _tiny_clip(scale: float) -> Any:
 
 
 _LOSS = "the loss takes both directions, and model.logit_scale.exp(), before anything is moved"
+_UNCLAMPED = "the loss takes the scale as it is; what is clamped is model.logit_scale itself, after the move"
 _ADDED = "gradients add up: optimizer.zero_grad() before loss.backward()"
 
 
@@ -65,16 +67,17 @@ def _compare_step(got: Any, wanted: float, mine: Any, twin: Any, where: str) -> 
     if not isinstance(got, float):
         raise Wrong(f"{where} it returned a {type(got).__name__}, expected the loss as a float: loss.item()")
     if abs(got - wanted) > 1e-4 * (1 + abs(wanted)):
-        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}", _LOSS)
+        hint = _UNCLAMPED if "scale of 150" in where else _LOSS
+        raise Wrong(f"{where} the loss is {wanted:.4f}, it returned {got:.4f}", hint)
     after = mine.logit_scale.exp().item()
     if after > 100.01:
         hint = (
             "model.logit_scale holds the logarithm: its largest value is log(100), and the optimizer moves it past that"
         )
-        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be 100 at most", hint)
+        raise Wrong(f"{where} the step left a scale of {after:.4g}; it must be at most 100", hint)
     expected = dict(twin.named_parameters())
     for name, parameter in mine.named_parameters():
         difference = (parameter - expected[name]).abs().max().item()
         if difference > 1e-4 * (1 + expected[name].abs().max().item()):
             hint = _ADDED if "step 2" in where else "what moves the parameters? it comes after loss.backward()"
-            raise Wrong(f"{where} {name} is off by up to {difference:.2g} from what one step makes of it", hint)
+            raise Wrong(f"{where} {name} differs by up to {difference:.2g} from its value after a correct step", hint)

@@ -12,7 +12,8 @@ import minclip
 from check.cases import expect, expect_and_differentiate, given, pairs_of_features
 from check.verdict import Wrong, exercise
 
-COSINES = st.integers(-9, 9).map(lambda tenths: tenths / 10)
+# Some differ by only a thousandth, so thresholds from a fixed grid are not good enough.
+COSINES = st.tuples(st.integers(-9, 9), st.integers(0, 3)).map(lambda digits: digits[0] / 10 + digits[1] / 1000)
 
 
 @exercise(
@@ -20,7 +21,7 @@ COSINES = st.integers(-9, 9).map(lambda tenths: tenths / 10)
     steps=(
         "which thresholds make a difference at all? Between two neighbouring cosines nothing changes.",
         "for each candidate t: kept = (inside >= t).double().mean(), refused = (outside < t).double().mean().",
-        "candidates are the cosines of `inside` (a best threshold always stands at one of them); take the one with the "
+        "candidates are the cosines of `inside` (one of them is always a best threshold); take the one with the "
         "largest kept + refused, by max(candidates, key=…).",
     ),
 )
@@ -34,19 +35,21 @@ def rejection_threshold(attempt, draw):
         raise Wrong(f"it returned {type(got).__name__}, expected one number{case}", "one threshold, as a float")
     found = _balance(inside, outside, float(got))
     if not found >= best - 1e-6:
-        said = f"with its threshold {float(got):.4g} the mean of kept and refused is {found:.4g}; {best:.4g} can be had"
+        said = (
+            f"with its threshold {float(got):.4g} the mean of kept and refused is {found:.4g}; the best is {best:.4g}"
+        )
         raise Wrong(said + case, _why_no_threshold(attempt))
 
 
 def _balance(inside: Tensor, outside: Tensor, threshold: float) -> float:
-    """The mean of the share that is kept of one and refused of the other."""
+    """The mean of two shares: how much of `inside` is kept, and how much of `outside` is refused."""
     limit = torch.tensor(threshold)
     return ((inside >= limit).double().mean() + (outside < limit).double().mean()).item() / 2
 
 
-# Each mistake leads to another threshold here.
+# Each mistake leads to a different threshold here.
 INSIDE = torch.tensor([-0.6, 0.3, 0.4, 0.5])
-OUTSIDE = torch.tensor([-0.5, -0.45, -0.4, -0.35, -0.3, -0.2, -0.1, -0.05, 0.0, 0.2, 0.32, 0.35])
+OUTSIDE = torch.tensor([-0.5, -0.45, -0.4, -0.35, -0.3, -0.2, -0.1, -0.05, 0.0, 0.204, 0.32, 0.35])
 
 
 def _why_no_threshold(attempt: Callable[..., Any]) -> str:
@@ -58,10 +61,10 @@ def _why_no_threshold(attempt: Callable[..., Any]) -> str:
         "the middle between the two means does not know how far either set spreads": [
             (inside.mean().item() + outside.mean().item()) / 2
         ],
-        "that looks at the right ones only, and keeps all of them: what does it cost on the other side?": [
+        "that looks at the right ones only, and keeps all of them: what does it cost among the outsiders?": [
             inside.min().item()
         ],
-        "that turns every outsider away, whatever it costs inside": [outside.max().item()],
+        "that turns every outsider away, whatever it costs the insiders": [outside.max().item()],
         "a cosine *at* the threshold is accepted (>=), one below it is refused (<)": _best_of(strict),
         "the larger set outvotes the smaller one: take shares of each, not counts": _best_of(counts),
     }
@@ -93,7 +96,7 @@ def sigmoid_loss(attempt, draw):
 
 
 def _why_no_sigmoid_loss(attempt: Callable[..., Any], got: object) -> str:
-    """A hint for the mistake that leads to the attempt's loss of a batch in which each mistake gives another number."""
+    """A hint for the mistake that leads to the attempt's loss, on a batch for which each gives another loss."""
     if isinstance(got, Tensor) and not got.isfinite().all():
         return "σ of a very negative logit is 0 in float32, and its logarithm −∞: F.logsigmoid computes both at once"
     image, text = (
@@ -110,11 +113,12 @@ def _why_no_sigmoid_loss(attempt: Callable[..., Any], got: object) -> str:
     causes = {
         "the sum over all N² pairs is divided by N, not by N²": loss(right) / N,
         "yes is on the diagonal: there the sign is +1": loss(-right),
-        "the N² − N pairs off the diagonal are questions, too: their answer is no": -F.logsigmoid(
+        "the N² − N pairs off the diagonal are questions as well: their answer is no": -F.logsigmoid(
             right.diagonal()
         ).mean(),
         "the bias is added to every logit": loss(scale * cosine),
         "scale · cosine + bias: the scale does not multiply the bias": loss(scale * (cosine + bias)),
+        "the sign belongs to the whole logit, the bias included": loss(scale * cosine + sign * bias),
         "the features come with any length: normalise them first": loss(scale * image @ text.T + bias),
         "in a softmax the texts of a row compete; here every pair is asked by itself": F.cross_entropy(
             right, torch.arange(N)

@@ -40,24 +40,28 @@ def nearest_names(attempt, draw):
 
 
 def _why_not_nearest(attempt: Callable[..., Any]) -> str:
-    """A hint for the mistake that chooses as the attempt does, where each mistake chooses another picture."""
+    """A hint for the mistake that makes the attempt's choice, on pictures where each mistake chooses differently."""
     picture = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
     greys = torch.tensor([101, 0, 116, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 1, 1)
     if attempt(picture, greys, ["101", "0", "116", "255"])[0] in ("0", "116"):  # no other mistake chooses these
-        return "in uint8, 100 − 101 is 255: make floats of the pixels before you subtract"
+        return "in uint8, 100 − 101 is 255: convert the pixels to floats before you subtract"
+    colours = torch.tensor([[100, 50, 0], [110, 40, 10], [200, 100, 0], [255, 255, 255]], dtype=torch.uint8)
+    brown, others = colours[:1, :, None, None], colours[1:, :, None, None]
+    if attempt(brown, others, ["nearest", "same direction", "brightest"])[0] == "same direction":
+        return "a cosine forgets how bright a picture is: the distance, not the angle"
     known = {
         "": [130, 130, 130],  # the nearest
-        "the largest product is that with the brightest picture, not with the nearest one": [160, 160, 160],
+        "the largest product belongs to the brightest picture, not to the nearest one": [160, 160, 160],
         "a mean over the pixels forgets where the colours are: compare pixel by pixel": [0, 100, 200],
-        "Euclidean: the root of the sum of the *squares* of the differences": [100, 100, 170],
-        "that is the farthest one: the smallest distance, argmin": [0, 255, 0],
+        "Euclidean: the square root of the sum of the *squares* of the differences": [100, 100, 170],
+        "that is the farthest one: take the smallest distance, with argmin": [0, 255, 0],
     }
     images = torch.tensor(list(known.values()), dtype=torch.uint8)[:, :, None, None]
     return attempt(picture, images, list(known))[0]
 
 
 @exercise(
-    "fit the line through (logit x, logit y); what does it promise for a model with `home`? Take that off `away`.",
+    "fit the line through (logit x, logit y); what does it promise for a model with `home`? Subtract that from `away`.",
     steps=(
         "which accuracy on the other hand would you expect of an ordinary model that is as good at home as this one?",
         "accuracies live between 0 and 1, so the line is fitted to their logits, ln(p / (1 − p)): torch.logit.",
@@ -81,7 +85,7 @@ def _effective(x: Tensor, y: Tensor, home: float, away: float) -> float:
 
 
 def _why_not_robust(attempt: Callable[..., Any]) -> str:
-    """A hint for the mistake that leads to the attempt's number, where each mistake leads to another one."""
+    """A hint for the mistake that leads to the attempt's number, where each mistake leads to a different one."""
     x, y = torch.tensor([0.2, 0.5, 0.7], dtype=torch.float64), torch.tensor([0.1, 0.3, 0.35], dtype=torch.float64)
     home, away = 0.6, 0.5
     logit_x, logit_y = torch.logit(x).numpy(), torch.logit(y).numpy()
@@ -92,12 +96,12 @@ def _why_not_robust(attempt: Callable[..., Any]) -> str:
     swapped = np.polyfit(logit_y, logit_x, 1)
     causes = {
         "the line belongs to the logits of the accuracies, not to the accuracies": away - np.polyval(line, home),
-        "the promise is a logit still: bring it back with a sigmoid": away - np.polyval(steep, at),
+        "the promise is still a logit: bring it back with a sigmoid": away - np.polyval(steep, at),
         "in shares, please: take the sigmoid of the promise, then the difference": np.log(away / (1 - away))
         - np.polyval(steep, at),
-        "the loss from home to away is no robustness yet: every model loses. Compare with the line": away - home,
+        "the drop from home to away is not robustness: every model drops. Compare with the line": away - home,
         "above the line is positive: away minus promise": -_effective(x, y, home, away),
-        "the line has an intercept, too": away - 1 / (1 + np.exp(-through_zero * at)),
+        "the line also has an intercept": away - 1 / (1 + np.exp(-through_zero * at)),
         "x is at home, y away; the line predicts y from x": away - 1 / (1 + np.exp(-np.polyval(swapped, at))),
     }
     try:

@@ -13,9 +13,9 @@ from check.verdict import Wrong, exercise
 
 
 @exercise(
-    "subtract the means of features and targets, solve (XᵀX + strength · 1) W = XᵀY, and make the bias last.",
+    "subtract the means of features and targets, solve (XᵀX + strength · 1) W = XᵀY, and compute the bias last.",
     steps=(
-        "the targets are rows with a single 1 (F.one_hot): which W and b bring features @ W + b nearest to them?",
+        "the targets are rows with a single 1 (F.one_hot): which W and b bring features @ W + b closest to them?",
         "the best bias makes the mean of the predictions right: b = mean(Y) − mean(X) @ W. With both means subtracted "
         "from X and Y, only W is left to find.",
         "W = torch.linalg.solve(X.T @ X + strength * torch.eye(D), X.T @ Y), with the centred X and Y.",
@@ -34,6 +34,11 @@ def linear_probe(attempt, draw):
             f"it returned a {type(got).__name__}, expected (weights, bias){given(case)}", "return weights, bias"
         )
     for mine, right, name in zip(got, wanted, ("weights", "bias"), strict=True):
+        if isinstance(mine, Tensor) and mine.shape != right.shape:
+            raise Wrong(
+                f"{name}: it returned shape {tuple(mine.shape)}, expected {tuple(right.shape)}{given(case)}",
+                "weights (D, C), bias (C,), even if a class has no picture here: F.one_hot(labels, classes)",
+            )
         try:
             expect(mine, right, 1e-3, **case)
         except Wrong as wrong:
@@ -52,7 +57,7 @@ def _ridge(features: Tensor, labels: Tensor, classes: int, strength: float) -> t
 
 
 def _why_no_probe(attempt: Callable[..., Any]) -> str:
-    """A hint for the mistake that leads to the attempt's weights on pictures where each mistake leads to others."""
+    """A hint for the mistake that leads to the attempt's weights, on pictures for which each gives other weights."""
     x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [4.0, 4.0], [2.0, 5.0]])
     labels, strength = torch.tensor([0, 1, 1, 2]), 2.0
     y = F.one_hot(labels, 3).float()
@@ -68,7 +73,7 @@ def _why_no_probe(attempt: Callable[..., Any]) -> str:
         "the bias is not held back: only the weights are in the penalty": torch.linalg.solve(
             with_one.T @ with_one + strength * torch.eye(3), with_one.T @ y
         )[:2],
-        "the penalty meets a sum over the pictures, not a mean: do not multiply the strength by their number": solve(
+        "the penalty joins a sum over the pictures, not a mean: do not multiply the strength by their number": solve(
             centred, around, strength * len(x)
         ),
         "the penalty is strength · |W|², not its square": solve(centred, around, strength**2),
@@ -87,7 +92,7 @@ def _why_no_probe(attempt: Callable[..., Any]) -> str:
 
 
 @exercise(
-    "a fresh copy of the picture for each square, one square filled in each, and the score of the whole minus theirs.",
+    "make a fresh copy of the picture for each square, and fill that square: how far is its score below the whole's?",
     steps=(
         "by how much does the score fall if one square of the picture is covered?",
         "two loops over the rows and columns of squares: covered = image.clone(), then "
@@ -129,7 +134,7 @@ def _drops(image: Tensor, size: int, fill: float) -> Tensor:
 
 
 def _why_no_map(attempt: Callable[..., Any]) -> str:
-    """A hint for the mistake that leads to the attempt's map of a picture where each mistake leads to another."""
+    """A hint for the mistake that leads to the attempt's map, on a picture for which each gives another map."""
     image = torch.arange(48.0).view(3, 4, 4) % 7
     drops = _drops(image, 2, 2.0)
     causes = {

@@ -13,6 +13,7 @@ from check.verdict import Wrong, exercise
 
 Gradients = dict[str, Tensor]
 LARGEST_ERROR = 1e-6  # of a gradient, relative to its length
+KEPT = "what sets the gradients to zero, and when? Yours are added to those already there: the caller sets them to zero"
 
 
 class Tower(nn.Module):
@@ -48,7 +49,7 @@ class Tower(nn.Module):
         return self.last(hidden * noise)
 
     def _with_graph(self, hidden: Tensor) -> Tensor:
-        """Raise Wrong if graphs of more than `chunk` pairs exist now. A graph lets go of its memory in backward."""
+        """Raise Wrong if graphs of more than `chunk` pairs exist now. Backward frees the memory of a graph."""
         kept = hidden.new_ones(len(hidden), 1)
         self.graphs.append((StorageWeakRef(kept.untyped_storage()), len(hidden)))
         self.graphs = [(memory, pairs) for memory, pairs in self.graphs if not memory.expired()]
@@ -63,7 +64,7 @@ class Tower(nn.Module):
 
 
 class Model(nn.Module):
-    """Two towers and a scale; always the same ones."""
+    """Two towers and a scale, which start from the same weights every time."""
 
     def __init__(self, chunk: int, noisy: bool = False) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
 def reference(
     images: Tensor, tokens: Tensor, group: int, noise: Iterable[Tensor | float] = (1.0, 1.0)
 ) -> tuple[float, Gradients]:
-    """The loss and the gradients of pairs that compete in groups: one N×N matrix, of which blocks count.
+    """The loss and the gradients of pairs that compete in groups, from one N×N matrix of which only those blocks count.
 
     `noise`: the random numbers of all pairs in each tower, (N, 4).
     """
@@ -142,6 +143,9 @@ def accumulated_gradient(attempt, draw):
         if is_close(gradients, {name: alone[-1][name] * len(parts[-1][0]) / size for name in wanted}):
             raise Wrong(f"only the last chunk is in the gradients{case}", "what sets the gradients to zero, and when?")
     compare(got, loss, gradients, wanted, -(-size // chunk), case)
+    run(attempt, model, images, tokens, chunk, case)  # a second time, on top of the first
+    if not is_close(gradients_of(model), {name: 2 * gradient for name, gradient in wanted.items()}):
+        raise Wrong(f"it lost what was in .grad before{case}", KEPT)
 
 
 @exercise(
@@ -164,6 +168,8 @@ def cached_gradient(attempt, draw):
     with torch.random.fork_rng():
         torch.manual_seed(draw(st.integers(0, 99)))
         models = [Model(chunk, noisy=True) for _ in range(2)]  # two steps of a training, one after the other
+        for parameter in models[1].parameters():
+            parameter.grad = torch.ones_like(parameter)  # from an earlier call
         got, _ = (run(attempt, model, images, tokens, chunk, case) for model in models)
     noise = [random_numbers(tower, case) for tower in (models[0].image, models[0].text)]
     for first, tower in zip(noise, (models[1].image, models[1].text), strict=True):
@@ -176,10 +182,14 @@ def cached_gradient(attempt, draw):
         hint = "the loss has to see the features of all N pairs before any chunk can go backwards"
         raise Wrong(f"that is the accumulated gradient of exercise 1: pairs met their own chunk only{case}", hint)
     compare(got, loss, gradients, wanted, -(-size // chunk), case)
+    second = [random_numbers(tower, case) for tower in (models[1].image, models[1].text)]
+    added = {name: gradient - 1 for name, gradient in gradients_of(models[1]).items()}
+    if not is_close(added, reference(images, tokens, size, second)[1]):
+        raise Wrong(f"it lost what was in .grad before{case}", KEPT)
 
 
 def run(attempt: Callable[..., Any], model: Model, images: Tensor, tokens: Tensor, chunk: int, case: str) -> float:
-    """What the attempt returned; raises Wrong if that is no float, or if it left pairs out."""
+    """Return what the attempt returns; raise Wrong if that is not a float, or if it left pairs out."""
     try:
         got = attempt(model, images.clone(), tokens.clone(), chunk)
     except Wrong as wrong:
@@ -196,7 +206,7 @@ def run(attempt: Callable[..., Any], model: Model, images: Tensor, tokens: Tenso
 
 
 def random_numbers(tower: Tower, case: str) -> Tensor:
-    """What was drawn for each pair, (N, 4); raises Wrong if the same pair drew something else when encoded again."""
+    """Return what was drawn for each pair, (N, 4); raise Wrong if a pair drew other numbers when encoded again."""
     for place, (first, *others) in tower.noise.items():
         if not all(torch.equal(first, other) for other in others):
             hint = (
@@ -251,7 +261,7 @@ def compare(got: float, loss: float, gradients: Gradients, wanted: Gradients, ch
             hint,
         )
     if abs(got - loss) > LARGEST_ERROR * (1 + abs(loss)):
-        hint = "the loss that is returned is that of all pairs, not of a chunk"
+        hint = "return the loss of all pairs, not of a chunk"
         raise Wrong(f"the gradients are right, but it returned {got:.6g}, expected {loss:.6g}{case}", hint)
 
 
@@ -262,7 +272,7 @@ def _compare_towers(got: float, loss: float, towers: Gradients, wanted: Gradient
         raise Wrong(f"the gradients of the towers are {factor:.4g} times what they should be{case}", hint)
     if abs(got - loss) > LARGEST_ERROR * (1 + abs(loss)):
         hint = "minclip.clip_loss has both directions, and wants the scale itself: model.logit_scale.exp()"
-        raise Wrong(f"the loss is {loss:.6g}, it returned {got:.6g}, and its gradients are others{case}", hint)
+        raise Wrong(f"the loss is {loss:.6g}, it returned {got:.6g}, and its gradients are wrong as well{case}", hint)
     name = max(wanted, key=lambda name: error(towers[name], wanted[name]))
     hint = "does each chunk get the rows of its own pairs, and each tower its own gradient? Mind the smaller last chunk"
     raise Wrong(f"the gradient of {name} is off by {error(towers[name], wanted[name]):.1e} of its length{case}", hint)

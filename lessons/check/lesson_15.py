@@ -19,7 +19,7 @@ from check.verdict import Wrong, exercise
     "of the parts seen so far, one or two numbers for each row are enough: how does a new part change them?",
     25,
     steps=(
-        "could you add up exp() of everything? Where do these numbers end, and what is always at most 1?",
+        "could you add up exp() of everything? How large do these numbers get, and what is always at most 1?",
         "for each row keep the largest number so far, and the sum of exp(number − largest)",
         "a new largest makes the old sum too large: multiply it by exp(old largest − new largest). At the end: "
         "largest + log(sum)",
@@ -36,14 +36,32 @@ def online_logsumexp(attempt, draw):
         for part in matrix.split(widths, dim=1):
             lent = part.clone()
             yield lent
-            lent.fill_(torch.nan)  # its memory is used again
+            lent.fill_(torch.nan)  # its memory is reused
 
-    far = "no format holds exp(900), and exp(-900) is 0: what you take off before exp must be the row's largest so far"
+    far = "no format holds exp(900), and exp(-900) is 0: what you subtract before exp must be the row's largest so far"
     got = attempt(parts())
     if size == 1 and isinstance(got, Tensor) and got.isnan().any():
-        far = "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN)"
+        far = (
+            "do you use a part, or a view of one, after the next has come? Its memory is overwritten (here with NaN). "
+            "If not: ∞ − ∞ and 0 · ∞ are also NaN"
+        )
     overflows = size > 1 or (isinstance(got, Tensor) and not got.isfinite().all())
-    expect(got, matrix.logsumexp(dim=1), hint=far if overflows else "", parts=list(matrix.split(widths, dim=1)))
+    pieces = list(matrix.split(widths, dim=1))
+    suspects = {
+        "the old sum is measured from the old largest: multiply it by exp(old − new), at most 1": _corrected(pieces, 1),
+        "the old sum is measured from the old largest: what turns it into one from the new?": _corrected(pieces, 0),
+    }
+    expect(got, matrix.logsumexp(dim=1), hint=far if overflows else "", suspects=suspects, parts=pieces)
+
+
+def _corrected(parts: list[Tensor], sign: int) -> Tensor:
+    """The log-sum-exp of each row, but the sum so far is multiplied by exp(sign · (new largest − old largest))."""
+    largest, total = parts[0].amax(dim=1), (parts[0] - parts[0].amax(dim=1, keepdim=True)).exp().sum(dim=1)
+    for part in parts[1:]:
+        new = torch.maximum(largest, part.amax(dim=1))
+        total = total * (sign * (new - largest)).exp() + (part - new[:, None]).exp().sum(dim=1)
+        largest = new
+    return largest + total.log()
 
 
 @exercise(
@@ -63,6 +81,9 @@ def chunked_loss(attempt, draw):
         loss = attempt(image, text, scale, chunk)
     case = {"image_features": image, "text_features": text, "logit_scale": scale, "chunk": chunk}
     expect(loss, minclip.clip_loss(image, text, scale), 1e-4, suspects=_suspects(image, text, scale, chunk), **case)
+    longer = case | {"image_features": 3 * image}  # where all have length 1, normalising is not missed
+    suspects = _suspects(3 * image, text, scale, chunk)
+    expect(attempt(3 * image, text, scale, chunk), minclip.clip_loss(image, text, scale), 1e-4, "", suspects, **longer)
     if math.prod(tensors.largest) > max(chunk, 2 * width) * rows:  # the features of both towers may be one tensor
         made = "×".join(map(str, tensors.largest))
         raise Wrong(
@@ -87,6 +108,8 @@ def _suspects(image: Tensor, text: Tensor, scale: float, chunk: int) -> dict[str
     rows, columns, pairs = logits.logsumexp(dim=1), logits.logsumexp(dim=0), logits.diagonal()
     misplaced = torch.cat([strip.diagonal() for strip in logits.split(chunk)])
     plain = scale * image @ text.T
+    strips = zip(image.split(chunk), text.split(chunk), strict=True)
+    alone = torch.stack([minclip.clip_loss(some, own, scale) * len(some) for some, own in strips])
     return {
         "that is the loss of the rows only: the columns have one as well": (rows - pairs).mean(),
         "that is the loss of the columns only: the rows have one as well": (columns - pairs).mean(),
@@ -99,6 +122,8 @@ def _suspects(image: Tensor, text: Tensor, scale: float, chunk: int) -> dict[str
         ).mean()
         / 2,
         "CLIP's loss is half the sum of both directions": (rows + columns - 2 * pairs).mean(),
+        "each pair counts twice, once in its row and once in its column": (rows + columns - pairs).mean() / 2,
+        "a strip holds the logits with *all* N texts, not only with its own": alone.sum() / len(image),
     }
 
 

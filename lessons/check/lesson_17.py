@@ -92,15 +92,21 @@ def sums_kernel(attempt, draw):
     launch(attempt, (blocks, blocks), x, y, row_lse, column_lse, scale, N, D, BLOCK=4, BLOCK_D=4)
     case = {"N": N, "D": D, "BLOCK": 4, "scale": scale}
     logits = scale * (x @ y.T).double()
+    others = logits.clone().fill_diagonal_(-torch.inf)
+    places = torch.arange(N) % 4
+    local = logits.masked_fill(places[:, None] == places, -torch.inf)  # the diagonal of every tile
     beyond = F.pad(logits, (0, 4 * blocks - N, 0, 4 * blocks - N)).fill_diagonal_(-torch.inf)  # zeros at the edges
     mistakes = [
         (logits, 2.0, "the pair counts in its own sum: where the row's number is the column's, put −inf"),
         (beyond, 2.0, "beyond the edge the product is 0, and 2⁰ = 1 counts: put −inf there, for rows *and* columns"),
-        (logits.clone().fill_diagonal_(-torch.inf), math.e, "logits are in units of ln 2 here: exp2, not exp"),
+        (others, math.e, "logits are in units of ln 2 here: exp2, not exp"),
+        (others / scale, 2.0, "the logits are scale · x·y: product_tile has no scale yet"),
+        (logits.clone().fill_diagonal_(0), 2.0, "2⁰ = 1, so a pair that is set to 0 still counts: put −inf there"),
+        (local, 2.0, "the pair of a row is the column of the same number in the *matrix*, not in the tile"),
     ]
-    others = logits.clone().fill_diagonal_(-torch.inf)
     for name, got, axis in (("row_lse", row_lse, 1), ("column_lse", column_lse, 0)):
         results = [(_parts(matrix, axis, base)[:, :N], hint) for matrix, base, hint in mistakes]
+        results.append((_parts(others / LN_2, axis) * LN_2, "the sums are log2 Σ 2^logit: tl.exp2 and tl.log2"))
         _compare(name, got, _parts(others, axis), case, results, _why_sum(got, _parts(others, axis)))
 
 
@@ -121,9 +127,7 @@ def _why_sum(got: Tensor, wanted: Tensor) -> str:
     if nothing.any():
         return "no logit is left there: its maximum is −inf, and −inf − (−inf) is NaN. Put 0 in place of such a maximum"
     if got.isnan().any():
-        return (
-            "NaN stood there before: nothing was written. Tile (i, j) has line j of row_lse, and line i of column_lse"
-        )
+        return "some elements are still NaN: never written. Tile (i, j) has line j of row_lse, and line i of column_lse"
     if (got.isinf() & ~wanted.isinf()).any():
         return "2^300 is no float32, and 2^−300 is 0: take the largest of the row or column off before exp2"
     return ""
@@ -184,7 +188,9 @@ def _check_coefficients(attempt: Any, x: Tensor, y: Tensor, scale: float, first:
     beyond = last < N and (last - first) % 4 > 0  # for this, the launches before it were right
     with_scale = _tile_sums(scale * G * cosines[first:last], grid), "G times the cosine, not times the logit"
     has_edge = bool(moments.isnan().any()) and N % 4 + (last - first) % 4 > 0 and scale == 300
-    _compare("moments", moments, sums, case, [with_scale], infinite if has_edge else edges if beyond else place)
+    without_pair = _tile_sums(both[first:last] * cosines[first:last], grid), "G has `pair` on its diagonal here, too"
+    suspects = [with_scale, without_pair]
+    _compare("moments", moments, sums, case, suspects, infinite if has_edge else edges if beyond else place)
 
 
 def _tile_sums(matrix: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -66,7 +66,7 @@ def sharded_loss(attempt, draw):
     try:
         losses = simulate(work, len(sizes))
     except IndexError as error:
-        raise Wrong(f"it raised IndexError: {error}{case}", OF_SUMS["rank * n"]) from error
+        raise Wrong(f"it raised IndexError: {error}".rstrip(".") + case, OF_SUMS["rank * n"]) from error
     except Deadlock as error:
         raise Wrong(f"{error}{case}", "gathering is a meeting: each worker has to come, and equally often") from error
     for loss in losses:

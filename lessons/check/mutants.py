@@ -22,11 +22,12 @@ from minclip.data.pairs import belongs_to_test
 
 Implementation = Callable[..., Any]
 Property = Callable[[Implementation], Any]
+Rows = tuple[list[int], list[int]]  # of the training, of the test
 
 
 class Mutant(NamedTuple):
     wrong: Implementation
-    hint: str  # where it lives on
+    hint: str  # a question that leads to inputs at which it is wrong
 
 
 class Room(NamedTuple):
@@ -49,6 +50,13 @@ def holds(property_: Property, implementation: Implementation) -> bool:
 def grid(properties: Sequence[Property], room: Room) -> list[list[bool]]:
     """For each property, whether it holds for each of the room's implementations."""
     return [[holds(property_, one) for one in room.implementations().values()] for property_ in properties]
+
+
+def survivors(properties: Sequence[Property], room: Room) -> Iterator[str]:
+    """The names of the mutants for which all properties hold."""
+    for name, mutant in room.mutants.items():
+        if all(holds(property_, mutant.wrong) for property_ in properties):
+            yield name
 
 
 # --- losses: (features (N, D), features (N, D), exponentiated scale) -> scalar ----------------------------------------
@@ -90,13 +98,12 @@ def _log_of_scale(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
     return minclip.clip_loss(x, y, torch.as_tensor(scale).log())
 
 
-def _in_blocks(x: Tensor, y: Tensor, scale: Tensor | float, offset: int = 0) -> Tensor:
+def _in_blocks(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
     z, parts = _logits(x, y, scale), []
     for logits in (z, z.T):
         for start in range(0, len(x), 16):
             rows = logits[start : start + 16]
-            labels = torch.arange(len(rows)) + offset * start
-            parts.append(F.cross_entropy(rows, labels, reduction="sum"))
+            parts.append(F.cross_entropy(rows, torch.arange(len(rows)), reduction="sum"))
     return torch.stack(parts).sum() / (2 * len(x))
 
 
@@ -165,20 +172,18 @@ def _clamped(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
     return minclip.clip_loss(x, y, torch.as_tensor(scale).clamp(max=14.5))
 
 
+IN_BLOCKS = "it works in blocks of 16 rows, so up to 16 pairs it is right: give it more pairs than that"
+CHANGED_PLACES = "what may change if pictures and texts change their places?"
 LOSSES = Room(
     {"one-hot": minclip.clip_loss_onehot, "arange": minclip.clip_loss, "log-sum-exp": _by_logsumexp, "fused": _fused},
     {
-        "one direction": Mutant(_one_direction, "what may change if pictures and texts change their places?"),
-        "one axis twice": Mutant(_same_axis_twice, "what may change if pictures and texts change their places?"),
+        "one direction": Mutant(_one_direction, CHANGED_PLACES),
+        "one axis twice": Mutant(_same_axis_twice, CHANGED_PLACES),
         "no maximum": Mutant(_without_maximum, "for which scales does exp overflow? Ask for one of them"),
         "no normalize": Mutant(_not_normalized, "what may change if a feature becomes three times as long?"),
         "scale without exp": Mutant(_log_of_scale, "compare numbers: which loss do you know for a certain scale?"),
-        "no offset": Mutant(
-            _in_blocks, "it works in blocks of 16 rows, so up to 16 pairs it is right: give it more pairs than that"
-        ),
-        "accumulated": Mutant(
-            _accumulated, "it works in blocks of 16 rows, so up to 16 pairs it is right: give it more pairs than that"
-        ),
+        "no offset": Mutant(_in_blocks, IN_BLOCKS),
+        "accumulated": Mutant(_accumulated, IN_BLOCKS),
         "soft targets": Mutant(_soft_targets, "compare numbers: which loss do you know for certain features?"),
         "gather cuts": Mutant(
             _gathered_without_gradient, "its value is right. What else does a training take from a loss?"
@@ -188,9 +193,7 @@ LOSSES = Room(
         "?3": Mutant(_scale_detached, "which inputs of the loss learn? Have you asked for the gradient of each?"),
         "?4": Mutant(_summed, "what does the loss of a model that guesses depend on, and how?"),
         "?5": Mutant(_without_its_own, "what is the lowest loss that there is? And that of a single pair?"),
-        "?6": Mutant(
-            _one_maximum_for_all, "at a scale of 200, what if one pair's logits are all far below the others'?"
-        ),
+        "?6": Mutant(_one_maximum_for_all, "at a scale of 200, what if one pair's logits lie far below all others?"),
         "?7": Mutant(_clamped, "have you compared the loss at a small scale and at a large one?"),
     },
 )
@@ -199,68 +202,64 @@ LOSSES = Room(
 # --- splits: pictures (P, …) uint8 -> (training rows, test rows), lists of int ----------------------------------------
 
 
-def _split_by(number_of: Callable[[bytes], int], modulus: int, below: int) -> Implementation:
-    def split(pictures: Tensor) -> tuple[list[int], list[int]]:
-        is_test = [number_of(picture.numpy().tobytes()) % modulus < below for picture in pictures]
-        return [i for i, flag in enumerate(is_test) if not flag], [i for i, flag in enumerate(is_test) if flag]
-
-    return split
-
-
-def _as_minclip(pictures: Tensor) -> tuple[list[int], list[int]]:
-    is_test = [belongs_to_test(hashlib.sha256(picture.numpy().tobytes()).digest()) for picture in pictures]
+def _sides(is_test: Sequence[bool]) -> Rows:
     return [i for i, flag in enumerate(is_test) if not flag], [i for i, flag in enumerate(is_test) if flag]
 
 
-_by_md5 = _split_by(lambda content: int(hashlib.md5(content).hexdigest(), 16), 10, 1)
-_by_crc = _split_by(zlib.crc32, 10, 1)
+def _contents(pictures: Tensor) -> list[bytes]:
+    return [picture.numpy().tobytes() for picture in pictures]
 
 
-def _every_tenth(pictures: Tensor) -> tuple[list[int], list[int]]:
-    return [i for i in range(len(pictures)) if i % 10], [i for i in range(len(pictures)) if not i % 10]
+def _split_by(number_of: Callable[[bytes], int], tenths: int = 1) -> Callable[[Tensor], Rows]:
+    return lambda pictures: _sides([number_of(content) % 10 < tenths for content in _contents(pictures)])
 
 
-def _at_random(pictures: Tensor, generator: random.Random | None = None) -> tuple[list[int], list[int]]:
-    order = list(range(len(pictures)))
-    (generator or random.Random(0)).shuffle(order)
+def _as_minclip(pictures: Tensor) -> Rows:
+    return _sides([belongs_to_test(hashlib.sha256(content).digest()) for content in _contents(pictures)])
+
+
+_by_md5 = _split_by(lambda content: int(hashlib.md5(content).hexdigest(), 16))
+_by_crc = _split_by(zlib.crc32)
+_too_many = _split_by(zlib.crc32, tenths=3)
+
+
+def _every_tenth(pictures: Tensor) -> Rows:
+    return _sides([i % 10 == 0 for i in range(len(pictures))])
+
+
+def _at_random(pictures: Tensor, seed: int | None = 0) -> Rows:
+    order = random.Random(seed).sample(range(len(pictures)), len(pictures))
     return sorted(order[len(order) // 10 :]), sorted(order[: len(order) // 10])
 
 
-def _test_stays(pictures: Tensor) -> tuple[list[int], list[int]]:
+def _test_stays(pictures: Tensor) -> Rows:
     return list(range(len(pictures))), _by_crc(pictures)[1]
 
 
-def _unseeded(pictures: Tensor) -> tuple[list[int], list[int]]:
-    return _at_random(pictures, random.Random())
+def _unseeded(pictures: Tensor) -> Rows:
+    return _at_random(pictures, seed=None)
 
 
-def _darkest(pictures: Tensor) -> tuple[list[int], list[int]]:
+def _darkest(pictures: Tensor) -> Rows:
     """Equal pictures are equally dark and stay together, but where the border lies depends on the other pictures."""
     light = pictures.flatten(1).double().mean(dim=1)
-    is_test = light <= light.quantile(0.1)
-    return (~is_test).nonzero()[:, 0].tolist(), is_test.nonzero()[:, 0].tolist()
+    return _sides((light <= light.quantile(0.1)).tolist())
 
 
-def _by_first_pixels(pictures: Tensor) -> tuple[list[int], list[int]]:
+def _by_first_pixels(pictures: Tensor) -> Rows:
     return _by_crc(pictures.flatten(1)[:, :12])
 
 
-def _repeats_dropped(pictures: Tensor) -> tuple[list[int], list[int]]:
+def _repeats_dropped(pictures: Tensor) -> Rows:
     train, test = _by_crc(pictures)
-    first = {picture.numpy().tobytes(): i for i, picture in reversed(list(enumerate(pictures)))}.values()
+    first = {content: i for i, content in reversed(list(enumerate(_contents(pictures))))}.values()
     return [i for i in train if i in first], test
-
-
-def _too_many(pictures: Tensor) -> tuple[list[int], list[int]]:
-    return _split_by(zlib.crc32, 10, 3)(pictures)
 
 
 SPLITS = Room(
     {"as minclip": _as_minclip, "by md5": _by_md5, "by crc32": _by_crc},
     {
-        "every tenth": Mutant(
-            _every_tenth, "it goes by the number of the row. Where is a copy of a picture, say in the next row?"
-        ),
+        "every tenth": Mutant(_every_tenth, "it goes by the row's number. Is a copy in the next row on the same side?"),
         "at random": Mutant(_at_random, "give it every picture twice: on which sides are the two?"),
         "test stays": Mutant(_test_stays, "on how many sides is a row?"),
         "?1": Mutant(_unseeded, "is the answer the same if you ask a second time, or in another order?"),
@@ -288,10 +287,13 @@ def _one_by_one(cosines: Tensor) -> float:
     return found / len(cosines)
 
 
+def _found(cosines: Tensor) -> Tensor:
+    others = cosines.masked_fill(torch.eye(len(cosines), dtype=torch.bool), -torch.inf).amax(dim=1)  # (P,)
+    return (cosines.diagonal() > others).double()
+
+
 def _own_first(cosines: Tensor) -> float:
-    others = cosines.masked_fill(torch.eye(len(cosines), dtype=torch.bool), -torch.inf).amax(dim=1)
-    alone = len(cosines) == 1 and not bool(cosines.isnan())
-    return 1.0 if alone else (cosines.diagonal() > others).double().mean().item()
+    return _found(cosines).mean().item()
 
 
 def _ties_are_right(cosines: Tensor) -> float:
@@ -314,9 +316,7 @@ def _nothing_is_better(cosines: Tensor) -> float:
 
 
 def _mean_of_batches(cosines: Tensor) -> float:
-    rows = torch.arange(len(cosines)).split(8)
-    others = cosines.masked_fill(torch.eye(len(cosines), dtype=torch.bool), -torch.inf).amax(dim=1)
-    return torch.stack([(cosines.diagonal()[part] > others[part]).double().mean() for part in rows]).mean().item()
+    return torch.stack([part.mean() for part in _found(cosines).split(8)]).mean().item()
 
 
 def _within_batches(cosines: Tensor) -> float:
@@ -332,23 +332,17 @@ def _percent(cosines: Tensor) -> float:
     return 100 * _own_first(cosines)
 
 
+ALL_THE_SAME = "what is the score of a model that gives everything the same cosine?"
 SCORES = Room(
     {"as minclip": _as_minclip_scores, "one by one": _one_by_one, "own first": _own_first},
     {
-        "ties are right": Mutant(_ties_are_right, "what does a model score that says the same of everything?"),
-        "first of ties": Mutant(_first_of_ties, "what does a model score that says the same of everything?"),
+        "ties are right": Mutant(_ties_are_right, ALL_THE_SAME),
+        "first of ties": Mutant(_first_of_ties, ALL_THE_SAME),
         "captions → pictures": Mutant(_other_direction, "a matrix for which the two directions have different scores?"),
-        "?1": Mutant(_nothing_is_better, "what does a model score whose cosines are not a number?"),
+        "?1": Mutant(_nothing_is_better, "what is the score of a model whose cosines are not a number?"),
         "?2": Mutant(_mean_of_batches, "it works in batches of 8. What if the last one is smaller?"),
-        "?3": Mutant(_within_batches, "whom must a caption beat, if there are more than 8 pairs?"),
+        "?3": Mutant(_within_batches, "which captions must the own one beat, if there are more than 8 pairs?"),
         "?4": Mutant(_largest, "a cosine may be negative. What if one is −1?"),
         "?5": Mutant(_percent, "what is the score of a perfect model?"),
     },
 )
-
-
-def survivors(properties: Sequence[Property], room: Room) -> Iterator[str]:
-    """The names of the mutants for which all properties hold."""
-    for name, mutant in room.mutants.items():
-        if all(holds(property_, mutant.wrong) for property_ in properties):
-            yield name

@@ -2,6 +2,8 @@
 
 import math
 
+from mistakes import Hinted
+
 MISTAKES = {
     "batch_floor": [
         lambda captions: math.log(len(captions) / len(set(captions))),
@@ -15,15 +17,22 @@ MISTAKES = {
     ],
     "expected_floor": [
         lambda B, C: max(0.0, math.log(B / C)),
+        Hinted(lambda B, C: math.log(B / C), "the short form"),
         lambda B, C: math.log(1 + (B - 1) / C),  # the logarithm of the mean
         lambda B, C: sum(math.comb(B, k) * C**-k * (1 - 1 / C) ** (B - k) * math.log(1 + k) for k in range(B + 1)),
         lambda B, C: math.log(max(1, B // C)),
         lambda B, C: sum(math.comb(B - 1, k) * C**-k * math.log(1 + k) for k in range(B)),  # the others may be equal
-        lambda B, C: sum(  # ln of the others, without one's own
-            math.comb(B - 1, k) * C**-k * (1 - 1 / C) ** (B - 1 - k) * math.log(max(1, k)) for k in range(B)
+        Hinted(  # ln of the others, without one's own
+            lambda B, C: sum(
+                math.comb(B - 1, k) * C**-k * (1 - 1 / C) ** (B - 1 - k) * math.log(max(1, k)) for k in range(B)
+            ),
+            "counts your own pair",
         ),
-        lambda B, C: sum(  # up to B − 2
-            math.comb(B - 1, k) * C**-k * (1 - 1 / C) ** (B - 1 - k) * math.log(1 + k) for k in range(B - 1)
+        Hinted(  # up to B − 2
+            lambda B, C: sum(
+                math.comb(B - 1, k) * C**-k * (1 - 1 / C) ** (B - 1 - k) * math.log(1 + k) for k in range(B - 1)
+            ),
+            "range(B)",
         ),
     ],
 }

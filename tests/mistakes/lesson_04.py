@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of lesson 04, Temperature."""
 
+import math
+
 from mistakes import Hinted
 
 MISTAKES = {
@@ -13,6 +15,7 @@ MISTAKES = {
             "min(log_scale - learning_rate * gradient, math.log(100))",
             "min(log_scale, math.log(100)) - learning_rate * gradient",  # the clamp before the step
         ),
+        Hinted(lambda t, slope, rate: min(t - rate * slope / math.exp(t), math.log(100)), "s times"),
         ("return min", "return math.e ** min"),  # s
         ("return min", "min"),
     ],

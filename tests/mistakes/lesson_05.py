@@ -16,7 +16,7 @@ MISTAKES = {
         lambda symbols, pair: tuple(  # glues without stepping over: a a a -> aa aa a
             "".join(pair) if symbols[i : i + 2] == pair else symbols[i] for i in range(len(symbols))
         ),
-        lambda symbols, pair: list(glued(symbols, pair)),  # a list
+        Hinted(lambda symbols, pair: list(glued(symbols, pair)), "makes a tuple"),
         lambda symbols, pair: glued(symbols, pair)[:-1],  # the last one is lost
         lambda symbols, pair: glued(symbols, pair) if symbols[:2] == pair else symbols,  # at the beginning only
         lambda symbols, pair: glued(symbols[::-1], pair[::-1])[::-1],  # from the right
@@ -46,6 +46,7 @@ MISTAKES = {
         ("found += [ids[symbol] for symbol in symbols]", "found += [ids.get(symbol, 0) for symbol in word]"),
         ("to_symbols(word)", "tuple(word)"),  # neither bytes nor the mark
         ("for word in split_words(text):", "for word in [''.join(split_words(text)) or ' ']:"),  # across words
+        Hinted(("for word in split_words(text):", "for word in [text]:"), "cut the text into words"),
         ("    return found\n", "    return [ids['<|startoftext|>'], *found, ids['<|endoftext|>']]\n"),
         lambda text, rank, ids: Tokenizer([]).encode(text),  # bytes
     ],

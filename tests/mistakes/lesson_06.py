@@ -17,12 +17,37 @@ MISTAKES = {
         lambda scores: scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -100.0).softmax(dim=-1),
         lambda scores: scores.masked_fill(torch.ones_like(scores).triu().bool(), -torch.inf).softmax(dim=-1),  # nan
         lambda scores: (scores - torch.ones_like(scores).triu(1)).softmax(dim=-1),
+        Hinted(
+            lambda scores: (w := scores.softmax(dim=-1).tril()) / w.sum(dim=-1, keepdim=True),
+            "mask before the softmax",
+        ),
         lambda scores: (scores.tril().exp() / scores.exp().sum(dim=-1, keepdim=True)).tril(),
     ],
     "Attention": [
         Hinted(("q.shape[-1] ** 0.5", "q.shape[-1]"), "divided by √d"),
         Hinted(("q.shape[-1] ** 0.5", "D**0.5"), "width of one head"),
         Hinted((" / q.shape[-1] ** 0.5", ""), "divided by √d"),
+        Hinted(
+            (
+                ("view(B, T, self.heads, -1).transpose(1, 2)", "reshape(B, self.heads, T, -1)"),
+                ("(weights @ v).transpose(1, 2)", "(weights @ v)"),
+            ),
+            "plain view",
+        ),
+        Hinted(
+            (
+                ("view(B, T, self.heads, -1).transpose(1, 2)", "view(B, T, self.heads, -1)"),
+                ("(weights @ v).transpose(1, 2)", "(weights @ v)"),
+            ),
+            "attend to each other",
+        ),
+        Hinted(
+            (
+                (".chunk(3, dim=-1)  # each", ".view(B, T, self.heads, -1).chunk(3, dim=-1)  # each"),
+                ("part.view(B, T, self.heads, -1).transpose(1, 2)", "part.transpose(1, 2)"),
+            ),
+            "chunk(3, dim=-1) first",
+        ),
         Hinted(("view(B, T, self.heads, -1).transpose(1, 2)", "reshape(B, self.heads, T, -1)"), "then transpose(1, 2)"),
         Hinted(("(weights @ v).transpose(1, 2)", "(weights @ v)"), "before reshape(B, T, D)"),
         Hinted(("causal_weights(scores) if causal else scores.softmax(dim=-1)", "scores.softmax(dim=-1)"), "no mask"),
@@ -104,6 +129,7 @@ MISTAKES = {
         Hinted(("pool_at_end(x, tokens, end_id=self.token_embedding.num_embeddings - 1)", "x[:, -1]"), "first EOT"),
         Hinted(("pool_at_end(x, tokens, end_id=self.token_embedding.num_embeddings - 1)", "x[:, 0]"), "not at SOT"),
         Hinted(("pool_at_end(x, tokens, end_id=self.token_embedding.num_embeddings - 1)", "x.mean(dim=1)"), "mean"),
+        Hinted(("num_embeddings - 1", "num_embeddings"), "vocab_size - 1"),
         Hinted(("self.ln_final(x) @", "x @"), "before the projection"),
         Hinted((" @ self.text_projection", ""), "projection"),
         Hinted(

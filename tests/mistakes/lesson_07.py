@@ -36,7 +36,7 @@ MISTAKES = {
     "ImageTower": [
         Hinted(
             (("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), ("x[:, 0]", "x[:, -1]")),
-            "stands in front",
+            "comes in front",
         ),
         Hinted(("torch.cat([token, patches], dim=1)", "torch.cat([patches, token], dim=1)"), "is read there"),
         Hinted((" + self.positional_embedding  #", "  #"), "positions are added"),
@@ -53,7 +53,7 @@ MISTAKES = {
                 ("torch.cat([token, patches], dim=1) +", "self.ln_pre(torch.cat([token, patches], dim=1)) +"),
                 ("self.transformer(self.ln_pre(x))", "self.transformer(x)"),
             ),
-            "behind the sum",
+            "after the sum",
         ),
         Hinted(("x[:, 0]", "x[:, -1]"), "read at the class token"),
         Hinted(("x[:, 0]", "x.mean(dim=1)"), "not at the mean"),

@@ -13,6 +13,10 @@ MISTAKES = {
         Hinted((CLAMP, ""), "holds the logarithm"),
         Hinted((("clamp_(max=math.log(100))", "clamp_(max=100)"),), "holds the logarithm"),
         ((CLAMP, ""), (STEP, CLAMP + STEP)),  # clamped before the move
+        Hinted(
+            ((CLAMP, ""), ("model.logit_scale.exp())", "model.logit_scale.exp().clamp(max=100))")),
+            "takes the scale as it is",
+        ),
         Hinted((STEP, ""), "what moves the parameters"),
         Hinted((("model.logit_scale.exp())", "model.logit_scale)"),), "model.logit_scale.exp()"),
         Hinted(

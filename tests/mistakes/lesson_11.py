@@ -15,6 +15,12 @@ def strictly(inside, outside):
     return max(shares, key=shares.__getitem__)
 
 
+def on_a_grid(inside, outside):
+    """The best of two hundred thresholds that do not depend on the pictures."""
+    grid = [step / 100 for step in range(-100, 101)]
+    return max(grid, key=lambda t: ((inside >= t).double().mean() + (outside < t).double().mean()).item())
+
+
 def best_balance(inside, outside):
     """The score in place of the threshold."""
     return max(((inside >= t).double().mean() + (outside < t).double().mean()).item() / 2 for t in inside.tolist())
@@ -29,6 +35,7 @@ MISTAKES = {
         Hinted(lambda inside, outside: outside.max().item(), "turns every outsider away"),
         Hinted(by_counts, "take shares of each"),
         Hinted(strictly, "is accepted (>=)"),
+        Hinted(on_a_grid, "try every cosine"),
         lambda inside, outside: inside.quantile(0.1).item(),
         lambda inside, outside: 0.25,
         best_balance,
@@ -51,6 +58,7 @@ MISTAKES = {
             ),
             "normalise them first",
         ),
+        Hinted(((" + bias", ""), ("sign * logits", "sign * logits + bias")), "the bias included"),
         Hinted(("F.logsigmoid(sign * logits)", "torch.sigmoid(sign * logits).log()"), "logsigmoid"),
         Hinted((DIVIDED, "return F.cross_entropy(logits, torch.arange(len(logits)))"), "asked by itself"),
         Hinted((DIVIDED, DIVIDED.replace("return ", "return torch.tensor((") + ").item())"), "no .item()"),

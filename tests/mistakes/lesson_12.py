@@ -33,7 +33,7 @@ MISTAKES = {
         Hinted((DISTANCE, f"({FLAT}).float().square().sum(dim=2)"), "before you subtract"),
         Hinted((DISTANCE, f"({FLAT}).square().sum(dim=2).float()"), "before you subtract"),
         Hinted(by_product, "brightest"),
-        by_cosine,
+        Hinted(by_cosine, "how bright"),
         Hinted(
             (DISTANCE, DISTANCE.replace("(1).float()", "(1).float().mean(1, keepdim=True)")), "where the colours are"
         ),

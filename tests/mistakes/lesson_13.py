@@ -28,6 +28,7 @@ MISTAKES = {
         ),
         (SOLVED, "torch.linalg.solve(x.T @ x + strength, x.T @ y)"),
         ("return weights, bias", "return weights.T, bias"),
+        Hinted(("F.one_hot(labels, classes)", "F.one_hot(labels)"), "has no picture"),
     ],
     "occlusion_map": [
         Hinted(

@@ -13,6 +13,16 @@ def chunks_of(images, tokens, chunk):
     return list(zip(images.split(chunk), tokens.split(chunk), strict=True))
 
 
+def cleared_first(name):
+    """The solution, after it has thrown away what is in `.grad`."""
+
+    def attempt(model, images, tokens, chunk):
+        model.zero_grad()
+        return getattr(importlib.import_module("solutions.lesson_14"), name)(model, images, tokens, chunk)
+
+    return attempt
+
+
 def joined(encoded):
     """Features of chunks, (n, E) of each tower, to features (N, E) of all."""
     images, texts = zip(*encoded, strict=True)
@@ -127,6 +137,7 @@ ANSWERS = {
         (accumulated(share, lambda chunks: chunks[:-1] or chunks), "the last chunk may be smaller"),
         (accumulated(share, lambda chunks: chunks[-1:]), "each pair has to be encoded"),
         (accumulated(share, clear=True), "what sets the gradients to zero"),
+        (cleared_first("accumulated_gradient"), "the caller sets them to zero"),
         (accumulated(share, loss_of=one_direction), "both directions"),
         (accumulated(share, scale_of=lambda scale: scale), "the scale itself: model.logit_scale.exp()"),
         (accumulated(share, scale_of=lambda scale: scale.exp().detach()), "the loss depends on the scale as well"),
@@ -143,6 +154,7 @@ ANSWERS = {
         (without_detach, "torch.no_grad"),
         (a_loss_for_each_chunk, "let only one of them reach it"),
         (evaluated, "leave the model in training mode"),
+        (cleared_first("cached_gradient"), "the caller sets them to zero"),
         (("        torch.set_rng_state(state)\n", ""), "call torch.set_rng_state(state) before it is encoded again"),
         (  # the same seed for every chunk
             ("states.append(torch.get_rng_state())", "states.append(torch.manual_seed(0).get_state())"),

@@ -21,8 +21,9 @@ MISTAKES = {
             "the row's largest so far",
         ),  # a fixed maximum
         lambda parts: 900 + torch.stack([(part.double() - 900).exp().sum(1) for part in parts]).sum(0).log().float(),
-        ("total * (largest - new).exp() + ", "total + "),  # the sum so far not corrected
-        ("(largest - new).exp()", "(new - largest).exp()"),
+        Hinted(("total * (largest - new).exp() + ", "total + "), "into one from the new"),  # not corrected
+        Hinted(("(largest - new).exp()", "(new - largest).exp()"), "0 · ∞"),  # at the first part
+        Hinted(("(largest - new).exp()", "(new - largest).nan_to_num(posinf=0.0).exp()"), "at most 1"),
         ("torch.maximum(largest, part.amax(dim=1))", "part.amax(dim=1)"),  # the largest of this part
         ("part.amax(dim=1))", "part.amax())"),  # of all rows: where they lie far apart, one is lost
     ],
@@ -38,12 +39,22 @@ MISTAKES = {
                 for k, part in enumerate(image.split(chunk))
             ]
         ).mean(),
-        lambda image, text, scale, chunk: (
-            sum(  # a chunk is no batch
-                minclip.clip_loss(*pieces, scale) * len(pieces[0])
-                for pieces in zip(image.split(chunk), text.split(chunk), strict=True)
-            )
-            / len(image)
+        Hinted(
+            lambda image, text, scale, chunk: (
+                sum(  # a chunk is no batch
+                    minclip.clip_loss(*pieces, scale) * len(pieces[0])
+                    for pieces in zip(image.split(chunk), text.split(chunk), strict=True)
+                )
+                / len(image)
+            ),
+            "*all* N texts",
+        ),
+        Hinted(
+            (
+                "image, text = F.normalize(image_features, dim=1), F.normalize(text_features, dim=1)",
+                "image, text = image_features, text_features",
+            ),
+            "not normalised",
         ),
         ("for start in range(0, N, chunk)", "chunk = N - 1\n    for start in range(0, N, chunk)"),  # ignores it
         ("for start in range(0, N, chunk)", "chunk = 4\n    for start in range(0, N, chunk)"),
@@ -60,7 +71,7 @@ MISTAKES = {
             "row_lse.append(logits.logsumexp(dim=1))  # finished",
             "row_lse.append(logits)\n    row_lse = [strip.logsumexp(dim=1) for strip in row_lse]\n    for _ in ():",
         ),
-        ("- 2 * pairs", "- pairs"),
-        (".mean() / 2", ".mean()"),
+        Hinted(("- 2 * pairs", "- pairs"), "each pair counts twice"),
+        Hinted((".mean() / 2", ".mean()"), "half the sum"),
     ],
 }

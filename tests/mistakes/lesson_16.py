@@ -76,6 +76,13 @@ MISTAKES = {
     ],
     "tile_lse_kernel": [
         ("column_lse + i * M", "column_lse + j * M"),
+        Hinted(
+            (
+                "log_sum_exp(tile, tl.constexpr(0)), mask=columns",
+                "tl.max(tile, 0) + tl.log(tl.sum(tl.exp(tile - tl.max(tile, 1)[:, None]), 0)), mask=columns",
+            ),
+            "columns from that of the column",
+        ),
         ("row_lse + j * N", "row_lse + i * N"),
         Hinted(("row_lse + j * N + rows", "row_lse + rows"), "line j of row_lse"),
         Hinted((("tile - tl.expand_dims(top, axis)", "tile"), ("top + tl.log", "tl.log")), LOSES),
@@ -98,6 +105,7 @@ MISTAKES = {
             "tl.arange(0, BLOCK_N)[:, None] == tl.arange(0, BLOCK_M)[None, :], tile",
         ),
         ("rows[:, None] * M + columns[None, :], mask=legal", "rows[:, None] * N + columns[None, :], mask=legal"),
+        Hinted(("mask=(rows < N) & is_here", "mask=(rows < N) & (pairs != 0.0)"), "not what it is"),
         Hinted(("legal = (rows < N)[:, None] & (columns < M)[None, :]", "legal = (columns < M)[None, :]"), EDGE),
     ],
     "product_kernel": [

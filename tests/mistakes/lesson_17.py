@@ -19,6 +19,17 @@ MISTAKES = {
     ],
     "sums_kernel": [
         Hinted((" & (rows[:, None] != columns[None, :])", ""), "counts in its own sum"),
+        Hinted(
+            (
+                "rows[:, None] != columns[None, :])",
+                "tl.arange(0, BLOCK)[:, None] != tl.arange(0, BLOCK)[None, :])",
+            ),
+            "not in the tile",
+        ),
+        Hinted(("logits = scale * product_tile", "logits = product_tile"), "no scale yet"),
+        Hinted(
+            (("tl.exp2(logits", "tl.exp(logits"), ("tl.log2(tl.sum", "tl.log(tl.sum")), "tl.exp2 and tl.log2"
+        ),  # in units of 1, not of ln 2
         Hinted(('tl.where(largest == -float("inf"), 0.0, largest)', "largest"), "no logit is left"),
         Hinted(
             (
@@ -45,6 +56,13 @@ MISTAKES = {
         Hinted(("on_diagonal[:, None], G)", "G - 2.0, G)"), "do not subtract 1"),
         Hinted(("G = tl.where(rows[:, None] == columns[None, :], on_diagonal[:, None], G)", "pass"), "still missing"),
         Hinted(("out + (rows - first)[:, None]", "out + rows[:, None]"), "condition in the mask"),
+        Hinted(
+            (
+                ("        G = tl.where(rows", "        softmax = G\n        G = tl.where(rows"),
+                ("G * cosines, 0.0", "softmax * cosines, 0.0"),
+            ),
+            "on its diagonal here",
+        ),
         Hinted(("tl.where(inside, G * cosines, 0.0)", "G * cosines"), "is NaN"),
         Hinted(
             ("tl.where(inside, G * cosines, 0.0)", "tl.where(inside, G * scale * cosines, 0.0)"), "not times the logit"

@@ -146,14 +146,14 @@ MISTAKES = {
         Hinted(lambda: [values(), finite], "What else does a training take from a loss"),
         Hinted(lambda: [values(tolerance=0.02), finite, gradients(tolerance=0.02)], "up to which relative error"),
         Hinted(lambda: [values(), finite, gradients(inputs=2)], "which inputs of the loss learn"),
-        Hinted(lambda: [values(scales=(10.0,)), gradients(), finite], "far below the others"),
+        Hinted(lambda: [values(scales=(10.0,)), gradients(), finite], "far below all others"),
     ],
     "split_properties": [
         Hinted(lambda: together, "return them in a list"),
         Hinted(lambda: [exactly_a_tenth], "is it true of what the task describes"),
-        Hinted(lambda: [a_tenth, like_a_list], "by the number of the row"),
-        Hinted(lambda: [each_once], "by the number of the row"),
-        Hinted(lambda: [together, a_tenth], "by the number of the row"),  # every tenth: row i and row i + 500
+        Hinted(lambda: [a_tenth, like_a_list], "by the row's number"),
+        Hinted(lambda: [each_once], "by the row's number"),
+        Hinted(lambda: [together, a_tenth], "by the row's number"),  # every tenth: row i and row i + 500
         Hinted(lambda: [neighbours], "on how many sides is a row"),
         Hinted(lambda: [neighbours, no_row_on_both_sides], "if others are added, or taken away"),
         Hinted(lambda: [neighbours, a_tenth, each_once], "if others are added, or taken away"),
@@ -163,7 +163,7 @@ MISTAKES = {
     "score_properties": [
         Hinted(lambda: perfect, "return them in a list"),
         Hinted(lambda: [ties_are_shared], "is it true of what the task describes"),
-        Hinted(lambda: [perfect], "says the same of everything"),
+        Hinted(lambda: [perfect], "gives everything the same cosine"),
         Hinted(lambda: [perfect, nothing_apart], "the two directions have different scores"),
         Hinted(lambda: [perfect, nothing_apart, one_direction], "are not a number"),
         Hinted(lambda: [perfect, nothing_apart, one_direction, not_a_number], "What if the last one is smaller"),
