@@ -141,7 +141,7 @@ class TorchTiles:
                 logits = self._logits(tile, softmax.scale)
                 torch.sub(logits, row_lse, out=g).exp2_().add_(logits.sub_(column_lse).exp2_())
             else:
-                if not tile.is_kept:
+                if not tile.is_kept:  # Another tile has left its own there since the first pass.
                     self._logits(tile, softmax.scale).sub_(tile.top).exp2_()
                 row_factors = (tile.top - row_lse).exp2_()
                 column_factors = (tile.top - column_lse).exp2_()
@@ -178,7 +178,7 @@ class TorchTiles:
     def _gradients(
         self, write_coefficients: Callable[[Tile, Tensor], None], scale: Tensor, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of both towers, added up over all tiles, and Σ G cos, no weight."""
+        """Return the gradients of both towers, added up over all tiles, and Σ G cos without weight."""
         x, y = self.image.unit, self.text.unit
         needs_image, needs_text, needs_scale = self.problem.needs
         # Either tower's gradient also gives Σ G cos.
@@ -248,7 +248,7 @@ class TorchTiles:
         return targets
 
     def _product(self, tile: Tile, scale: Tensor) -> Tensor:
-        """Return the products of a tile's features times the scale, in its memory."""
+        """Compute a tile's logits, pairs included, in its memory."""
         x, y = part(self.image.unit, tile.rows), part(self.text.unit, tile.columns)
         if self.is_on_cpu:  # Reading the scale waits for no GPU and lets the product apply it.
             return tile.logits.addmm_(x, y.T, beta=0, alpha=scale.item())
@@ -275,7 +275,7 @@ def _blocks(count: int, size: int) -> list[slice]:
 
 
 def _prepare(problem: Problem) -> tuple[Tower, Tower]:
-    """Return both towers. They are normalised together, which halves the work of a small batch."""
+    """Return both towers, normalised together: in a small batch each operation takes its time."""
     image, text, dtype = problem.image, problem.text, computing_dtype(problem.image)
     if not problem.normalize:
         towers = image.to(dtype), text.to(dtype)
