@@ -4,18 +4,18 @@
 # **The question.** A GPU runs thousands of copies of the same small program at once. What is such a *program*, what
 # is a *tile*, and why does everything that touches memory carry a *mask*?
 #
-# **You need** a little NumPy or PyTorch indexing, and the log-sum-exp of lesson 15. No GPU: the kernels of this lesson
-# run on the CPU, in Triton's interpreter, which executes them with NumPy, one program after another. That is slow, and
-# it makes everything visible.
+# **You need** a little NumPy or PyTorch indexing, and the log-sum-exp of lesson 15. You do not need a GPU: the kernels
+# of this lesson run on the CPU, in Triton's interpreter, which executes them with NumPy, one program after another.
+# That is slow, but it makes everything visible.
 #
-# **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of
-# any size into tiles, and find out when a kernel reads memory that is not its own.
+# **Afterwards you can** read and write a kernel in Triton, say which program touches which element, cut matrices of any
+# size into tiles, and find out when a kernel reads memory that does not belong to it.
 #
 # **Place.** Part IV, *Large and fast*; after lesson 15. About 75 minutes, exercises included: eight small puzzles,
 # each a few lines long. Lesson 17 builds CLIP's loss from the last ones.
 #
 # **Where Triton is not available** (macOS, Windows), the cells that begin with `# needs Triton` say that they are
-# skipped, and the rest of the lesson goes on; the notebook as it came has all of their outputs.
+# skipped, and the rest of the lesson goes on; the notebook as shipped contains all of their outputs.
 
 # %%
 import os
@@ -43,8 +43,8 @@ import triton.language as tl
 # many times; each run is called a **program**, and all that distinguishes the programs is a number,
 # `tl.program_id(0)`. Each program works on a **tile**, a block of elements, all at once.
 #
-# A kernel knows no tensors. Where we pass one, it gets a *pointer*: the address of the first element. Adding a tile
-# of whole numbers to it makes a tile of addresses, which `tl.load` reads and `tl.store` writes.
+# A kernel does not see tensors. Where we pass one, it receives a *pointer*: the address of the first element. Adding a
+# tile of whole numbers to it makes a tile of addresses, which `tl.load` reads and `tl.store` writes.
 
 # %%
 # needs Triton
@@ -63,15 +63,15 @@ print(out.tolist())
 
 # %% [markdown] id="grid-how-many"
 # `[(3,)]` is the *grid*: how many programs there are. `BLOCK` is a `tl.constexpr`, a number that is fixed when the
-# kernel is compiled; tiles have sizes known at that time, and these must be powers of two.
+# kernel is compiled; the sizes of a tile must be known at that time, and must be powers of two.
 #
-# On a GPU the programs run at the same time and in any order. So none may rely on what another one has done: what a
-# program does depends on its number and on the inputs, never on what another program has written.
+# On a GPU the programs run at the same time and in any order. So no program may rely on what another one has done: what
+# it does may depend on its number and on the inputs, never on what another program has written.
 #
 # ## Ten is not a multiple of four
 #
-# Now ten elements. Three programs are still needed, and the last one reaches for elements 10 and 11, which do not
-# exist. What does it find there? To see it, we put our ten elements in the middle of memory that is full of NaN, "not
+# Now take ten elements. Three programs are still needed, and the last one reaches for elements 10 and 11, which do not
+# exist. What does it find there? To see that, we put our ten elements in the middle of memory that is full of NaN, "not
 # a number". `check.fenced` makes such a copy.
 
 # %%
@@ -81,13 +81,13 @@ double_kernel[(3,)](x, out, BLOCK=4)
 print(out.tolist())
 
 # %% [markdown] id="program-took-whatever"
-# The program took whatever lay behind the tensor. Without the fence this is some other data; on a GPU it may also end
-# the whole process with an *illegal memory access*, which is reported later and at some other place. Writing there is
-# worse: it changes the other data.
+# The program took whatever lay behind the tensor. Without the fence this would be some other data; on a GPU, such a
+# read may also end the whole process with an *illegal memory access*, which is reported later and somewhere else.
+# Writing there is worse: it changes the other data.
 #
-# In the interpreter every address can be looked at before it is used. `check.launch` does so, and stops at the first
-# one that is wrong; it is what judges your kernels below. (For kernels on a GPU, NVIDIA has a tool with the same
-# purpose, `compute-sanitizer`.)
+# In the interpreter every address can be checked before it is used. `check.launch` does so, and stops at the first one
+# that is wrong; it also judges your kernels below. (For kernels on a GPU, NVIDIA has a tool with the same purpose,
+# `compute-sanitizer`.)
 
 # %%
 # needs Triton
@@ -100,9 +100,9 @@ except check.Wrong as wrong:
 # %% [markdown] id="mask"
 # ## The mask
 #
-# The remedy is a **mask**: a tile of yes and no, of the same shape as the tile of addresses. Where it says no, a load
-# reads nothing and gives the value `other`, and a store writes nothing. Always give `other`: without it the
-# interpreter puts a zero, but Triton makes no promise, so `check.launch` refuses the load.
+# The remedy is a **mask**: a tile of yes-or-no values with the same shape as the tile of addresses. Where it says no, a
+# load reads nothing and returns the value `other`, and a store writes nothing. Always give `other`: without it the
+# interpreter fills in a zero, but Triton does not guarantee that, so `check.launch` refuses the load.
 
 # %%
 # needs Triton
@@ -121,7 +121,8 @@ print(out.tolist())
 # %% [markdown] id="triton-cdiv-rounded"
 # `triton.cdiv(10, 4)` is 10/4 rounded up: enough programs to cover everything, the last one partly idle.
 #
-# **Puzzle 1: a sum.** The check tries *ragged* sizes, which are no multiples of the tile, and watches every address.
+# **Puzzle 1: a sum.** The check tries *ragged* sizes, which are not multiples of the tile size, and watches every
+# address.
 
 # %%
 # needs Triton
@@ -144,7 +145,7 @@ add_kernel = check.add_kernel(add_kernel)
 # a tile of addresses comes from a column of row numbers and a row of column numbers: `rows[:, None] * D +
 # columns[None, :]`, the same trick as in NumPy. The grid may have two dimensions, too.
 #
-# This kernel writes into each element the number of the program that has it.
+# This kernel writes into each element the number of the program that owns it.
 
 # %%
 # needs Triton
@@ -184,7 +185,7 @@ print("untouched elements:", int((out == -1).sum()))
 # %% [markdown] id="every-element-has"
 # Each element is written by exactly one program, and the hatched parts of the tiles at the edges are masked.
 #
-# **Puzzle 2: transpose a matrix.** The same tile, loaded from one pattern of addresses and stored to another.
+# **Puzzle 2: transpose a matrix.** Load a tile from one pattern of addresses and store the same tile to another.
 
 # %%
 # needs Triton
@@ -202,10 +203,10 @@ transpose_kernel = check.transpose_kernel(transpose_kernel)
 
 # %% [markdown] id="stepper"
 # `check.launch` returns what it saw, and `check.step_through` shows it: every load and store of *one* program. Here is
-# the last program of your kernel, (1, 1), in the lower right corner. Above is the tensor in memory: dark is what is
-# touched in this step, grey what was touched in earlier ones. Below is the tile of addresses, as numbers of elements,
-# with "no" where the mask says no. Follow one corner of the tile from the load to the store.
-# (With `pip install ipywidgets` you get a slider.)
+# the last program of your kernel, (1, 1), in the lower right corner. Above is the tensor in memory: dark elements are
+# touched in this step, grey ones were touched in earlier steps. Below is the tile of addresses, given as element
+# numbers, with "no" where the mask says no. Follow one corner of the tile from the load to the store. (With `pip
+# install ipywidgets` you get a slider.)
 
 # %%
 # needs Triton
@@ -217,10 +218,10 @@ check.step_through(touches, (1, 1), x=x, out=out)
 # %% [markdown] id="next-row"
 # ## A column too many is the next row
 #
-# There is a trap in two dimensions. A wrong *row* leaves the tensor. A wrong *column* usually does not: behind the
-# last element of row 0 lies the first element of row 1. Such a read is legal, nothing crashes, and the number is
-# wrong. Below, a tile of 8 × 8 reads a matrix of 5 × 5 without a mask. 39 of its 64 elements are outside the
-# matrix's rows or columns. How many of these silently get a number of the matrix all the same?
+# There is a trap in two dimensions. A wrong *row* leaves the tensor. A wrong *column* usually does not: behind the last
+# element of row 0 lies the first element of row 1. Such a read is legal, nothing crashes, and the number is wrong.
+# Below, a tile of 8 × 8 reads a matrix of 5 × 5 without a mask. 39 of its 64 elements are outside the matrix's rows or
+# columns. How many of these silently receive some other number of the matrix?
 
 # %%
 check.predict("silently wrong elements of 39", None)
@@ -260,12 +261,13 @@ for kind, words in enumerate(("inside the matrix (white)", "silently another row
 check.reveal("silently wrong elements of 39", int((kinds == 1).sum()), within=2)
 
 # %% [markdown] id="grey-elements-are"
-# The grey elements are the dangerous ones. So a mask needs both: `(rows < N)[:, None] & (columns < D)[None, :]`.
+# The grey elements are the dangerous ones. So a mask needs both conditions: `(rows < N)[:, None] & (columns < D)[None,
+# :]`.
 #
-# **Puzzle 3: squared lengths.** A kernel that CLIP needs: the squared length of each row of features, before they can
-# be normalised. Each program takes `BLOCK_N` rows, whole: `BLOCK_D` is at least D. `tile * tile` multiplies element by
-# element, `tl.sum(tile, axis=1)` adds up each row of a tile: choose `other` so that the sum stays right. N and D may
-# be any numbers.
+# **Puzzle 3: squared lengths.** CLIP needs this kernel before it can normalise its features: it computes the squared
+# length of each row. Each program takes `BLOCK_N` whole rows: `BLOCK_D` is at least D. `tile * tile` multiplies element
+# by element, and `tl.sum(tile, axis=1)` adds up each row of a tile. Choose `other` so that the sum stays right. N and D
+# may be any numbers.
 
 # %%
 # needs Triton
@@ -286,10 +288,10 @@ squared_lengths_kernel = check.squared_lengths_kernel(squared_lengths_kernel)
 #
 # A zero does not change a sum. Other reductions need another `other`: a value that does not change their result.
 #
-# **Puzzle 4: the largest of a row.** Now the row is longer than the tile, so one program walks along it in pieces of
-# `BLOCK`: `for start in range(0, D, BLOCK)`. Each program has one row, `tl.program_id(0)`. `tl.max(piece, axis=0)` is
-# the largest number of a piece, `tl.maximum(a, b)` the larger of two, `float("inf")` is infinity; a single number is
-# stored without a mask. The rows of the check have only negative numbers.
+# **Puzzle 4: the largest number of a row.** Now the row is longer than the tile, so one program walks along it in
+# pieces of `BLOCK`: `for start in range(0, D, BLOCK)`. Each program has one row, `tl.program_id(0)`. `tl.max(piece,
+# axis=0)` is the largest number of a piece, `tl.maximum(a, b)` the larger of two, `float("inf")` is infinity; a single
+# number is stored without a mask. The rows in the check contain only negative numbers.
 
 # %%
 # needs Triton
@@ -306,8 +308,8 @@ def row_maximum_kernel(x, out, D, BLOCK: tl.constexpr):
 row_maximum_kernel = check.row_maximum_kernel(row_maximum_kernel)
 
 # %% [markdown] id="row-lse"
-# **Puzzle 5: the log-sum-exp of a row**, $\ln \sum_j e^{x_j}$, as in lesson 15. Whole rows again: `BLOCK_D` is at least
-# D. The numbers may be around 200 or −200. Useful: `tl.exp`, `tl.log`.
+# **Puzzle 5: the log-sum-exp of a row**, $\ln \sum_j e^{x_j}$, as in lesson 15. Each program takes whole rows again:
+# `BLOCK_D` is at least D. The numbers may be around 200 or −200. Useful: `tl.exp`, `tl.log`.
 
 # %%
 # needs Triton
@@ -324,9 +326,9 @@ def row_lse_kernel(x, out, N, D, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
 row_lse_kernel = check.row_lse_kernel(row_lse_kernel)
 
 # %% [markdown] id="tile-lse"
-# **Puzzle 6: both axes of one tile.** CLIP asks for the rows *and* the columns, and each program has only a tile: so it
-# makes the part of the log-sum-exp of each of its rows, and of each of its columns. Lesson 15 puts parts together; here
-# they are only written down. No two programs may write to the same place: program (i, j) writes to *line* j of
+# **Puzzle 6: both axes of one tile.** CLIP needs the rows *and* the columns, but each program has only one tile. So it
+# computes its tile's part of the log-sum-exp for each of its rows and each of its columns. Lesson 15 puts such parts
+# together; here they are only stored. No two programs may write to the same place: program (i, j) writes to *line* j of
 # `row_lse` and to line i of `column_lse`. (One `@triton.jit` function may call another, if you want to write the
 # log-sum-exp once.)
 
@@ -358,9 +360,9 @@ print("parts put together, columns:", torch.allclose(column_parts.logsumexp(dim=
 # %% [markdown] id="diagonal"
 # **Puzzle 7: the diagonal.** The pairs of CLIP are the elements [i, i]. In memory they would be easy to find, but in
 # lesson 17 the matrix will exist only tile by tile. So load the whole tile, and pick the elements of the diagonal out
-# of it by comparing the row numbers and column numbers, those of the *matrix*. `tl.where(condition, tile, 0.0)` keeps
-# the elements where the condition holds. Tiles may be wider than high here, or higher than wide. Most of them have
-# nothing of the diagonal, and must write nothing.
+# of it by comparing row numbers with column numbers, both counted in the *matrix*. `tl.where(condition, tile, 0.0)`
+# keeps the elements where the condition holds. Tiles may be wider than tall here, or taller than wide. Most of them
+# contain no part of the diagonal, and must write nothing.
 
 # %%
 # needs Triton
@@ -380,19 +382,19 @@ diagonal_kernel = check.diagonal_kernel(diagonal_kernel)
 # ## A product in tiles
 #
 # The matrix of cosines is a product: picture i with text j, over all D features. A program that wants one tile of it
-# needs `BLOCK_N` rows of x and `BLOCK_M` rows of y, in full width. The width may be large, so it is taken in steps:
+# needs `BLOCK_N` rows of x and `BLOCK_M` rows of y, at full width. The width may be large, so it is processed in steps:
 #
 # $$\text{tile} = \sum_{\text{steps}} x[\text{rows}, \text{step}] \cdot y[\text{columns}, \text{step}]^\top$$
 #
-# In words: load a narrow piece of each, multiply them with `tl.dot`, add to the tile so far, go on to the right. The
-# tile stays where it is all the time, on a GPU in *registers*, the small and fastest memory of the processor itself,
-# and is written once.
+# In words: load a narrow piece of each, multiply them with `tl.dot`, add the result to the tile so far, and move on to
+# the right. The tile stays where it is all the time (on a GPU in *registers*, the smallest and fastest memory, in the
+# processor itself), and is written once.
 #
 # **Puzzle 8: the product.** Write it. Useful: `tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)` to begin with, `for
-# start in range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile,
-# with all digits of float32. `b` is (BLOCK_D, BLOCK_M). It needs no transposition: feature k of text c is at place
-# c · D + k, so make the tile of addresses with the features downwards and the texts to the right. Now N, M and D are
-# ragged, and the store needs a mask as much as the loads.
+# start in range(0, D, BLOCK_D)`, and `tile = tl.dot(a, b, tile, input_precision="ieee")`, which adds a @ b to the tile
+# in full float32 precision. `b` is (BLOCK_D, BLOCK_M), but nothing has to be transposed: feature k of text c is at
+# place c · D + k, so make the tile of addresses with the features downwards and the texts to the right. Now N, M and D
+# are all ragged, and the store needs a mask just as the loads do.
 
 # %%
 # needs Triton
@@ -409,8 +411,8 @@ def product_kernel(x, y, out, N, M, D, BLOCK_N: tl.constexpr, BLOCK_M: tl.conste
 product_kernel = check.product_kernel(product_kernel)
 
 # %% [markdown] id="product-steps"
-# One program of it, step by step. Look at the second tile of each step: its addresses run down where those of x run to
-# the right, and that is all the transposing that there is.
+# Here is one of its programs, step by step. In each step, look at the second tile: its addresses run down where those
+# of x run to the right, and that is all the transposing there is.
 
 # %%
 # needs Triton
@@ -421,7 +423,8 @@ touches = check.launch(product_kernel, (2, 3), x, y, out, N, M, D, BLOCK_N=4, BL
 check.step_through(touches, (1, 2), x=x, y=y, out=out)
 
 # %% [markdown] id="product-in-all"
-# And a larger one, all steps together: dark is what program (1, 2) touches, the lines are the edges of the tiles.
+# And here is a larger product, with all steps together: program (1, 2) touches the dark elements, and the lines are the
+# edges of the tiles.
 
 # %% jupyter={"source_hidden": true}
 # needs Triton
@@ -495,33 +498,36 @@ print(f"-> {same}")
 # Where the lines above say *wrong*, feed the interpreter float32, and round to bfloat16 in torch. The code that
 # launches this project's kernels does both. Two more differences do not show here:
 #
-# - NVIDIA's exponential ([`ex2.approx.ftz`](https://docs.nvidia.com/cuda/parallel-thread-execution/), the last three
-#   letters for *flush to zero*) turns results below about $10^{-38}$ into zero; the interpreter keeps them.
-# - On an NVIDIA GPU, `tl.dot` wants at least 16 features at a time in 16 bits, and 8 in float32 (older versions of
+# - NVIDIA's exponential ([`ex2.approx.ftz`](https://docs.nvidia.com/cuda/parallel-thread-execution/), where *ftz*
+#   stands for *flush to zero*) turns results below about $10^{-38}$ into zero; the interpreter keeps them.
+# - On an NVIDIA GPU, `tl.dot` requires at least 16 features at a time in 16 bits, and 8 in float32 (older versions of
 #   Triton: tiles of at least 16 by 16); the interpreter takes any power of two.
 #
 # ## The answer
 #
-# A program is one run of the kernel, known by its number; a tile is what it works on at once; and the mask is there
-# because sizes are ragged and tiles are not: an address beyond the edge belongs to other data, or to the next row.
+# A program is one run of the kernel, identified by its number; a tile is what it works on at once; and the mask is
+# there because sizes are ragged and tiles are not: an address beyond the edge belongs to other data, or to the next
+# row.
 #
 # ## What this lesson does not show
 #
-# Speed. The interpreter says nothing about it: what makes a kernel fast (how many programs fit on a chip, what stays
-# in its caches, how loads and products overlap) does not exist here; lesson 18 finds out what can be known of it. Nor
+# Speed. The interpreter says nothing about it: what makes a kernel fast (how many programs fit on a chip, what stays in
+# its caches, how loads and products overlap) does not exist here; lesson 18 finds out what can be known about it. Nor
 # does it show errors that come from programs running at the same time.
 #
 # ## What you take away
 #
-# - A kernel is run once for each program; a program is a number and works on a tile.
-# - Addresses are pointers plus whole numbers. Row times width plus column: a column too many is the next row's.
+# - A kernel is run once for each program; a program has a number and works on a tile.
+# - Addresses are pointers plus whole numbers: row times width plus column. One column too many belongs to the next row.
 # - Sizes are ragged, tiles are not. Every load and store has a mask, with one condition for each dimension.
-# - A kernel that passes on a full tile has proved nothing: test sizes that are no multiples, with NaN around them.
+# - A kernel that passes on a full tile has proved nothing: test sizes that are not multiples of it, with NaN around
+#   them.
 #
 # ## Harder, without a solution
 #
-# - Puzzle 5 for rows that are longer than a tile: the maximum of the pieces so far changes on the way (lesson 15).
-# - A softmax of each row, in place: the same tensor is read and written. What must be true of the grid?
+# - Solve puzzle 5 for rows that are longer than a tile: the maximum of the pieces so far changes on the way (lesson
+#   15).
+# - Compute a softmax of each row in place: the same tensor is read and written. What must be true of the grid?
 # - Transpose a matrix *within* its own memory, N × N. Which programs must not run at the same time, and how do you
 #   avoid that?
 #

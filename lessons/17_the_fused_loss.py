@@ -1,9 +1,8 @@
 # %% [markdown] id="question"
 # # 17 · The fused loss
 #
-# **The question.** The loss needs sums over the rows *and* the columns of the N×N matrix, its gradient needs every
-# element of it. How do both directions come out of one product, and how do the gradients come back without the
-# matrix?
+# **The question.** The loss needs sums over the rows *and* the columns of the N×N matrix, and its gradient needs every
+# element of it. How do both directions come out of one product, and how do the gradients come back without the matrix?
 #
 # **You need** lesson 15 (sums of exponentials in parts), lesson 16 (programs, tiles, masks) and the gradient from
 # lesson 02: softmax of the rows + softmax of the columns − 2I, over 2N.
@@ -13,7 +12,7 @@
 # count what all this costs.
 #
 # **Place.** Part IV, *Large and fast*; after lesson 16. Two sittings, about 50 minutes each, exercises included: the
-# loss, and after a resting point the gradient. Lesson 18 then asks what a GPU would make of it.
+# loss, and after a resting point the gradient. Lesson 18 then asks what a GPU would do with it.
 #
 # The kernels run in Triton's interpreter on the CPU. Where Triton is not available (macOS, Windows), the cells that
 # begin with `# needs Triton` say that they are skipped; all the steps are there in plain PyTorch, too.
@@ -55,8 +54,9 @@ warnings.filterwarnings("ignore", category=RuntimeWarning)  # the interpreter's,
 # %% [markdown] id="idea"
 # ## The whole idea
 #
-# Two passes over the matrix, and it is in memory in neither of them. Read the figure from 1 to 6. Each square is a
-# tile of the N×N logits, pictures downwards and texts to the right; the strips beside it are the features.
+# The loss makes two passes over the matrix, which is never in memory as a whole. Read the figure from 1 to 6. Each
+# square is a tile of the N×N logits, pictures downwards and texts to the right; the strips beside the matrix are the
+# features.
 
 # %% jupyter={"source_hidden": true}
 TILES, AT = 4, (1, 2)  # the tile that is being worked on: block of rows, block of columns
@@ -126,10 +126,10 @@ all_axes[1, 0].text(-1.9, 2, "second pass", rotation=90, va="center", fontsize=1
 print("dark: in use; light grey: seen, or kept from before; hatched: the tile of G; red: the gradients")
 
 # %% [markdown] id="one-product"
-# What stays between the passes is two vectors of N numbers. The rest of the lesson explains why that is enough, and how
-# not to lose digits on the way. One guess first. The loss of a pair that is 17 ahead of the log-sum-exp of all other
-# logits is about $4 \cdot 10^{-8}$. How does it come out in float32, computed as log-sum-exp minus logit, as most code
-# does it?
+# All that is kept between the passes is two vectors of N numbers. The rest of the lesson explains why that is enough,
+# and how not to lose digits on the way. First, one guess. The loss of a pair that is 17 ahead of the log-sum-exp of all
+# other logits is about $4 \cdot 10^{-8}$. How does it come out in float32 if it is computed as log-sum-exp minus logit,
+# as in most code?
 
 # %%
 check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", "as 0"))
@@ -139,10 +139,10 @@ check.predict("a loss of 4e-8", None, options=("with 5 digits", "with 1 digit", 
 #
 # ## One product, both directions
 #
-# Take a tile of the logits, some pictures with some texts. What does the loss want from it? For each of its rows, a
-# log-sum-exp; for each of its columns, another one. These few numbers are all that is needed, and the tile can be
+# Take a tile of the logits, some pictures with some texts. What does the loss need from it? A log-sum-exp for each of
+# its rows, and another one for each of its columns. These few numbers are all that is needed, and the tile can be
 # forgotten. Below is a matrix in four tiles; what is kept of each tile is put together as in lesson 15. Tile (i, j)
-# writes the parts of its rows to line j of `row_parts`, those of its columns to line i of `column_parts`.
+# writes the parts of its rows to line j of `row_parts`, and those of its columns to line i of `column_parts`.
 
 # %%
 N, HALF = 6, 3
@@ -158,16 +158,16 @@ print("rows:   ", row_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=1)))
 print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)))
 
 # %% [markdown] id="what-follows-product"
-# What follows the product in a kernel, on the tile that is still in registers, is called its **epilogue**. This one
-# turns a tile of BLOCK×BLOCK numbers into 2·BLOCK.
+# The work that follows the product in a kernel, on the tile that is still in registers, is called its **epilogue**.
+# This one turns a tile of BLOCK×BLOCK numbers into 2·BLOCK.
 #
 # ## A loss of a millionth
 #
-# With sums over whole rows, the loss of picture i is $\mathrm{LSE}_j z_{ij} - z_{ii}$. Late in training, most pairs
-# are far ahead of all others; then both numbers are nearly equal, and about the size of the logit scale. Just below
-# 100, one float32 is $2^{-17}$ from the next, about a hundred-thousandth. A loss much smaller than that disappears.
+# With sums over whole rows, the loss of picture i is $\mathrm{LSE}_j z_{ij} - z_{ii}$. Late in training, most pairs are
+# far ahead of all others; then both terms are nearly equal, and about the size of the logit scale. Just below 100, one
+# float32 is $2^{-17}$ from the next, about a hundred-thousandth. A loss much smaller than that disappears.
 #
-# The remedy: never let the pair into the sum. Let $o_i$ be the log-sum-exp over the **others** in row i. Then
+# The remedy is never to let the pair into the sum. Let $o_i$ be the log-sum-exp over the **others** in row i. Then
 #
 # $$\mathrm{LSE}_j z_{ij} - z_{ii} = \ln\left(e^{o_i} + e^{z_{ii}}\right) - z_{ii}
 # = \ln\left(1 + e^{o_i - z_{ii}}\right).$$
@@ -175,9 +175,9 @@ print("columns:", column_parts.logsumexp(dim=0).allclose(logits.logsumexp(dim=0)
 # In words: the loss depends only on how far the pair is ahead of the others. Nothing large is subtracted from
 # something large any more; when the pair is far ahead, the loss is about $e^{o_i - z_{ii}}$ and has all its digits.
 #
-# **Exercise 1.** Write it. Every loss must be right in its first five digits, a loss of $10^{-30}$ no less than one
-# of 100. As it stands, the formula overflows for a pair that is far behind, and gives 0 for one that is far ahead.
-# Which function of PyTorch does not?
+# **Exercise 1.** Write it. Every loss must be right in its first five digits, whether it is $10^{-30}$ or 100. As it
+# stands, the formula overflows for a pair that is far behind, and gives 0 for one that is far ahead. Which PyTorch
+# function does neither?
 
 
 # %%
@@ -205,9 +205,9 @@ check.reveal("a loss of 4e-8", "as 0" if usual == 0 else "with 5 digits" if righ
 #
 # ## The first kernel
 #
-# So the epilogue leaves the diagonal out: where the number of the row is that of the column, the logit becomes
-# $-\infty$, as it does beyond the edges, and $e^{-\infty} = 0$ adds nothing. One thing can go wrong: in a tile at the
-# corner, *nothing* may be left of a row. Its maximum is $-\infty$, and $-\infty - (-\infty)$ is not a number.
+# So the epilogue leaves the diagonal out: where row number and column number are equal, the logit becomes $-\infty$, as
+# it does beyond the edges, and $e^{-\infty} = 0$ adds nothing. One thing can go wrong: in a tile at the corner,
+# *nothing* may be left of a row. The row's maximum is then $-\infty$, and $-\infty - (-\infty)$ is not a number.
 
 # %%
 nothing = torch.full((2,), -torch.inf)
@@ -221,13 +221,13 @@ print("with 0 in its place: ", (nothing - largest).exp2().sum().log2().item())
 # by $\ln 2$ once, and then use `tl.exp2` and `tl.log2` everywhere. All the log-sum-exps are then "in units of $\ln
 # 2$".
 #
-# **Exercise 2.** Write the first kernel. The product is done, it is the loop of lesson 16 as a function, and one
-# `@triton.jit` function may call another: `product_tile(x, y, rows, columns, N, N, D, BLOCK_D)` gives the tile
-# `x[rows] @ y[columns].T`. The two N say where the rows of x and those of y end; beyond them the tile is zero. Yours
-# is the epilogue: scale, mask, and one log-sum-exp for each row and each column of the tile. Program (i, j) has rows
-# `i * BLOCK …` and columns `j * BLOCK …`; it writes to line j of `row_lse` and line i of `column_lse`, so that no two
-# programs write to the same place. Useful: `-float("inf")`; `tl.where`; `tl.max(tile, axis)` and `tl.sum(tile,
-# axis)`, which drop the axis (`[:, None]` or `[None, :]` puts it back).
+# **Exercise 2.** Write the first kernel. The product is given: it is the loop of lesson 16 as a function, which another
+# `@triton.jit` function may call. `product_tile(x, y, rows, columns, N, N, D, BLOCK_D)` returns the tile `x[rows] @
+# y[columns].T`. The two arguments N say where the rows of x and those of y end; beyond them the tile is zero. You write
+# the epilogue: scale, mask, and one log-sum-exp for each row and each column of the tile. Program (i, j) has rows `i *
+# BLOCK …` and columns `j * BLOCK …`; it writes to line j of `row_lse` and line i of `column_lse`, so that no two
+# programs write to the same place. Useful: `-float("inf")`; `tl.where`; `tl.max(tile, axis)` and `tl.sum(tile, axis)`,
+# which drop the axis (`[:, None]` or `[None, :]` puts it back).
 
 # %%
 # needs Triton
@@ -272,13 +272,13 @@ print(f"minclip:         {minclip.clip_loss(x, y, 20.0):.6f}")
 # ## A resting point
 #
 # You have CLIP's loss without its matrix: one product for each tile, two vectors for the whole. If the two verdicts
-# above are ✓, this half is done, and kept in `lessons/mine/`. When you come back, run everything above this cell once
+# above are ✓, this half is done and kept in `lessons/mine/`. When you come back, run everything above this cell once
 # (in JupyterLab: *Run*, *Run All Above Selected Cell*).
 #
 # # Second sitting: the gradient
 #
-# A guess before it begins. The unit is N²D operations: a product of two N×D matrices into N×N costs 2. The plain loss
-# with one product and its transpose, forward and backward, costs 6 and keeps the matrix. What does the loss of the
+# Make a guess before it begins. The unit is N²D operations: a product of two N×D matrices into N×N costs 2. The plain
+# loss with one product and its transpose, forward and backward, costs 6 and keeps the matrix. What does the loss in the
 # figure cost, which keeps nothing but two vectors?
 
 # %%
@@ -291,20 +291,20 @@ check.predict("cost without the matrix, in N²D", None)
 #
 # $$G = P^\mathrm{row} + P^\mathrm{col} - 2I, \qquad \frac{\partial L}{\partial z} = \frac{G}{2N}.$$
 #
-# A probability of a row is $p_{ij} = e^{z_{ij} - \mathrm{LSE}_i}$: one logit, and one number of the row. So once the
-# log-sum-exps are known, **any tile of G can be made from that tile of the logits alone**. That is why the matrix
-# does not have to be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
+# A probability of a row is $p_{ij} = e^{z_{ij} - \mathrm{LSE}_i}$: it takes one logit and one number of the row. So
+# once the log-sum-exps are known, **any tile of G can be made from that tile of the logits alone**. That is why the
+# matrix does not have to be kept: the second pass multiplies the features once more, and has G at hand, tile by tile.
 #
 # The diagonal holds $p_{ii} - 1$, which is small when the pair is well aligned: another difference of two nearly equal
-# numbers. With the sums over the others there is no difference left (divide numerator and denominator by $e^{o_i}$):
+# numbers. With the sums over the others no subtraction is left (divide numerator and denominator by $e^{o_i}$):
 #
 # $$p_{ii} - 1 = -\frac{e^{o_i}}{e^{o_i} + e^{z_{ii}}} = -\frac{1}{1 + e^{z_{ii} - o_i}} = -\sigma(o_i - z_{ii})
 # \quad\text{with}\quad \sigma(t) = \frac{1}{1 + e^{-t}}.$$
 #
 # In words: the pull on a pair is the share that the others have. G has both directions on its diagonal, one such term
-# for the others in the row and one for those in the column. Why this matters is seen best in 16 bits, the form in
-# which a GPU wants the factors of its products. Round the probabilities first and then subtract 1, or vice versa: the
-# figure shows the error of the result, each point the worst of 201 values of p close to it.
+# for the others in the row and one for those in the column. Why this matters is easiest to see in 16 bits, the format
+# in which a GPU takes the factors of its products. Round the probabilities first and then subtract 1, or vice versa:
+# the figure shows the error of the result, and each point is the worst of 201 values of p close to it.
 
 # %%
 centers = torch.logspace(-0.3, -4, 38, dtype=torch.float64)  # 1 - p
@@ -327,26 +327,26 @@ p = torch.tensor(0.987, dtype=torch.float64)
 print(f"p = 0.987: bfloat16 makes p − 1 = {(p.bfloat16() - 1).item():.5f} instead of {p - 1:.5f}")
 
 # %% [markdown] id="at-black-line"
-# At the black line the error equals the number itself: p was rounded to 1, and the pair feels no pull at all any
-# more. The dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p
-# is near one half, the two orders are about equally good.)
+# At the black line the error equals the number itself: p was rounded to 1, and the pair no longer feels any pull. The
+# dotted lines do not rise. **Subtract first, in float32, and round last.** (Towards the left, where p is near one half,
+# the two orders are about equally good.)
 #
 # ## The second kernel
 #
-# It writes rows of G, as many as we want to have in memory at once, for the two products that make the gradients of
+# It writes rows of G, as many as we want to have in memory at once, for the two products that make the gradients for
 # features of length one:
 #
 # $$\frac{\partial L}{\partial x_i} = \frac{s}{2N} \sum_j G_{ij}\, y_j, \qquad
 # \frac{\partial L}{\partial y_j} = \frac{s}{2N} \sum_i G_{ij}\, x_i.$$
 #
-# And the scale s? As $z_{ij} = s \cos_{ij}$, its gradient is $\sum_{ij} G_{ij} \cos_{ij} / 2N$. Both factors are in
-# the registers of the kernel when it makes its tile: one more sum, **for free**.
+# And the scale s? As $z_{ij} = s \cos_{ij}$, its gradient is $\sum_{ij} G_{ij} \cos_{ij} / 2N$. Both factors are in the
+# registers of the kernel when it makes its tile, so this is just one more sum, **for free**.
 #
 # **Exercise 3.** Write it. The rows of this launch are `first … last − 1`; `out` and `moments` belong to them alone.
 # `row_lse` and `column_lse` are the log-sum-exps over *everything*, pairs included, in units of $\ln 2$, and `pair`
 # holds the diagonal of G; all three have N elements. Which column is the pair of row `first`? Which elements of the
-# tile must not count for the moment? Useful: `tl.num_programs(1)`, the number of column blocks; `tl.sum(tile)`
-# without an axis, a single number, which `tl.store(moments + place, number)` writes.
+# tile must not count in the moment? Useful: `tl.num_programs(1)`, the number of column blocks; `tl.sum(tile)` without
+# an axis, a single number, which `tl.store(moments + place, number)` writes.
 
 # %%
 # needs Triton
@@ -371,9 +371,9 @@ coefficients_kernel = check.coefficients_kernel(coefficients_kernel)
 # %% [markdown] id="put-together"
 # ## Put together
 #
-# `torch.autograd.Function` is how PyTorch takes a loss whose gradient we know ourselves. Forward is what you have
-# seen. Backward goes over the rows in chunks: a launch, two products, and the chunk's memory is used again. Follow
-# the shapes: nothing is N×N. Normalising is left to PyTorch, which knows its derivative.
+# `torch.autograd.Function` is how we give PyTorch a loss whose gradient we compute ourselves. The forward pass is what
+# you have seen. The backward pass goes over the rows in chunks: each takes a launch and two products, and the next one
+# uses its memory again. Follow the shapes: nothing is N×N. Normalising is left to PyTorch, which knows its derivative.
 
 # %%
 # needs Triton
@@ -431,10 +431,10 @@ for what, mine, theirs in zip(("loss", "for pictures", "for texts", "for the sca
 #
 # Ordinary features are the easy case. The project's tests use `minclip_kernels.testing`, which compares a loss and all
 # its gradients with formulas in float64, on features that are nearly parallel, in opposite cones, duplicated, perfectly
-# aligned, both, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any shape; at
-# the highest scale. What may differ is stated for each dtype: in float32, one ten-thousandth of each row, and the
-# rounding of what cancels in it. It compares any loss, and here it compares yours. (Where an exercise is not solved
-# yet, our solution is compared.)
+# aligned, both at once, aligned up to a loss of a millionth, or zero; of lengths between $10^{-4}$ and $10^4$; in any
+# shape; at the highest scale. The tolerance is stated for each dtype: in float32, it is one ten-thousandth of each row,
+# plus the rounding of what cancels in it. It can judge any loss, and here it judges yours. (Where an exercise is not
+# solved yet, our solution is compared.)
 
 # %%
 # needs Triton
@@ -455,30 +455,30 @@ check.lesson_17.project_tests(
 )
 
 # %% [markdown] id="the-project"
-# One line is the verdict: ✔, or ✘ with the first case that fails and by how much.
+# The verdict is one line: ✔, or ✘ with the first case that fails and by how much.
 #
 # ## Reading the project's kernels
 #
 # `log_sum_exp_kernel` and `coefficients_kernel` in `kernels/minclip_kernels/kernels_triton.py` are your two kernels,
-# with what makes them fast on a GPU, and right for features of any length:
+# plus what makes them fast on a GPU and correct for features of any length:
 #
 # - **Features in 16 bits go into the product as they are.** `prepare_kernel` only multiplies each row by a power of
-#   two, which rounds nothing, and pads everything to whole tiles; the inverse lengths are multiplied to the float32
-#   result. `finish_kernel` turns the gradients into those of the raw features, which you left to PyTorch.
+#   two, which rounds nothing, and pads everything to whole tiles; the float32 result is then multiplied by the inverse
+#   lengths. `finish_kernel` turns the gradients into those of the raw features, which you left to PyTorch.
 # - **One exponential for each logit and pass.** You take two, one measured from the row's maximum and one from the
-#   column's. They measure every logit of a tile from the largest of the *tile*; row sums and column sums leave the
-#   kernel as they are, and `combine_kernel` takes logarithms when it adds the tiles up. Where a row of the tile is so
-#   far below its top that its sum would lose digits, the tile is done again by `exact_log_sum_exp_kernel`: that one is
-#   yours. In the second pass both exponentials become one by subtracting a number $m$ that is the same for all,
-#   $2^{z - m} \cdot (2^{m - \mathrm{LSE}_i} + 2^{m - \mathrm{LSE}_j})$, as the next cell shows.
-# - **G is written in 16 bits**, one square chunk of the matrix at a time, for the vendor's products; the programs come
+#   column's. The project's kernel measures every logit from the largest one of the *tile*; row sums and column sums
+#   leave the kernel as they are, and `combine_kernel` takes logarithms when it adds the tiles up. Where a row is so far
+#   below the tile's maximum that its sum would lose digits, the tile is computed again by `exact_log_sum_exp_kernel`,
+#   which is the one that you wrote. In the second pass both exponentials become one by subtracting a number $m$ that is
+#   the same for all, $2^{z - m} \cdot (2^{m - \mathrm{LSE}_i} + 2^{m - \mathrm{LSE}_j})$, as the next cell shows.
+# - **G is written in 16 bits**, one square chunk of the matrix at a time, for the vendor's products; the programs run
 #   in an order that is good for the cache (lesson 18).
-# - **Between the passes** (`between_passes` in `clip_loss.py`) stand exercise 1 and the $-\sigma$ of the pairs. Both
+# - **Between the passes** (`between_passes` in `clip_loss.py`) come exercise 1 and the $-\sigma$ of the pairs. Both
 #   passes run when the loss is computed, the second only if a gradient will be wanted; the gradients wait for
 #   `backward()`.
 # - For the gradient of the scale, the mean cosine of the pairs is subtracted from every cosine. The result changes only
-#   by rounding, because all of G sums to zero: the rows of $P^\mathrm{row}$ sum to 1 each, N in all, the columns of
-#   $P^\mathrm{col}$ as well, and the diagonal subtracts 2N.
+#   by rounding, because the elements of G sum to zero: each row of $P^\mathrm{row}$ sums to 1, which makes N in all; so
+#   does each column of $P^\mathrm{col}$; and the diagonal subtracts 2N.
 
 # %%
 z = 5 * torch.randn(4, 4, generator=generator, dtype=torch.float64)  # logits of a tile, in units of ln 2
@@ -493,10 +493,10 @@ print(f"all of the gradient for the logits sums to {of_logits.sum():.0e}")
 # %% [markdown] id="error-by-dtype"
 # ## The error, by dtype
 #
-# The plain formula and the project's fused loss, here with its Triton kernels in the interpreter (without Triton, its
-# version in PyTorch), both against float64 with the very same (already rounded) features. From left to right the
-# pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken, as is
-# usual with float16, which has no number between zero and $6 \cdot 10^{-8}$.)
+# The next figure compares the plain formula and the project's fused loss, here with its Triton kernels in the
+# interpreter (without Triton, its version in PyTorch), with float64 on exactly the same, already rounded features. From
+# left to right the pairs are better and better aligned. (The loss is multiplied by 4096 before its gradient is taken,
+# as is usual with float16, which has no number between zero and $6 \cdot 10^{-8}$.)
 
 # %%
 common, own, noise = (F.normalize(torch.randn(n, 64, generator=generator), dim=1) for n in (1, 64, 64))
@@ -534,22 +534,21 @@ for (name, dtype), row in errors.items():
     print(f"  {name} {dtype}: {row[-1]:.0e}  (rounding a number costs up to {torch.finfo(dtype).eps / 2:.0e})")
 
 # %% [markdown] id="three-pairs-lines"
-# Three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the scale of 100, and
-# what the softmax makes of them are all rounded to 16 bits. (The figure does not say which of them matters most.) The
-# fused loss computes in float32 what it does not write down. Only the elements of G, for the two products, and the
-# finished gradient are in 16 bits; its error stays at the level of one such rounding. In float32 the plain formula is
-# good until the loss gets small; there $-\sigma(o - z)$ instead of $p - 1$ makes the difference. (For the value of the
-# loss, exercise 1 does.)
+# The figure has three pairs of lines. In 16 bits the plain formula is far off: normalised features, logits up to the
+# scale of 100, and the results of the softmax are all rounded to 16 bits. (The figure does not say which of them
+# matters most.) The fused loss computes in float32 everything that it does not store. Only the elements of G, for the
+# two products, and the finished gradient are in 16 bits, so the error stays at the level of one such rounding. In
+# float32 the plain formula is good until the loss gets small; there $-\sigma(o - z)$ instead of $p - 1$ makes the
+# difference. (For the value of the loss, exercise 1 does.)
 #
 # ## What does it cost?
 #
-# A product of two N×D matrices to N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
-# each element and feature. The gradients of a product cost two more of them. So let us count the products that really
-# run, forward and backward (for the fused loss, in its PyTorch version: torch does not see into kernels). *Two
-# products* is the way of [open_clip's
-# loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py): logits of the pictures by one
-# product, those of the texts by a second one. *minclip* transposes the first. With `memory=0` the fused loss keeps no
-# tile.
+# A product of two N×D matrices into N×N takes $2N^2D$ floating-point operations: a multiplication and an addition for
+# each element and feature. The gradients of a product cost two more such products. So let us count the products that
+# really run, forward and backward (for the fused loss, in its PyTorch version: torch does not see into kernels). *Two
+# products* is how [open_clip's loss](https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/loss.py) works:
+# one product makes the logits of the pictures, and a second one makes those of the texts. *minclip* transposes the
+# first. With `memory=0` the fused loss keeps no tile.
 
 
 # %%
@@ -588,12 +587,12 @@ axes.set(xlabel="floating-point operations of all products / (N²D)", xlim=(0, 1
 axes.invert_yaxis()
 
 # %% [markdown] id="price"
-# Without the matrix it takes four products this way: one for the sums, one to make the tiles again (no element of G
-# is known before a whole pass has been made over its column), two for the gradients: $4 \cdot 2N^2D$. With the
-# matrix, three are enough: the fourth product is the price of the memory. On a CPU the project's loss therefore keeps
-# the exponentials of as many tiles as fit into 128 MiB (or into as much as the features take, if that is more), and
-# makes only the others again. On a GPU it keeps none. What that is worth was measured on a CPU, and is stored beside
-# the kernels. (*bare products, 4* are the four products and nothing else.)
+# Without the matrix it takes four products this way: one for the sums, one to make the tiles again (no element of G is
+# known before a whole pass has been made over its column), and two for the gradients: $4 \cdot 2N^2D$. With the matrix,
+# three are enough: the fourth product is the price of the memory saved. On a CPU the project's loss therefore keeps the
+# exponentials of as many tiles as fit into 128 MiB (or into as much as the features take, if that is more), and makes
+# only the others again. On a GPU it keeps none. The effect was measured on a CPU, and the results are stored beside the
+# kernels. (*bare products, 4* are the four products and nothing else.)
 
 # %%
 with Path("../kernels/results/cpu-loss.csv").open(newline="") as file:
@@ -607,14 +606,14 @@ for N in ("256", "1024", "4096", "16384"):
 print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 
 # %% [markdown] id="answer"
-# At the smallest of these batches the compiled plain loss is faster; from 1,024 on the fused loss is, and the larger
+# For the smallest of these batches the compiled plain loss is faster; from 1,024 on, the fused loss is, and the larger
 # the matrix, the further it is ahead.
 #
 # ## The answer
 #
 # One product makes a tile, and its epilogue sends one log-sum-exp for each row to the right and one for each column
 # downwards; that is both directions. A second pass makes each tile again, and the two vectors turn it into its part of
-# G, from which two products make the gradients, before it is forgotten for good.
+# G, from which two products make the gradients; then the tile is forgotten for good.
 #
 # ## What this lesson does not show
 #
@@ -630,12 +629,13 @@ print(f"({rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date']})")
 # - Subtract first, round last.
 # - The second pass makes each tile of G again, from the logits and two vectors; two products make the gradients, and
 #   the gradient of the scale is one more sum.
-# - 8 N²D operations and O(N) memory, between 6 with the matrix and 12 as it is often written.
+# - 8 N²D operations and O(N) memory: between the 6 of the loss with one stored matrix and the 12 of the loss as it is
+#   often written.
 #
 # ## Harder, without a solution
 #
-# - Write the first kernel with *one* exponential for each logit, measured from the tile's largest. For which features
-#   does it lose digits, and how would the kernel notice?
+# - Write the first kernel with *one* exponential for each logit, measured from the tile's largest logit. For which
+#   features does it lose digits, and how would the kernel notice?
 # - SigLIP's loss needs no sum over the others. Write it, and its gradient, in *one* pass, and let `project_tests` judge
 #   it (`assert_equals_reference` takes a `logit_bias`).
 # - Let captions repeat: pairs with equal ids are not negatives of each other. Where do both kernels need the ids?

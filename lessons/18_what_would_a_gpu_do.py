@@ -4,15 +4,15 @@
 # **The question.** The kernels of lesson 17 are right, but the interpreter says nothing about speed. Where would the
 # time go on a GPU, and how much of that can be known without one?
 #
-# **You need** tiles and programs (lesson 16) and the two passes of the fused loss (lesson 17). It is the last lesson
-# on one GPU; lesson 19 has many.
+# **You need** tiles and programs (lesson 16) and the two passes of the fused loss (lesson 17). This is the last lesson
+# on one GPU; lesson 19 uses many.
 #
 # **Afterwards you can** count the bytes that a tiling moves, simulate a cache and choose the order of programs for it,
-# say from a compiler's report how many programs fit on a multiprocessor, draw the roofline of your own GPU, and tell a
+# tell from a compiler's report how many programs fit on a multiprocessor, draw the roofline of your own GPU, and tell a
 # prediction from a measurement.
 #
 # **Place.** Part IV, *Large and fast*; after lesson 17. About 60 minutes, exercises included. Where Triton is not
-# available, the cells that begin with `# needs Triton` are skipped; the notebook as it came has their outputs.
+# available, the cells that begin with `# needs Triton` are skipped; the notebook as shipped contains their outputs.
 
 # %%
 import os
@@ -39,13 +39,13 @@ check.skip_cells_without_triton()
 # %% [markdown] id="predictions"
 # ## Bet first
 #
-# Three guesses, sealed before you have seen a number. Replace `None` with yours.
+# Make three guesses before you have seen a number. Replace `None` with yours.
 #
 # 1. A product of 16 × 16 tiles needs two blocks of features for each tile, a few rows of x and a few rows of y. A cache
-#    has room for the 8 blocks used last; a block that is wanted and not there is a *miss*. How many times fewer misses
-#    does a good order of the tiles have than the order row by row?
+#    has room for the 8 blocks used last; a block that is wanted but not there is a *miss*. How many times fewer misses
+#    does a good order of the tiles cause than going row by row?
 # 2. On one NVIDIA H200, loss and gradients of 1,024 pairs take a certain time. 2,048 pairs are four times the work. By
-#    which factor does the time grow?
+#    what factor does the time grow?
 # 3. On the same GPU, the fused loss of 65,536 pairs needs four matrix products, and does a lot besides. How many times
 #    as long does it take as the four products alone?
 
@@ -57,20 +57,20 @@ check.predict("fused over bare products", None)
 # %% [markdown] id="machine"
 # ## The machine in five lines
 #
-# A GPU has about a hundred **multiprocessors** (SM). Each runs a few programs at a time. What a program computes with
-# is in **registers**; its tiles of x and y wait in **shared memory**, which belongs to the SM too. Behind them stands
-# one **level-2 cache** for all SMs, and behind that the **memory**, which is large and slow. Each step outwards is
-# slower, so the question is always the same: how many bytes must take which step, and how many operations does one do
-# with a byte once it has arrived?
+# A GPU has about a hundred **multiprocessors** (SM). Each runs a few programs at a time. The numbers that a program
+# computes with are in **registers**; its tiles of x and y wait in **shared memory**, which belongs to the SM too.
+# Behind them is one **level-2 cache** for all SMs, and behind that the **memory**, which is large and slow. Each step
+# outwards is slower, so the question is always the same: how many bytes must take which step, and how many operations
+# are done with each byte once it has arrived?
 #
 # ## How many bytes does a tiling read?
 #
 # In lesson 16, larger tiles meant fewer reads. How many exactly? Each program reads, for its tile of the product x yᵀ,
-# `block_n` rows of x and `block_m` rows of y, all D features of them, and nothing beyond the edges: the mask forbids
+# `block_n` rows of x and `block_m` rows of y, with all their D features, and nothing beyond the edges: the mask forbids
 # it.
 #
-# **Exercise 1.** Count the bytes that all programs read together. `itemsize` is the size of a number: 4 for float32, 2
-# for bfloat16.
+# **Exercise 1.** Count the bytes that all programs read together. `itemsize` is the size of a number in bytes: 4 for
+# float32, 2 for bfloat16.
 
 
 # %%
@@ -83,7 +83,7 @@ def tiling_bytes(N, M, D, block_n, block_m, itemsize):
 tiling_bytes = check.tiling_bytes(tiling_bytes)
 
 # %% [markdown] id="formula-and-log"
-# A formula is only a claim. Here is the log of every address that your kernel of lesson 16 really touches
+# A formula is only a claim. Here is the log of every address that your kernel from lesson 16 really touches
 # (`check.launch` keeps it), for a product of 16 × 16 tiles.
 
 # %%
@@ -99,9 +99,9 @@ print(f"{len(touches)} touches; bytes read, by the log: {4 * sum(len(touch.place
 print(f"by the formula: {tiling_bytes(len(x), len(y), D, BLOCK, BLOCK, 4):,}")
 
 # %% [markdown] id="intensity"
-# So the formula may be trusted where no log can be had. Take N = M = 32,768 pairs, D = 512, in 16 bits, and ask what
-# square tiles of different sizes read. The product takes 2N²D operations, whatever the tiles are; operations per byte
-# are the **arithmetic intensity**.
+# So the formula can be trusted where there is no log. Take N = M = 32,768 pairs, D = 512, in 16 bits, and ask how much
+# square tiles of different sizes read. The product takes 2N²D operations, whatever the tiles are; the number of
+# operations per byte is the **arithmetic intensity**.
 
 # %%
 N, D, sides = 32768, 512, [16, 32, 64, 128, 256]
@@ -112,9 +112,9 @@ for side in sides:
 print(f"the features themselves: {2 * N * D * 2 / 1e9:.3f} GB")
 
 # %% [markdown] id="half-the-side"
-# The intensity of a square tile is half its side: a tile of b × b takes 2b²D operations on 2bD numbers of 2 bytes
-# each. The two towers' features are far smaller than what is read, because every row is read again and again. That
-# traffic had better not come from the memory.
+# The intensity of a square tile is half its side: a tile of b × b takes 2b²D operations on 2bD numbers of 2 bytes each.
+# The two towers' features are far smaller than what is read, because every row is read again and again. That traffic
+# had better not come from memory.
 #
 # ## A cache
 #
@@ -142,14 +142,14 @@ lru_misses = check.lru_misses(lru_misses)
 # %% [markdown] id="order"
 # ## The order of programs
 #
-# No program may depend on another one, so *any* order of the programs gives the same product. But not the same
-# misses. Program (i, j) needs block i of x and block j of y. Row by row, block i of x is used by sixteen programs one
-# after the other, and is missed once. Meanwhile all sixteen blocks of y go by, so when the next row begins, block 0 of
-# y was evicted long ago.
+# No program may depend on another one, so *any* order of the programs gives the same product, but not the same number
+# of misses. Program (i, j) needs block i of x and block j of y. Row by row, block i of x is used by sixteen programs
+# one after the other, and is missed once. Meanwhile all sixteen blocks of y go by, so when the next row begins, block 0
+# of y has long been evicted.
 #
 # **Exercise 3.** Find an order with few misses, for any grid and any capacity of the cache (in blocks, at least 3, of x
 # and y together). For a large cache, the check's own order misses about rows + columns · rows / capacity times; it
-# accepts everything that is as good. (A small cache deserves care: which blocks does LRU evict?)
+# accepts any order that is as good. (A small cache deserves care: which blocks does LRU evict?)
 
 
 # %%
@@ -206,7 +206,7 @@ check.reveal("times fewer misses", fewer, within=0.5)
 # cache. At the right end, where all blocks of y fit, row by row is as good as anything.
 #
 # Are blocks too coarse a model? The log has every address. Here are its lines, program after program, in two of the
-# orders, in a cache with room for as many bytes.
+# orders, in a cache with room for the same number of bytes.
 
 # %%
 # needs Triton
@@ -223,9 +223,9 @@ for name in ("row by row", "exercise 3"):
 
 # %% [markdown] id="waves"
 # On a GPU the programs do not run one after another: as many as fit run together, a **wave**, and the next ones begin
-# in the order of their numbers. What a wave needs should fit into the cache, and should be little. In an H200 two
-# programs of our first pass fit on each of 132 SMs, as exercise 4 will show. So how many different blocks do 264
-# consecutive programs touch, for N = 32,768 with tiles of 128?
+# in the order of their numbers. What a wave needs should fit into the cache, and the less it needs, the better. On an
+# H200 two programs of our first pass fit on each of the 132 SMs, as exercise 4 will show. So how many different blocks
+# do 264 consecutive programs touch, for N = 32,768 with tiles of 128?
 
 # %%
 TILES, WAVE, BYTES = 32768 // 128, 2 * 132, 128 * 512 * 2
@@ -237,21 +237,21 @@ for name, order in {
     print(f"{name:12} {len(touched):4} blocks, {len(touched) * BYTES / 1e6:5.1f} MB")
 
 # %% [markdown] id="place"
-# A strip of 264 tiles has a long edge, a square of about 16 × 16 a short one. That is what `_place` does in
-# `kernels/minclip_kernels/kernels_triton.py`: it turns the number of a program into a place, in groups of rows, and
-# `group_size` in `tiles_triton.py` chooses the square. (Triton's tutorial on [matrix
-# multiplication](https://triton-lang.org/main/getting-started/tutorials/03-matrix-multiplication.html) calls it
-# grouped ordering.)
+# A strip of 264 tiles has a long edge, a square of about 16 × 16 a short one. `_place` in
+# `kernels/minclip_kernels/kernels_triton.py` makes use of this: it turns the number of a program into a place, in
+# groups of rows, and `group_size` in `tiles_triton.py` chooses the square. (Triton's tutorial on [matrix
+# multiplication](https://triton-lang.org/main/getting-started/tutorials/03-matrix-multiplication.html) calls it grouped
+# ordering.)
 #
 # ## How many programs fit on a multiprocessor?
 #
-# Several, if possible: while one waits for its data, another one computes. What a program takes is decided when it is
-# compiled: Triton turns it into a **block** of threads (not to be confused with a block of features), in **warps** of
-# 32, and the compiler's report says how many registers each thread has. Four limits apply to what is on an SM at the
-# same time ([NVIDIA's table of compute
+# Several, if possible: while one waits for its data, another one computes. The resources that a program takes are fixed
+# when it is compiled: Triton turns it into a **block** of threads (not to be confused with a block of features), in
+# **warps** of 32, and the compiler's report says how many registers each thread has. Four limits apply to what is on an
+# SM at the same time ([NVIDIA's table of compute
 # capabilities](https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities)):
 #
-# - **registers**: 65,536 numbers of 32 bits. A thread gets them in eights: one that needs 65 takes 72.
+# - **registers**: 65,536 numbers of 32 bits. A thread gets them in groups of eight: one that needs 65 takes 72.
 # - **warps** in all.
 # - **shared memory**; each block takes 1,024 bytes for the system besides its own.
 # - **blocks** in all.
@@ -276,11 +276,11 @@ def blocks_per_sm(registers, warps, shared, sm):
 blocks_per_sm = check.blocks_per_sm(blocks_per_sm)
 
 # %% [markdown] id="report"
-# The compiler's report needs no GPU: Triton compiles for one that is not there. (It needs a process of its own,
-# because in this one Triton interprets.) Here are the project's three large kernels for an H100 or H200. **Spills**
-# are registers that had to be put into memory because there were too few. (The last three columns, instructions of the
-# compiled program, are not needed here. The second kernel has more than one exponential per logit in it because its
-# program has two branches, the usual one with one and a more careful one with two.)
+# The compiler's report needs no GPU: Triton compiles for one that is not there. (Compiling needs a process of its own,
+# because in this one Triton runs its interpreter.) Here are the project's three large kernels for an H100 or H200.
+# **Spills** are registers that had to be put into memory because there were too few. (The last three columns describe
+# the instructions of the compiled program, and are not needed here. The second kernel has more than one exponential per
+# logit in it because its program has two branches, the usual one with one and a more careful one with two.)
 
 # %%
 # needs Triton
@@ -312,23 +312,24 @@ print("with 168 registers:", blocks_per_sm(168, 4, 0, SM["sm_90"]), "by register
 print(blocks_per_sm(168, 4, 96 * 1024, SM["sm_90"]), "with 96 KiB of shared memory each")
 
 # %% [markdown] id="tile-of-registers"
-# In the figure, fewer and fewer blocks fit the more registers a thread takes; where shared memory sets a lower limit,
-# the line is flat. And here is why tiles cannot simply grow. The tile of the product lives in registers: 128 × 128
-# numbers over 128 threads are 128 registers for each thread, before anything else is computed. A tile of 256 × 256
-# would take 512, and 255 is the most that a thread can have. And an epilogue that needs more registers than are left
-# spills, or halves the blocks per SM.
+# In the figure, the more registers a thread takes, the fewer blocks fit; where shared memory sets a lower limit, the
+# line is flat. And here is why tiles cannot simply grow. The tile of the product lives in registers: 128 × 128 numbers
+# over 128 threads are 128 registers for each thread, before anything else is computed. A tile of 256 × 256 would take
+# 512, and 255 is the most that a thread can have. And an epilogue that needs more registers than are left spills, or
+# halves the blocks per SM.
 #
 # ## The roofline
 #
-# Three numbers of a GPU are enough for a first judgement: how many operations it does in a second, and how many bytes
-# arrive in a second from the level-2 cache and from memory. A piece of work with a given intensity runs at
+# Three numbers of a GPU are enough for a first judgement: how many operations it does per second, and how many bytes
+# arrive per second from the level-2 cache and from memory. A piece of work with a given intensity runs at
 #
 # $$\min(\text{operations per second}, \; \text{intensity} \times \text{bytes per second})$$
 #
-# at best; drawn, that is a roof ([Williams, Waterman and Patterson 2009](https://doi.org/10.1145/1498765.1498785)). Put
-# in **your own GPU**: the first and the last number are in its data sheet (*dense* TFLOP/s in bfloat16, not "with
+# at best; plotted, that is a roof ([Williams, Waterman and Patterson 2009](https://doi.org/10.1145/1498765.1498785)).
+# Enter **your own GPU**: the first and the last number are in its data sheet (*dense* TFLOP/s in bfloat16, not "with
 # sparsity"; memory bandwidth). For the H200, [NVIDIA](https://www.nvidia.com/en-us/data-center/h200/) gives 1,979 with
-# sparsity, which is 989 dense, and 4.8 TB/s. The cache's rate is in no data sheet: 8.5 is this project's assumption.
+# sparsity, which is 989 dense, and 4.8 TB/s. The cache's rate is not in any data sheet: 8.5 TB/s is this project's
+# assumption.
 
 # %%
 GPU = {"name": "NVIDIA H200", "TFLOP/s": 989, "cache TB/s": 8.5, "memory TB/s": 4.8}
@@ -345,9 +346,9 @@ for side in sides:
 print(f"one pass over a stored matrix, 1 operation per byte: {attainable(1, 'memory'):.1f} TFLOP/s")
 
 # %% [markdown] id="measured-points"
-# Two kinds of points go under the roof. What is *predicted* stands on it. What was *measured* comes from
+# The figure has two kinds of points. The *predicted* ones lie on the roof. The *measured* ones come from
 # `kernels/results/h200-kernels.json`: the kernels of this project, one by one, on a real GPU. (The product for the
-# gradient of the pictures reads G, 2N² bytes in 16 bits, for 2N²D operations: 512 for each byte.)
+# gradient of the pictures reads G, 2N² bytes in 16 bits, for 2N²D operations, which is 512 operations per byte.)
 
 # %% jupyter={"source_hidden": true}
 stored = json.loads((RESULTS / "h200-kernels.json").read_text())
@@ -382,14 +383,14 @@ for name in ("log_sum_exp_kernel", "coefficients_kernel"):
 # Two things are worth seeing. Every step of a *plain* loss that goes over the stored matrix (scale it, exponentials,
 # sums, gradients) sits far down on the left: it takes as long as its bytes take, and the tensor cores wait. That is
 # what fusing removes. And the first pass is close to the roof of the cache, but the second is not: it makes the same
-# product, so something that the roof does not know of costs it time. A model with three numbers is good for saying
-# what *cannot* be, and for noticing that something is missing.
+# product, so something that the roof does not include costs it time. A model with three numbers is good for saying what
+# *cannot* be, and for noticing that something is missing.
 #
 # ## What was predicted, and what was measured
 #
 # The project predicted its kernels before it had a GPU (`kernels/minclip_kernels/bench/floors.py`): each kernel takes
 # as long as the busiest of tensor cores, cache, memory and instruction slots. The measurements came later. Where a
-# prediction is off by more than a fifth, the last column says which assumption fell.
+# prediction is off by more than a fifth, the last column says which assumption turned out wrong.
 
 # %%
 print(f"{stored['device']}, {stored['date']}, N = 32,768, D = 512, bfloat16; milliseconds")
@@ -399,7 +400,8 @@ for row in stored["rows"]:
     print(f"{row['']:26} {row['ms']:8.2f}  {predicted}  {row['limited by']:14} {row['fallen assumption']}")
 
 # %% [markdown] id="other-cards"
-# For other cards there are predictions only. They rest on the same assumptions, some of which have just fallen.
+# For other cards there are only predictions. They rest on the same assumptions, some of which have just turned out
+# wrong.
 
 # %%
 with (RESULTS / "h200-loss.csv").open(newline="") as file:
@@ -429,8 +431,9 @@ check.reveal("fused over bare products", times["fused, triton", 65536] / times["
 
 # %% [markdown] id="flat-part"
 # On the left the losses are flat, far above their products: the GPU is done long before Python has asked for the next
-# kernel. There no tile and no order matters. On the right time grows with N², and what this lesson counted decides. The
-# fused loss overtakes the others in between. (*arange* is `minclip.clip_loss`, *open_clip* that project's own loss.)
+# kernel. There neither tiles nor their order matter. On the right time grows with N², and what this lesson counted
+# decides how long it takes. The fused loss overtakes the others in between. (*arange* is `minclip.clip_loss`,
+# *open_clip* that project's own loss.)
 #
 # ## Yours
 #
@@ -460,8 +463,8 @@ else:
 # ## What this lesson does not show
 #
 # How long an instruction takes, how loads and products overlap within an SM, and how real caches are organised: an LRU
-# cache over one stream of accesses is a model. The measured numbers are of one card on one day, with other programs on
-# the machine; the CSV has their spread.
+# cache over one stream of accesses is a model. The measured numbers come from one card on one day, with other programs
+# on the machine; the CSV has their spread.
 #
 # ## Harder, without a solution
 #

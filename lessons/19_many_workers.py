@@ -10,8 +10,8 @@
 # (DDP); you do not need to have used it.
 #
 # **Afterwards you can** write the loss of one worker so that all workers together train as one; say what each of
-# open_clip's two flags does to the gradient, and by which factor; run the same function in real processes; and
-# estimate memory, time and traffic of a training that you cannot afford, with every assumption in view.
+# open_clip's two flags does to the gradient, and by what factor; run the same function in real processes; and estimate
+# the memory, time and traffic of a training run that you cannot afford, with every assumption in view.
 #
 # **Place.** The end of part IV, *Large and fast*; after lessons 09 and 14. About 60 minutes, exercise included.
 
@@ -82,7 +82,7 @@ print(f"the mean of the losses of {W} workers that do not talk: {alone:.4f}")
 # Workers that do not talk have an easier task: to find 1 right text among 3, not among 12. Theirs is the loss in groups
 # of lesson 09, with fewer negatives. To get the loss of the batch, they have to gather.
 #
-# Here is the matrix of all similarities. Each small number is the rank of the worker that computes an entry. On the
+# Here is the matrix of all similarities. Each small number is the rank of the worker that computes that entry. On the
 # left the workers do not talk. In the middle each worker has gathered all *texts* and computes the rows of its own
 # images: a **strip** of n × N logits. That serves the direction image → text. The other direction needs the columns of
 # its own texts, on the right: a second strip.
@@ -167,12 +167,12 @@ def averaged_gradient(local_loss, gather_with_grad):
 
 
 # %% [markdown]
-# Why is the gradient of the mean loss what the workers end up with? In a real training each worker calls `backward()`
-# on its own loss. With `gather_with_grad` that sends gradients to the features of the others, where they are added up;
-# then the gradients of the parameters are averaged. Here a single `grad` of the *mean of all losses* does both, because
-# the derivative of a sum is the sum of the derivatives.
+# Why is the gradient of the mean loss what the workers end up with? In a real training run each worker calls
+# `backward()` on its own loss. With `gather_with_grad` that sends gradients to the features of the others, where they
+# are added up; then the gradients of the parameters are averaged. Here a single `grad` of the *mean of all losses* does
+# both, because the derivative of a sum is the sum of the derivatives.
 #
-# Before you look: **by which factor does each variant miss the true gradient of the towers?** 1 means that the variant
+# Before you look: **by what factor does each variant miss the true gradient of the towers?** 1 means that the variant
 # is right. Put a number in place of `None` for the two variants without `local_loss`; W is 4.
 
 # %%
@@ -202,8 +202,8 @@ for name, flags in (("neither flag", (False, False)), ("gather_with_grad alone",
 
 # %% [markdown]
 # The mean loss is the same in all four, and correct, so its value cannot tell you which of them is running. The scale
-# gets its correct gradient in all four. But of the four gradients of the towers two are correct, one is exactly W times
-# too small, and one points in another direction.
+# gets its correct gradient in all four. But of the four gradients of the towers, two are correct, one is exactly W
+# times too small, and one points in another direction.
 #
 # Who feeds whom? Row q, column r of each panel shows how much gradient the loss of rank q gives to the features of rank
 # r, after the average over the workers. 1 is the length of the true gradient of those features.
@@ -252,11 +252,11 @@ for axes, (flags, verdict) in zip(all_axes, verdicts.items(), strict=True):
 
 # %% [markdown]
 # - **no, no**: each worker feeds only its own features, with the whole of their gradient. Then the average divides by
-#   W, though no other worker has added anything. Exactly 1/W.
+#   W, though no other worker has added anything. The result is exactly 1/W of the truth.
 # - **no, yes**: all workers compute the same loss, so each feature gets the same gradient W times, and the average
-#   divides by W. Right, but every worker did all the work.
-# - **yes, yes**: each worker adds what its own strips say. The sum is the truth, and each worker did its share. (The
-#   numbers of a column add up to more than 1, because they are lengths of arrows that partly cancel.)
+#   divides by W. That is right, but every worker does all the work.
+# - **yes, yes**: each worker adds what its own strips say. The sum is the truth, and each worker does only its share.
+#   (The numbers of a column add up to more than 1, because they are lengths of arrows that partly cancel.)
 # - **yes, no**: each worker feeds only its own features, and only with its own strips. What is lost? Look at
 #   `loss_of_worker` again: an image carries a gradient in `per_image` only, and a text in `per_text` only. So the image
 #   tower should learn from the direction image → text only, and the text tower from text → image only.
@@ -279,7 +279,7 @@ for flags, claim in claims.items():
 
 # %% [markdown]
 # So three variants have an exact factor: 1/W, 1 and 1. The fourth has none: each tower trains on one half of the loss.
-# In the table above its direction is nearly right, because at a low scale both halves ask for nearly the same. A
+# In the table above its direction is nearly right, because at a low scale both halves ask for nearly the same step. A
 # higher scale, where few competitors count, tells them apart:
 
 # %%
@@ -307,12 +307,12 @@ for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
 
 # %% [markdown]
 # SGD takes steps that are W times too small. Adam divides each gradient by its own running size, so a constant factor
-# cancels (apart from the small `eps`), and CLIP is trained with Adam. Only what looks at the size of the gradient
-# before Adam does can notice the factor: clipping of the gradient norm, for example.
+# cancels (apart from the small `eps`), and CLIP is trained with Adam. Only something that looks at the size of the
+# gradient before Adam does can notice the factor: gradient-norm clipping, for example.
 #
-# What do the big trainings do? OpenAI did not publish its training code. The paper says that the similarities were
-# "sharded with individual GPUs computing only the subset of the pairwise similarities necessary for their local batch
-# of embeddings" (section 2.5), and an author's comment in [openai/CLIP
+# What do the large training runs do? OpenAI did not publish its training code. The paper says that the similarities
+# were "sharded with individual GPUs computing only the subset of the pairwise similarities necessary for their local
+# batch of embeddings" (section 2.5), and an author's comment in [openai/CLIP
 # #132](https://github.com/openai/CLIP/issues/132) shows two strips of n × N logits: a local loss. "Pretty much all
 # models" of open_clip were trained with both flags, because "it's the only option that scales" ([open_clip
 # #894](https://github.com/mlfoundations/open_clip/issues/894)).
@@ -346,7 +346,7 @@ def sharded_loss(image, text, logit_scale, worker):
 sharded_loss = check.sharded_loss(sharded_loss)
 
 # %% [markdown]
-# How can one process simulate several workers, when a worker must wait for rows that the next one has not computed?
+# How can one process simulate several workers, when a worker must wait for rows that the next one has not computed yet?
 # `workers.simulate` runs a worker until it has to wait, then goes on to the next; a worker that had to wait starts
 # again once the rows are there. Here it is on a larger batch, with shards that are far from equal:
 
@@ -383,9 +383,9 @@ for shares in ([1.0], [0.5, 0.5], [0.7, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]):
 # %% [markdown]
 # ## Two real processes
 #
-# Now without simulation. Two Python processes start, with 60 and 40 % of the pairs, and talk through **gloo**, the part
-# of `torch.distributed` that works without a GPU. Here is what each of them runs. Your function travels as source
-# text, so it may use `torch`, `F` and `math`, but no helper from another cell.
+# Now we do it without simulation. Two Python processes start, with 60 and 40 % of the pairs, and talk through **gloo**,
+# the part of `torch.distributed` that works without a GPU. Here is what each of them runs. Your function travels as
+# source text, so it may use `torch`, `F` and `math`, but no helper functions from other cells.
 
 # %%
 print(inspect.getsource(workers.work))
@@ -430,10 +430,10 @@ for name, got, expected in zip(("image", "text", "scale"), real_gradients, gradi
 # > *If you want to train the standard version of CLIP, please consider training conditions of sixteen A100 cards or
 # > more.*
 #
-# Is that so? And what would sixteen cards be for: memory, arithmetic, or bandwidth? We had no sixteen A100s to try it
-# on. So **everything from here on is predicted**, not measured. What can be counted, we count, on PyTorch's *meta*
-# device, where tensors have shapes but no numbers: the parameters, the floating-point operations (FLOP) for a pair,
-# and the numbers that autograd keeps for `backward()`.
+# Is that so? And what would sixteen cards be for: memory, arithmetic, or bandwidth? We did not have sixteen A100s to
+# try it on. So **everything from here on is predicted**, not measured. What can be counted, we count, on PyTorch's
+# *meta* device, where tensors have shapes but no numbers: the parameters, the floating-point operations (FLOP) for a
+# pair, and the numbers that autograd keeps for `backward()`.
 
 
 # %%
@@ -532,19 +532,19 @@ for row in sheets[0]:
 # %% [markdown]
 # Read it from the top:
 #
-# - *Memory.* What autograd keeps for 2,048 pairs does not fit at once, in either model. That is no reason for more
-#   cards: take the shard in chunks, with gradient caching (lesson 14), or keep less (gradient checkpointing). Both
-#   cost about one more forward pass, and the sheet charges it.
+# - *Memory.* What autograd keeps for 2,048 pairs does not fit at once for either model. That is no reason for more
+#   cards: take the shard in chunks, with gradient caching (lesson 14), or keep less (gradient checkpointing). Both cost
+#   about one more forward pass, and the sheet charges for it.
 # - *The loss.* Its arithmetic is small beside that of the towers. The N × N matrix is not small, but strips are, and
 #   lesson 15 needs neither.
-# - *Wires.* Gathering the features is cheap, even with their gradients. The gradients of the weights are more, and grow
-#   with the model, not with the batch.
-# - *Days.* Nearly all of the time is arithmetic of the towers.
+# - *Wires.* Gathering the features is cheap, even with their gradients. The gradients of the weights take more, and
+#   grow with the model, not with the batch.
+# - *Days.* Nearly all of the time goes into the arithmetic of the towers.
 #
 # ## Is the guess any good?
 #
-# The weakest line is the share of the peak. Published trainings tell what it was for others. (We take each for 12.8
-# billion pairs. The peak of a V100, 125 TFLOP/s in float16, is from its data sheet.)
+# The weakest line is the share of the peak. Published training runs show what others reached. (We assume that each of
+# them saw 12.8 billion pairs. The peak of a V100, 125 TFLOP/s in float16, is from its data sheet.)
 #
 # - open_clip on LAION-400M, 32 epochs
 #   ([its notes](https://github.com/mlfoundations/open_clip/blob/main/docs/PRETRAINED.md)): ViT-B/32 on 128 A100s in
@@ -580,7 +580,7 @@ for name, model in models.items():
     print(f"{name:28} {days[name, 'guess']:22.0f} {days[name, 'published']:19.0f}")
 
 # %% [markdown]
-# Published trainings reached less than our guess; their time includes loading data and waiting for the slowest worker.
+# The published runs reached less than our guess; their time includes loading data and waiting for the slowest worker.
 # We expect sixteen cards to lie between the two columns. (The bytes of a pair pass only a weak test: 416 pairs fitted
 # on a card of 40 GB, so a pair took at most what is printed.) Now let the number of cards vary:
 
@@ -611,11 +611,11 @@ axes.set(xlabel="A100s", ylabel="days of training", title="12.8 billion pairs in
 _ = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
 
 # %% [markdown]
-# Doubling the number of cards halves the days, and does a little better at the two bends, where a shard begins to fit
+# Doubling the number of cards halves the time, and does a little better at the two bends, where a shard begins to fit
 # in memory at once and saves the additional forward pass. The bend of ViT-B/32 begins at sixteen cards by accident:
-# 1,805 of 2,048 pairs fit there, and other bytes for each pair would move it. (The published point of ViT-B/32 lies on
-# the upper edge because we took the share from it. That of ViT-L/14 lies above: those cards had 40 GB, and
-# checkpointing cost them the additional pass.)
+# 1,805 of 2,048 pairs fit there, and a different number of bytes per pair would move it. (The published point of
+# ViT-B/32 lies on the upper edge because we took the share from it. The one of ViT-L/14 lies above the band: those
+# cards had 40 GB, and checkpointing cost them the additional pass.)
 
 # %%
 one = worksheet(models["ViT-B/32"], ASSUMED | {"workers": 1})
@@ -632,8 +632,8 @@ for name in models:
 #
 # **We found** (predicted, not run): this is sound advice about *time*. The cell above says how long sixteen cards take:
 # days for a ViT-B/32, months for a ViT-L/14. (The article does not say which model is the standard one.) Sixteen is not
-# a threshold: half of the cards take twice the days. And it is not about *memory*: with strips, chunks and gradient
-# caching, a batch of 32,768 gets its exact gradient on any number of cards, even on one.
+# a threshold: half as many cards take twice as many days. And it is not about *memory*: with strips, chunks and
+# gradient caching, a batch of 32,768 gets its exact gradient on any number of cards, even on one.
 #
 # What the article says about the size of the batch is in lesson 09.
 #
@@ -647,7 +647,7 @@ for name in models:
 #
 # - **No GPU ran.** Speed, overlap of computing and sending, and what a slow network does are predicted or left out.
 #   gloo on one machine says nothing about NCCL, its counterpart for GPUs, on sixteen.
-# - **Whether the wrong gradients train worse models.** We compared gradients, not trainings.
+# - **Whether the wrong gradients train worse models.** We compared gradients, not training runs.
 # - **Rounding.** Everything is in float64. Features that travel in bfloat16 are rounded before they are compared.
 # - **Kept numbers** are counted for plain attention in one format. Fused attention keeps fewer; mixed precision keeps
 #   some in float32, so that a pair may need up to twice the bytes.
@@ -658,10 +658,10 @@ for name in models:
 # - The backward pass of a gathering is a sum over the workers.
 # - Ask of every distributed loss: is the *mean over the workers* the loss of the batch, in value and in gradient, with
 #   unequal shards as well? The value alone does not tell you.
-# - The cost of a training is arithmetic: count what can be counted, name what is assumed, and compare with what others
-#   reached.
+# - The cost of a training run is arithmetic: count what can be counted, name what is assumed, and compare with what
+#   others reached.
 #
-# This ends part IV. A wrong gradient beside a correct loss was one bug that a training does not report; lesson 20, the
+# This ends part IV. A wrong gradient beside a correct loss was one bug that training does not report; lesson 20, the
 # first of part V, has fifteen.
 #
 # ## Harder, without a solution

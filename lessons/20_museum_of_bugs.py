@@ -11,8 +11,8 @@
 # **Afterwards you can** read a plot or a log as a symptom and name its cause; write tests as **properties** that hold
 # for every correct implementation; and measure how good your tests are, by **mutants**.
 #
-# **Place.** Part V, *On your own*, begins. Parts I to IV built a model, a loss and a kernel; from here on you judge
-# such work, your own included. About 95 minutes: 45 for the fifteen exhibits, 50 for the three exercises.
+# **Place.** Part V, *On your own*, begins here. Parts I to IV built a model, a loss and a kernel; from here on you
+# judge such work, your own included. About 95 minutes: 45 for the fifteen exhibits, 50 for the three exercises.
 
 # %%
 import itertools
@@ -34,11 +34,12 @@ STEPS = check.pick(300, 60)
 # Each exhibit has one bug, and you see what its author saw. Diagnose it *before* you see any code: call
 # `check.diagnose` with a letter in place of `None`. If you are wrong, it says what your choice does not explain; if you
 # are right, it tells the story and where it happened to others. Your first answers count in the course's score of
-# predictions. (The code is in [museum.py](museum.py). Each of its functions names its bug, so read it last.)
+# predictions. (The code is in [museum.py](museum.py). Each function there names its bug, so read it last.)
 #
-# So that each training takes about a second, its towers are small and its world is made up: 64 concepts; a caption is
-# always the same vector for its concept, a picture another one with fresh noise. All 64 pairs are in one batch, so a
-# model that guesses pays $\ln 64 = 4.16$. The top-1 is measured on pictures with other noise.
+# So that each training run takes about a second, the towers are small and the world is made up. It has 64 concepts; the
+# caption of a concept is always the same vector, and a picture of it is another vector with fresh noise. All 64 pairs
+# are in one batch, so a model that guesses pays $\ln 64 = 4.16$. The top-1 is measured on pictures with different
+# noise.
 
 # %% jupyter={"source_hidden": true}
 LN = math.log(museum.CONCEPTS)
@@ -65,7 +66,7 @@ def guessing(axes, steps=STEPS):
 # %% [markdown] id="room-of-the-loss"
 # ## The room of the loss
 #
-# **Suddenly nan.** A training in mixed precision (the logits are float16), which had been going well.
+# **Suddenly nan.** A training run in mixed precision (the logits are float16) had been going well.
 
 # %%
 table(museum.suddenly_nan(), ("loss", "scale", "largest logit"))
@@ -74,7 +75,7 @@ table(museum.suddenly_nan(), ("loss", "scale", "largest logit"))
 check.diagnose("suddenly nan", None)
 
 # %% [markdown] id="sure-of-itself"
-# **Sure of itself.** The same 64 pictures are trained on again and again, as in a small data set.
+# **Sure of itself.** The model is trained on the same 64 pictures again and again, as in a small data set.
 
 # %% jupyter={"source_hidden": true}
 seen = museum.sure_of_itself(STEPS)
@@ -112,7 +113,7 @@ print(f"last loss {seen.rows[-1]['loss']:.2f}, top-1 {seen.rows[-1]['top-1']:.0%
 check.diagnose("a high floor", None)
 
 # %% [markdown] id="a-slow-start"
-# **A slow start.** Two trainings of the same towers on the same pictures. The right panel shows what multiplies the
+# **A slow start.** The same towers are trained twice on the same pictures. The right panel shows what multiplies the
 # cosines.
 
 # %% jupyter={"source_hidden": true}
@@ -130,7 +131,8 @@ _ = right.legend(loc="lower right")
 check.diagnose("a slow start", None)
 
 # %% [markdown] id="flat"
-# **Flat at ln N.** *Entropy* is that of the targets, in nats; *alike* the mean cosine of two different pictures.
+# **Flat at ln N.** *Entropy* is the entropy of the targets, in nats; *alike* is the mean cosine of two different
+# pictures.
 
 # %%
 table(some(museum.flat(STEPS), 8), ("loss", "entropy", "alike", "top-1"))
@@ -139,7 +141,7 @@ table(some(museum.flat(STEPS), 8), ("loss", "entropy", "alike", "top-1"))
 check.diagnose("flat at ln N", None)
 
 # %% [markdown] id="two-equal-losses"
-# **Two equal losses.** The two halves of the loss, logged one by one.
+# **Two equal losses.** These are the two halves of the loss, logged separately.
 
 # %%
 table(some(museum.two_losses(check.pick(200, 40)), 5), ("picture → text", "text → picture"), "{:.5f}")
@@ -148,8 +150,8 @@ table(some(museum.two_losses(check.pick(200, 40)), 5), ("picture → text", "tex
 check.diagnose("two equal losses", None)
 
 # %% [markdown] id="bright-columns"
-# **Bright columns.** Four workers share the batch: each has 16 of the 64 pictures, and all texts. After the training,
-# this is the softmax of each new picture over all texts.
+# **Bright columns.** Four workers share the batch: each has 16 of the 64 pictures, and all texts. After training, this
+# is the softmax of each new picture over all texts.
 
 # %% jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(4.6, 3.9))
@@ -177,8 +179,8 @@ _ = axes.legend()
 check.diagnose("an easy start", None)
 
 # %% [markdown] id="stairs"
-# **Stairs.** How hard a pair is pulled: the gradient of its own logit, against the probability $1-p$ that its caption
-# still lacks. The model computes in bfloat16.
+# **Stairs.** The figure shows how hard a pair is pulled: the gradient of its own logit, against the probability $1-p$
+# that its caption still lacks. The model computes in bfloat16.
 
 # %% jupyter={"source_hidden": true}
 seen = museum.stairs()
@@ -194,8 +196,8 @@ print(f"the largest 1 − p whose gradient is 0: {gone:.5f}")
 check.diagnose("stairs", None)
 
 # %% [markdown] id="a-second-machine"
-# **A second machine.** The same training on one worker and on four. *Norm* is the length of the gradient of all
-# parameters. "The first loss is the same to the last digit, so the code for several workers must be right."
+# **A second machine.** This is the same training run on one worker and on four. *Norm* is the length of the gradient of
+# all parameters. "The first loss is the same to the last digit, so the code for several workers must be right."
 
 # %%
 for workers in (1, 4):
@@ -209,7 +211,7 @@ check.diagnose("a second machine", None)
 # ## The room of the data
 #
 # **Whose neighbour.** The model that ships with minclip looks at a cat by Noto and reads several texts in one batch.
-# What is printed is always the cosine of the cat with the *first* text.
+# The number printed is always the cosine of the cat with the *first* text.
 
 # %%
 for texts, cosine in museum.neighbours():
@@ -220,9 +222,9 @@ check.diagnose("whose neighbour", None)
 
 # %% [markdown] id="twice-as-good"
 # **Twice as good.** Emoji are sorted into Unicode's nine groups ("Food & Drink", …). The files were shuffled, and a
-# fifth of them tested, with the simplest of all models: it answers the group of the training picture with the nearest
-# pixels. The figure sorts the test pictures by the distance to that picture (the root of the mean square, in levels of
-# 255).
+# fifth of them were used to test the simplest of all models: it answers with the group of the training picture whose
+# pixels are nearest. The figure sorts the test pictures by their distance to that picture (root mean square, on the
+# scale from 0 to 255).
 
 # %% jupyter={"source_hidden": true}
 leak = museum.twice_as_good()
@@ -254,7 +256,7 @@ table(some(museum.old_prompts(check.pick(200, 40)), 6), ("loss", "top-1", "zero-
 check.diagnose("old prompts", None)
 
 # %% [markdown] id="perfect"
-# **Perfect.** From the first step on.
+# **Perfect.** The scores are perfect from the first step on.
 
 # %%
 table(some(museum.perfect(50), 4), ("loss", "top-1", "top-5"))
@@ -264,8 +266,8 @@ check.diagnose("perfect", None)
 
 # %% [markdown] id="a-lucky-line"
 # **A lucky line.** A model says "none of these" below a threshold. For half of the 24 test pictures that is the right
-# answer. On the left, the share that each threshold gets right; the dot is the threshold that went into the report. On
-# the right, the same for 5,000 pictures that came later.
+# answer. On the left is the share that each threshold gets right; the dot is the threshold that went into the report.
+# On the right is the same for 5,000 pictures that came later.
 
 # %% jupyter={"source_hidden": true}
 thresholds = torch.linspace(-3, 3, 300)
@@ -292,29 +294,29 @@ check.diagnose("a lucky line", None)
 # %% [markdown] id="what-they-have-in-common"
 # ## What they have in common
 #
-# None of these programs crashed, only one printed a nan, and in most of them the loss fell. So "it trains" is no test.
-# But nearly every one had a number that could not be right: a first loss that is not $\ln N$, two sums equal to the
-# last digit, a perfect score beside the loss of guessing, the same text with two scores. A statement that is true of
-# every correct program, whatever its inputs, is called a **property**: here, "the first loss is about $\ln N$" or "the
-# score of a text does not depend on its neighbours". It has an advantage over comparing with a known result: you do not
-# have to know the result.
+# None of these programs crashed, only one printed a nan, and in most of them the loss fell. So "it trains" is not a
+# test. But nearly every one had a number that could not be right: a first loss that is not $\ln N$, two sums equal to
+# the last digit, a perfect score beside the loss of guessing, or the same text with two scores. A statement that is
+# true of every correct program, whatever its inputs, is called a **property**: here, "the first loss is about $\ln N$"
+# or "the score of a text does not depend on its neighbours". It has an advantage over comparing with a known result:
+# you do not have to know the result.
 #
 # And how do you know that your properties are good ones? Put a bug in on purpose, and see whether one of them fails.
 # The program with the bug is a **mutant**; a property that fails for it **kills** it. This is **mutation testing**
-# ([DeMillo et al. 1978](https://doi.org/10.1109/C-M.1978.218136)); the tests of minclip's fused loss are
-# tested in this way by a long list of mutants, in [tests/test_mutants.py](../tests/test_mutants.py).
+# ([DeMillo et al. 1978](https://doi.org/10.1109/C-M.1978.218136)); the tests of minclip's fused loss are tested in this
+# way with a long list of mutants, in [tests/test_mutants.py](../tests/test_mutants.py).
 #
 # ## Your turn: a loss
 #
 # **Exercise 1.** Return a list of properties. Each is a function that takes a loss and returns `True` if the property
-# holds. If not, it returns `False` or raises (`assert`). It must hold for four correct losses: with a one-hot target,
+# holds. If not, it returns `False` or raises (`assert`). Each must hold for four correct losses: with a one-hot target,
 # with `arange`, by log-sum-exp, and minclip's fused one. And for each of sixteen mutants at least one property must
-# fail. Nine of these carry their names (you met most of them above); seven are **hidden**: you learn whether they live,
-# and get a hint.
+# fail. Nine of the mutants are named (you met most of them above); seven are **hidden**: you learn only whether they
+# live, and get a hint.
 #
-# All losses are called as `loss(image_features, text_features, scale)`: features (N, D), not normalised, the scale
-# already exponentiated, a float or a tensor. The correct losses compute in the features' dtype, so be as strict as
-# float32 allows, but no stricter.
+# All losses are called as `loss(image_features, text_features, scale)`: the features are (N, D) and not normalised; the
+# scale is already exponentiated, and is a float or a tensor. The correct losses compute in the features' dtype, so be
+# as strict as float32 allows, but no stricter.
 
 
 # %%
@@ -327,8 +329,8 @@ def loss_properties():
 loss_properties = check.loss_properties(loss_properties)
 
 # %% [markdown] id="the-grid"
-# Here is your list at work: a row for each property, a column for each implementation. Black is a mutant killed. The
-# four correct ones on the left must stay white. (As long as the exercise is not solved, these are our properties.)
+# Here is your list at work: a row for each property, a column for each implementation. A black cell is a killed mutant.
+# The four correct ones on the left must stay white. (Until the exercise is solved, these are our properties.)
 
 
 # %% jupyter={"source_hidden": true}
@@ -354,9 +356,9 @@ show(loss_properties(), LOSSES)
 
 # %% [markdown] id="reading-the-grid"
 # Look for the row with the most black cells. In ours it is the comparison with a formula in float64, of values *and*
-# gradients: an independent **reference** is the strongest property that there is, where you have one. Then look for the
-# columns with a single black cell: take that row away, and the mutant lives. Two columns stay white in the row of the
-# reference: those mutants fail only at inputs at which floating-point numbers overflow or underflow.
+# gradients: an independent **reference** is the strongest property there is, if you have one. Then look for the columns
+# with a single black cell: take that row away, and the mutant lives. Two columns stay white in the row of the
+# reference: those mutants fail only on inputs for which floating-point numbers overflow or underflow.
 #
 # Let us run that: each property alone, and the list without it.
 
@@ -376,9 +378,9 @@ for k, property_ in enumerate(properties):
 #
 # ## Your turn: a split
 #
-# **Exercise 2.** A split takes pictures (P, …) uint8 and returns two lists of rows, `(train, test)`. About a tenth of
-# the pictures are for the test, a picture's own pixels decide and nothing else, and so equal pictures are on the same
-# side. Three correct ones, eight mutants, five of them hidden.
+# **Exercise 2.** A split takes pictures (P, …) uint8 and returns two lists of row numbers, `(train, test)`. About a
+# tenth of the pictures go into the test set. A picture's own pixels decide, and nothing else, so equal pictures are on
+# the same side. There are three correct splits and eight mutants, five of them hidden.
 
 
 # %%
@@ -394,9 +396,9 @@ show(split_properties(), SPLITS)
 # %% [markdown] id="scores"
 # ## Your turn: a score
 #
-# **Exercise 3.** `top1(cosines)` takes a matrix (P, P): row $i$ are the cosines of picture $i$ with all captions, and
+# **Exercise 3.** `top1(cosines)` takes a matrix (P, P): row $i$ holds the cosines of picture $i$ with all captions, and
 # caption $i$ is its own. It returns the share of pictures whose own caption has a higher cosine than *every* other.
-# Three correct ones, eight mutants, five of them hidden.
+# There are three correct versions and eight mutants, five of them hidden.
 
 
 # %%
@@ -412,24 +414,24 @@ show(score_properties(), SCORES)
 # %% [markdown] id="the-end"
 # ## The answer
 #
-# **Some of them, if you know what to look at.** A falling loss notices none of these bugs. A few statements that are
-# true of every correct program, tried also at the limits of floating-point numbers, notice all the mutants that we
-# thought of; and with mutants you find out what your statements do not notice.
+# **Some of them, if you know what to look at.** A falling loss reveals none of these bugs. A few statements that are
+# true of every correct program, tried also at the limits of floating-point numbers, catch all the mutants that we
+# thought of; and mutants show you what your statements do not catch.
 #
 # ## What this lesson does not show
 #
-# - **Bugs that were not thought of.** A list of properties that kills all mutants here is not complete: it is as good
-#   as the mutants are. Mutants written by the author of the tests are the easy ones.
-# - **How common each bug is.** We chose what makes a good exhibit. The links are threads in which it, or a relative of
-#   it, occurred; they say nothing about how often.
-# - **Large trainings.** Our towers learn 64 vectors. In a real training the symptoms are the same, but hidden in noise,
+# - **Bugs that we did not think of.** A list of properties that kills all mutants here is not complete: it is only as
+#   good as the mutants are. Mutants written by the author of the tests are the easy ones.
+# - **How common each bug is.** We chose what makes a good exhibit. The links are threads in which the bug, or a
+#   relative of it, occurred; they say nothing about how often.
+# - **Large training runs.** Our towers learn 64 vectors. In a real run the symptoms are the same, but hidden in noise,
 #   and they take days to appear: a reason to look for them in a small one first.
 #
 # ## Harder, without a solution
 #
 # 1. Three of the four correct losses are less exact than they seem. Ask for the value at
-#    `minclip_kernels.testing.make_features("tiny_loss", 70, 200)` and a scale of 100, to one part in a hundred, and
-#    only one survives. Which step costs the others their digits? (Lesson 17.)
+#    `minclip_kernels.testing.make_features("tiny_loss", 70, 200)` and a scale of 100, to within one part in a hundred,
+#    and only one survives. Which step costs the others their digits? (Lesson 17.)
 # 2. Write a mutant that your own list does not kill, without looking at the inputs that it tries. Then kill it.
 # 3. Take one exhibit and write the property that would have stopped it before the first step of the training. Which of
 #    the fifteen cannot be found without training?

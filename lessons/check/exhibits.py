@@ -45,8 +45,8 @@ EXHIBITS = {
     ),
     "sure of itself": Exhibit(
         "the scale has no upper limit",
-        "Once every training pair is found, a larger scale still lowers the training loss, so the scale grows as long "
-        "as it may. On new pictures it multiplies every mistake: as many are right as before, but each wrong one "
+        "Once every training pair is found, a larger scale still lowers the training loss, so the scale grows as far "
+        "as it can. On new pictures it multiplies every mistake: as many are right as before, but each wrong one "
         "costs more. The paper clamps the scale at 100. That limits the damage: with the clamp the held-out loss of "
         "this exhibit still rises, but less than half as far. The code that OpenAI published is for inference and has "
         "no clamp, which people noticed.",
@@ -57,15 +57,15 @@ EXHIBITS = {
                 "doubles: what gets worse is not the order of the captions, it is the confidence"
             ),
             "the held-out captions are shuffled": "then the top-1 would be at chance, 1 of 64",
-            "the learning rate is too high": "then the training loss would not lie still at zero",
+            "the learning rate is too high": "then the training loss would not stay at zero",
         },
         1,
     ),
     "a high floor": Exhibit(
         "the scale is used without exp",
         "logit_scale stores a logarithm, 2.66 at the start. Used as it is, and clamped at ln 100 = 4.6, it limits how "
-        "far apart a softmax can put two captions: even with perfect features N − 1 wrong captions keep much of the "
-        "probability. That is the floor. The order of the captions is not affected, so the top-1 looks good.",
+        "far apart a softmax can put two captions: even with perfect features the N − 1 wrong captions keep much of "
+        "the probability. That is the floor. The order of the captions is not affected, so the top-1 looks good.",
         "https://github.com/BAAI-DCAI/M3D/issues/52",
         {
             "many captions are equal": (
@@ -81,7 +81,7 @@ EXHIBITS = {
         "the logarithm of the scale starts at 1",
         "torch.ones([]) looks like a natural start for a parameter. But it is a logarithm: the scale is e = 2.7 and "
         "not 14.3, all probabilities are alike, and so the gradients are small until the scale has grown. Nothing is "
-        "broken, it only takes longer. It stood like this in transformers until somebody compared.",
+        "broken, it only takes longer. It was like this in transformers until somebody noticed.",
         "https://github.com/huggingface/transformers/issues/13430, "
         "https://github.com/huggingface/transformers/pull/13436",
         {
@@ -95,10 +95,10 @@ EXHIBITS = {
     ),
     "flat at ln N": Exhibit(
         "the targets are made of the features that are trained",
-        "Soft targets are taken from the likeness of the features themselves. If all features are equal, all targets "
-        "are 1/N, all predictions are 1/N, and the two agree: a loss of ln N, and no gradient that leads away. It "
-        "looks like convergence because the loss fell to get there. But ln N is what guessing costs. The columns give "
-        "it away: with one-hot targets the entropy is 0.",
+        "Soft targets are taken from the similarities of the features themselves. If all features are equal, all "
+        "targets are 1/N, all predictions are 1/N, and the two agree: a loss of ln N, and no gradient that leads away. "
+        "It looks like convergence because the loss fell to get there. But ln N is what guessing costs. The columns "
+        "give it away: with one-hot targets the entropy is 0.",
         "https://github.com/moein-shariatnia/OpenAI-CLIP/issues/27 (where the loss of the collapse is thought to be 0)",
         {
             "nothing: it has converged": "4.16 is ln 64, the loss of a model that guesses among 64",
@@ -132,17 +132,17 @@ EXHIBITS = {
         "each worker counts its labels from 0",
         "The batch of 64 is shared by four workers with 16 rows each. Worker w has rows 16 w … 16 w + 15 of the "
         "matrix, so its labels are arange(16) + 16 w. Without the offset, all four pull their pictures to the first "
-        "16 texts: four short diagonals below each other.",
+        "16 texts: four short diagonals, one below the other.",
         "https://github.com/mlfoundations/open_clip/blob/00aa464/src/open_clip/loss.py "
         "(labels + num_logits * rank: with the offset); lesson 19",
         {
             "the captions of three quarters are missing": (
-                "then their pictures would choose among the other captions in no order. Here every 16 are in order"
+                "then their pictures would choose among the other captions in no order. Here every group is in order"
             ),
             "the batch was shuffled after the labels were made": (
                 "then the bright cells would be scattered. They are in order"
             ),
-            "the model over-fits": "these pictures are not trained on, and no over-fitting moves a diagonal",
+            "the model over-fits": "these pictures were not trained on, and over-fitting does not move a diagonal",
         },
         2,
     ),
@@ -153,7 +153,7 @@ EXHIBITS = {
         "The two losses are therefore not comparable, and being lower says nothing.",
         "https://github.com/huggingface/sentence-transformers/pull/1822",
         {
-            "the towers have been trained before": "then a first loss so near to ln 16 would be a coincidence",
+            "the towers have been trained before": "then a first loss so close to ln 16 would be a coincidence",
             "the scale is higher": "with all features alike the scale changes nothing: every caption gets 1/N",
             "only one direction is in the loss": "each direction starts at ln N, and so does any mean of the two",
         },
@@ -190,9 +190,9 @@ EXHIBITS = {
     "whose neighbour": Exhibit(
         "the feature is taken at the last place, which is padding",
         "A batch of texts is padded to its longest. Pooled at the last place instead of the end token, a short text "
-        "is read through as many padding tokens as its neighbours are longer. The same text has another feature in "
-        "another batch. Under a causal mask, what is at the end token cannot depend on what comes after it (lesson "
-        "06).",
+        "is read at a padding token, and how far behind its end depends on its longest neighbour. So the same text has "
+        "a different feature in another batch. Under a causal mask, what is at the end token cannot depend on what "
+        "comes after it (lesson 06).",
         "a relative, pooling at another wrong place: https://github.com/huggingface/transformers/issues/24650",
         {
             "dropout is still on": "then the repetitions would differ. They agree to the last digit",
@@ -220,7 +220,7 @@ EXHIBITS = {
     "old prompts": Exhibit(
         "the class prompts were encoded before the training",
         "Encoding the prompts once saves time, and it is right for a finished model. Here it was done before the "
-        "first step, so that pictures of today are compared with texts of a model that no longer exists. Encode them "
+        "first step, so that today's pictures are compared with texts of a model that no longer exists. Encode them "
         "at every evaluation.",
         "no public thread is known to us; open_clip builds its classifier anew in each evaluation "
         "(https://github.com/mlfoundations/open_clip/blob/main/src/open_clip_train/zero_shot.py)",
@@ -234,14 +234,14 @@ EXHIBITS = {
     "perfect": Exhibit(
         "a tie counts as found",
         "The rank of a caption was computed as the number of captions that are *better*. A model that gives the same "
-        "cosine to everything has no better ones, and is always right. Count those that are at least as good, the own "
-        "one excepted; then a constant finds nothing. (argmax has its own way with ties: it takes the first.)",
+        "cosine to everything has no better ones, and is always right. Count those that are at least as good, except "
+        "its own; then a constant model finds nothing. (argmax has its own way with ties: it takes the first.)",
         "https://github.com/ArrowLuo/CLIP4Clip/issues/80, https://github.com/erikbern/ann-benchmarks/issues/519",
         {
             "nothing: the task is easy": "the loss says that each of 64 captions is as likely as any other",
             "the test pictures are in the training": "then the loss on the training batches would be low",
             "the loss is computed wrongly": (
-                "4.1589 is ln 64 exactly: a right loss, of features that tell nothing apart"
+                "4.1589 is ln 64 exactly: the right loss for features that tell nothing apart"
             ),
         },
         3,
@@ -277,7 +277,7 @@ def diagnose(name: str, choice: str | None) -> None:
         return
     exhibit, choices = EXHIBITS[name], EXHIBITS[name].choices()
     if choice not in choices:
-        asked = "Write a letter in place of None" if choice is None else f"{choice!r} is none of the letters"
+        asked = "Write a letter in place of None" if choice is None else f"{choice!r} is not one of the letters"
         print(f"{name}: what is wrong? {asked}.")
         print(*(f"  {letter}  {text}" for letter, text in choices.items()), sep="\n")
         return

@@ -10,9 +10,9 @@ from check.cases import expect
 from check.interpreter import Touch, fenced, launch, numbers
 from check.verdict import Wrong, exercise
 
-UNWRITTEN = "the NaN was there before: this element was never written. Which elements does program k have?"
+UNWRITTEN = "the NaN was there before: this element was never written. Which elements does program k own?"
 UNDEFINED = (
-    "−∞ − (−∞) is NaN: beyond the edge the largest of a row is −∞. Measure rows from the largest of the row, "
+    "−∞ − (−∞) is NaN: beyond the edge a row's maximum is −∞. Measure rows from the maximum of the row, "
     "and columns from that of the column"
 )
 TRANSPOSED = (
@@ -31,7 +31,7 @@ def blocks(size: int, block: int) -> int:
 def compare(
     got: Tensor, wanted: Tensor, mistakes: list[tuple[Tensor, str]], unwritten: str = UNWRITTEN, **case: Any
 ) -> None:
-    """`expect`, with the hint of the mistake that makes the same numbers, or of elements that were not written."""
+    """Compares as `expect` does, with the hint for a mistake that gives the same numbers, or for unwritten elements."""
     fitting = [
         hint for result, hint in mistakes if result.shape == got.shape and torch.allclose(got, result, 1e-4, 1e-3)
     ]
@@ -75,10 +75,10 @@ def transpose_kernel(attempt, draw):
 
 
 @exercise(
-    "the load ends at N and at D, the store at N; what can stand elsewhere and add nothing?",
+    "the load ends at N and at D, the store at N; what can stand elsewhere without changing a sum?",
     cases=15,
     steps=(
-        "which rows has program k? And which columns?",
+        "which rows does program k have? And which columns?",
         "inside = (rows < N)[:, None] & (columns < D)[None, :]; what must `other` be, so that a sum stays right?",
         "tile = tl.load(x + rows[:, None] * D + columns[None, :], mask=inside, other=0.0); then "
         "tl.store(out + rows, tl.sum(tile * tile, axis=1), mask=rows < N).",
@@ -90,16 +90,16 @@ def squared_lengths_kernel(attempt, draw):
     launch(attempt, (blocks(N, 4),), x, out, N, D, BLOCK_N=4, BLOCK_D=16)
     mistakes = [
         (x.sum(dim=1), "that is the sum of the elements, not of their squares"),
-        ((x * x).sum(dim=1).sqrt(), "that is the length; asked for is its square"),
+        ((x * x).sum(dim=1).sqrt(), "that is the length; its square is asked for"),
     ]
     compare(out, (x * x).sum(dim=1), mistakes, N=N, D=D, BLOCK_N=4, BLOCK_D=16, x=x)
 
 
 @exercise(
-    "start with the maximum of nothing, and let every piece of the row raise it; where the mask says no, nothing may.",
+    "start with the maximum of nothing, and let every piece of the row raise it; masked elements must not raise it.",
     cases=15,
     steps=(
-        "what is the largest of no numbers at all?",
+        "what is the maximum of no numbers at all?",
         "for start in range(0, D, BLOCK): which columns are in this piece, and which of them exist?",
         "piece = tl.load(x + row * D + columns, mask=columns < D, other=-float('inf')); "
         "largest = tl.maximum(largest, tl.max(piece, axis=0)).",
@@ -112,7 +112,7 @@ def row_maximum_kernel(attempt, draw):
     out = empty(N)
     launch(attempt, (N,), x, out, D, BLOCK=4)
     first, last = x[:, :4].amax(dim=1), x[:, (D - 1) // 4 * 4 :].amax(dim=1)
-    zero = "zero is larger than all of a negative row: with what do you begin, and what is `other`?"
+    zero = "zero is larger than every number of a negative row: what do you begin with, and what is `other`?"
     mistakes = [
         (x.amax(dim=1).clamp(min=0), zero),
         (first, "that is the maximum of the first piece: the row goes on to D"),
@@ -122,7 +122,7 @@ def row_maximum_kernel(attempt, draw):
 
 
 def logits(draw: Any, N: int, M: int) -> Tensor:
-    """Random ones in fenced memory, at times so large that exp overflows, or so small that it vanishes."""
+    """Random logits in fenced memory, sometimes so large that exp overflows, or so small that it vanishes."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     shift = draw(st.sampled_from([200.0, 0.0, -200.0]))
     return fenced(torch.randn(N, M, generator=generator) + shift)
@@ -132,14 +132,14 @@ def without_maximum(x: Tensor, axis: int) -> Tensor:
     return x.exp().sum(dim=axis).log()
 
 
-FAR = "exp(200) is no float32 and exp(−200) is 0: take the largest off before, and add it again at the end"
+FAR = "exp(200) overflows float32 and exp(−200) is 0: subtract the largest first, and add it back at the end"
 
 
 @exercise(
     "largest + log of the sum of exp(x − largest), row by row; where the mask says no, exp must give 0.",
     cases=15,
     steps=(
-        "lesson 15: what is taken off before exp, and added again at the end?",
+        "lesson 15: what is subtracted before exp, and added back at the end?",
         "tl.max(tile, axis=1) has one number for each row; [:, None] makes a column of it. Which `other` has exp = 0?",
         "tile = tl.load(…, other=-float('inf')); largest = tl.max(tile, axis=1); "
         "largest + tl.log(tl.sum(tl.exp(tile - largest[:, None]), axis=1)).",
@@ -156,16 +156,16 @@ def row_lse_kernel(attempt, draw):
             padded.logsumexp(dim=1),
             "exp(0) is 1, so every masked element counts: which `other` has an exponential of 0?",
         ),
-        (x.logsumexp(dim=1) - x.amax(dim=1), "the largest was taken off; it must be added again at the end"),
+        (x.logsumexp(dim=1) - x.amax(dim=1), "the largest was subtracted; it must be added back at the end"),
     ]
     compare(out, x.logsumexp(dim=1), mistakes, N=N, D=D, BLOCK_N=4, BLOCK_D=8, x=x)
 
 
 @exercise(
-    "the same tile twice: over axis 1 for its rows, over axis 0 for its columns; each program has lines of its own.",
+    "reduce one tile twice: over axis 1 for its rows, over axis 0 for its columns; each program has lines of its own.",
     cases=12,
     steps=(
-        "program (i, j) has one tile. How many log-sum-exps does it make for its rows, and how many for its columns?",
+        "program (i, j) has one tile. How many log-sum-exps does it need for its rows, and how many for its columns?",
         "two programs side by side have the same rows: line j of row_lse belongs to program (i, j).",
         "row_lse + j * N + rows with mask=rows < N; column_lse + i * M + columns with mask=columns < M.",
     ),
@@ -178,7 +178,7 @@ def tile_lse_kernel(attempt, draw):
     by_row = [part.logsumexp(dim=1) for part in x.split(8, dim=1)]
     by_column = [part.logsumexp(dim=0) for part in x.split(4)]
     bare = [without_maximum(part, 1) for part in x.split(8, dim=1)], [without_maximum(part, 0) for part in x.split(4)]
-    line = "NaN was there before. Program (i, j) writes to line j of row_lse and to line i of column_lse"
+    line = "the NaN was there before. Program (i, j) writes to line j of row_lse and to line i of column_lse"
     case = {"N": N, "M": M, "BLOCK_N": 4, "BLOCK_M": 8, "x": x}
     for name, got, wanted, far in (
         ("row_lse", row_lse, torch.stack(by_row), torch.stack(bare[0])),
@@ -193,11 +193,11 @@ def tile_lse_kernel(attempt, draw):
 
 
 @exercise(
-    "most tiles have no element of the diagonal, and must write nothing; compare the numbers of rows and columns.",
+    "most tiles have no element of the diagonal, and must write nothing; compare row numbers with column numbers.",
     cases=15,
     steps=(
         "which elements of the tile lie on the diagonal of the *matrix*?",
-        "rows[:, None] == columns[None, :] is true there. A sum over a row in which all else is 0 picks one number.",
+        "rows[:, None] == columns[None, :] is true there. A sum over a row that is 0 everywhere else picks one number.",
         "tl.sum(tl.where(rows[:, None] == columns[None, :], tile, 0.0), axis=1); and the store's mask also asks "
         "whether the row's own number is among the tile's columns: rows >= j * BLOCK_M and rows < (j + 1) * BLOCK_M.",
     ),
@@ -211,7 +211,7 @@ def diagonal_kernel(attempt, draw):
     _each_once(touches, N)
     zero = (
         "the NaN was there before: this element was never written. A zero on the diagonal counts as well: ask where an "
-        "element is, and not what it is"
+        "element is, not what it is"
     )
     unwritten = zero if x[N - 1, N - 1] == 0 and not out[: N - 1].isnan().any() else UNWRITTEN
     compare(out, x.diagonal(), [], unwritten, N=N, M=M, BLOCK_N=4, BLOCK_M=2, x=x)
@@ -224,7 +224,7 @@ def _each_once(touches: list[Touch], size: int) -> None:
         for place in touch.places.tolist() if touch.verb == "writes" else []:
             if writers[place] is not None:
                 problem = f"programs {writers[place]} and {touch.program} both write out[{place}]"
-                hint = "on a GPU the last one wins, whichever that is: only the program whose tile has the element may"
+                hint = "on a GPU the last one wins, whichever that is: only the program whose tile has it may write"
                 raise Wrong(problem, hint)
             writers[place] = touch.program
 

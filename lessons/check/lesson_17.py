@@ -48,9 +48,7 @@ def _compare_losses(attempt: Attempt, others: Tensor, pairs: Tensor) -> None:
 
 def _why_loss(mine: float, right: float, ahead: float) -> str:
     if not math.isfinite(mine):
-        return (
-            "exp of more than 88 is no float32, and sigmoid of less than −103 is 0: which function takes no exp there?"
-        )
+        return "exp of more than 88 overflows float32, and sigmoid of less than −103 is 0: which function avoids both?"
     if ahead < 0 and abs(mine) < 1:
         return "the pair is *behind* the others here, so its loss is large: which one is subtracted from which?"
     if ahead > 10:
@@ -61,7 +59,7 @@ def _why_loss(mine: float, right: float, ahead: float) -> str:
 def unit_features(draw: Callable[..., Any], rows: int = 0) -> tuple[Tensor, Tensor, float]:
     """Features (N, D) of length one, in fenced memory, and a scale; at the highest scale in opposite cones.
 
-    There every logit is far below zero, and what stands beyond the edge, zero, would be the largest by far.
+    There every logit is far below zero, so the zeros beyond the edge would be the largest by far.
     """
     rows, width = rows or draw(st.integers(1, 9)), draw(st.integers(1, 9))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
@@ -78,8 +76,8 @@ def unwritten(*shape: int) -> Tensor:
     "which elements must not count? And over which axis of the tile does each of the two sums go?",
     12,
     steps=(
-        "which elements of a tile are no logits of others? There are three kinds.",
-        "set all three to −inf with one tl.where; then a row's maximum, which is −inf where nothing is left.",
+        "which elements of a tile are not logits of others? There are three kinds.",
+        "set all three to −inf with one tl.where; then take each row's maximum, which is −inf where nothing is left.",
         "largest = tl.max(tile, 1), with 0 in place of −inf; largest + log2 of the sum of exp2(tile − largest[:, None])"
         " goes to row_lse + j * N + rows; the same over axis 0 goes to column_lse + i * N + columns.",
     ),
@@ -97,7 +95,7 @@ def sums_kernel(attempt, draw):
     local = logits.masked_fill(places[:, None] == places, -torch.inf)  # the diagonal of every tile
     beyond = F.pad(logits, (0, 4 * blocks - N, 0, 4 * blocks - N)).fill_diagonal_(-torch.inf)  # zeros at the edges
     mistakes = [
-        (logits, 2.0, "the pair counts in its own sum: where the row's number is the column's, put −inf"),
+        (logits, 2.0, "the pair counts in its own sum: where row number and column number are equal, put −inf"),
         (beyond, 2.0, "beyond the edge the product is 0, and 2⁰ = 1 counts: put −inf there, for rows *and* columns"),
         (others, math.e, "logits are in units of ln 2 here: exp2, not exp"),
         (others / scale, 2.0, "the logits are scale · x·y: product_tile has no scale yet"),
@@ -113,7 +111,7 @@ def sums_kernel(attempt, draw):
 def _parts(logits: Tensor, axis: int, base: float = 2.0) -> Tensor:
     """The log-sum-exps of the strips of four columns (axis 1) or four rows (axis 0), (strips, N), in base 2.
 
-    Another base is that of somebody who takes exp for exp2, and log2 for the logarithm.
+    Another base gives the results of code that takes exp in place of exp2, but keeps log2.
     """
     unit, strips = math.log(base), logits.split(4, dim=axis)
     largest = [strip.amax(dim=axis).nan_to_num(neginf=0.0) for strip in strips]
@@ -125,21 +123,21 @@ def _parts(logits: Tensor, axis: int, base: float = 2.0) -> Tensor:
 def _why_sum(got: Tensor, wanted: Tensor) -> str:
     nothing = got.isnan() & (wanted == -torch.inf)
     if nothing.any():
-        return "no logit is left there: its maximum is −inf, and −inf − (−inf) is NaN. Put 0 in place of such a maximum"
+        return "no logit is left there: the maximum is −inf, and −inf − (−inf) is NaN. Put 0 in place of such a maximum"
     if got.isnan().any():
-        return "some elements are still NaN: never written. Tile (i, j) has line j of row_lse, and line i of column_lse"
+        return "some elements are still NaN, never written: tile (i, j) has line j of row_lse, and line i of column_lse"
     if (got.isinf() & ~wanted.isinf()).any():
-        return "2^300 is no float32, and 2^−300 is 0: take the largest of the row or column off before exp2"
+        return "2^300 overflows float32, and 2^−300 is 0: subtract the largest of the row or column before exp2"
     return ""
 
 
 @exercise(
-    "the first row of a launch is number `first`; beyond last and N nothing counts, in the moment too.",
+    "the first row of a launch is number `first`; beyond last and N nothing counts, not in the moment either.",
     2,
     steps=(
         "which rows of x belong to program (i, j) of a launch that begins with row `first`?",
         "two exponentials of the same logits: one measured from the row's log-sum-exp, one from the column's.",
-        "rows = first + i * BLOCK + …; G = exp2(z − row_lse[:, None]) + exp2(z − column_lse[None, :]); by tl.where "
+        "rows = first + i * BLOCK + …; G = exp2(z − row_lse[:, None]) + exp2(z − column_lse[None, :]); tl.where puts "
         "`pair` on the diagonal; out belongs to rows − first; the moment is Σ G · cosine, rows < last and columns < N.",
     ),
 )
@@ -160,7 +158,7 @@ def _check_coefficients(attempt: Any, x: Tensor, y: Tensor, scale: float, first:
     of_rows, of_columns = (scale * cosines - row_lse[:, None]).exp2(), (scale * cosines - column_lse).exp2()
 
     def rows(G: Tensor, diagonal: Tensor = pair, shift: int = 0) -> Tensor:
-        """Those of the launch, with a diagonal that begins `shift` columns further left."""
+        """The rows of the launch, with a diagonal that begins `shift` columns further left."""
         is_pair = torch.arange(N)[:, None] - shift == torch.arange(N)
         return torch.where(is_pair, diagonal.double()[:, None], G)[first:last]
 
@@ -176,12 +174,10 @@ def _check_coefficients(attempt: Any, x: Tensor, y: Tensor, scale: float, first:
             rows(both, both.diag() - 2),
             "do not subtract 1 from a probability: what belongs on the diagonal is in `pair`",
         ),
-        (both[first:last], "the diagonal is still missing: `pair`, where the row's number is the column's"),
+        (both[first:last], "the diagonal is still missing: put `pair` where row number and column number are equal"),
     ]
     _compare("out", out, G, case, mistakes)
-    place = (
-        "moments has a row for each block of rows, and a place in it for each block of *columns*; G times the cosine"
-    )
+    place = "moments has a row for each block of rows, and a place in it for each block of *columns*: Σ G · cosine"
     sums = _tile_sums(G * cosines[first:last], grid)
     infinite = "beyond the edges G may be infinite, and ∞ · 0 is NaN: tl.where(inside, …, 0.0) before the sum"
     edges = "does the sum count elements beyond `last` or N? tl.where(inside, …, 0.0) comes before the sum"
@@ -214,7 +210,7 @@ def _near(got: Tensor, wanted: Tensor) -> Tensor:
 
 
 def project_tests(loss: Callable[..., Tensor], whose: str, cases: Iterable[dict[str, Any]]) -> None:
-    """Compares a loss with the project's reference in float64, and prints one line, whatever it does.
+    """Compares a loss with the project's reference in float64, and prints one line, whatever the loss does.
 
     cases: arguments of make_features, and the logit scale as `scale`.
     """

@@ -25,7 +25,7 @@ def likely(got: Any, mistakes: list[tuple[Any, str]]) -> str:
     "how many programs read row 0 of x? As many as there are tiles in its row of the product.",
     steps=(
         "look at one row of x. Which programs need it?",
-        "all tiles in one row of the product read the same rows of x: how many tiles are that, for M columns?",
+        "all tiles in one row of the product read the same rows of x: how many tiles is that, for M columns?",
         "N · D · ⌈M / block_m⌉ elements of x, and for y the same with the roles exchanged; then bytes.",
     ),
 )
@@ -52,7 +52,7 @@ def tiling_bytes(attempt, draw):
             row_blocks * column_blocks * (block_n + block_m) * row_bytes,
             "at the edges the mask says no: nothing is read beyond N and M",
         ),
-        (by_log + N * M * itemsize, "that counts the product too; asked for is what is read"),
+        (by_log + N * M * itemsize, "that counts the product too; only what is read is asked for"),
         (by_log // itemsize, "these are elements; an element has `itemsize` bytes"),
     ]
     expect(got, by_log, hint=likely(got, mistakes), **case)
@@ -77,14 +77,14 @@ def lru_misses(attempt, draw):
 def _compare_misses(attempt: Attempt, lines: list[int], capacity: int) -> None:
     wanted = sum(_distance(lines[:k], line) >= capacity for k, line in enumerate(lines))
     got = attempt(list(lines), capacity)
-    used = "evicted is the line that was not *used* for longest, and a hit is a use"
+    used = "the line that has not been *used* for longest is evicted, and a hit is a use"
     mistakes = [
         (_misses(lines, capacity, 0, refresh=False), used),
-        (_misses(lines, capacity, -1, refresh=True), "evicted is the oldest line, not the newest"),
+        (_misses(lines, capacity, -1, refresh=True), "the oldest line is evicted, not the newest"),
         (_misses(lines, capacity + 1, 0, True), "at no time are there more than `capacity` lines in the cache"),
         (
             _misses(lines, max(capacity - 1, 1), 0, True),
-            "a line goes when `capacity` others are in the cache, not sooner",
+            "a line is evicted when `capacity` others are in the cache, not sooner",
         ),
         (len(set(lines)), "that counts first uses only: a line that was evicted misses again"),
         (len(lines) - wanted, "these are the hits; count the others"),
@@ -142,7 +142,7 @@ def program_order(attempt, draw):
     everything = [(i, j) for i in range(rows) for j in range(columns)]
     if sorted(order) != everything:
         missing = sorted(set(everything) - set(order))
-        what = f"{len(missing)} programs are missing, the first {missing[0]}" if missing else "some stand there twice"
+        what = f"{len(missing)} programs are missing, the first {missing[0]}" if missing else "some occur twice"
         problem = f"it returned {len(order)} programs, expected each of {len(everything)} once: {what}{given(case)}"
         raise Wrong(problem, "each program runs exactly once; the last group may have fewer rows")
     lines = [line for i, j in order for line in (("x", i), ("y", j))]
@@ -165,9 +165,11 @@ def _why(order: list[tuple[int, int]], case: dict[str, int]) -> str:
     """What an order that misses too often looks like."""
     rows, columns = case["rows"], case["columns"]
     if [i for i, _ in order[:columns]] == [0] * columns:
-        return "it goes through one row of tiles after the other: until a block of y comes again, it has been evicted"
+        return (
+            "it goes through one row of tiles after the other: when it needs a block of y again, that has been evicted"
+        )
     if [j for _, j in order[:rows]] == [0] * rows and rows > case["capacity"]:
-        return "it goes through whole columns: until a block of x comes again, all the others have been used"
+        return "it goes through whole columns: when a block of x is needed again, all the others have been used"
     return (
         "how many blocks of x can wait while a block of y goes by? With LRU, two places of the cache hold blocks of y: "
         "the one in use and the next; all others are for the rows of a group, and none should be idle"
@@ -183,7 +185,7 @@ def _short(value: Any) -> str:
     "four limits: registers, warps, shared memory, blocks. The tightest one decides.",
     steps=(
         "what does each block need of the multiprocessor, and how much of that is there?",
-        "a warp is 32 threads. How many registers does a block of so many warps take?",
+        "a warp is 32 threads. How many registers does a block of `warps` warps take?",
         "min(sm['registers'] // (rounded · 32 · warps), sm['warps'] // warps, "
         "sm['shared'] // (shared + 1024), sm['blocks']), with `registers` rounded up to a multiple of 8.",
     ),

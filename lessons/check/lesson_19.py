@@ -19,18 +19,18 @@ OF_SUMS = {  # what a wrong answer adds up for the pairs of a worker -> the hint
     "own block": "your pairs compete with your own only: what must come from the other workers?",
 }
 OF_WEIGHTS = {  # what a wrong answer multiplies a right sum with -> the hint that fits
-    "1/n": "the mean of the workers' means is not the mean of all pairs where shards differ in size: weigh them",
+    "1/n": "the mean of the workers' means is not the mean of all pairs where shards differ in size: weight them",
     "1/N": "the sum of your losses is the batch's; but gradients are *averaged* over W workers: you lose a factor W",
     "1": "these are sums over pairs, and the loss is a mean over all N; then think of the mean over the workers",
     "2W/N": "the loss is half of the sum of its two directions",
 }
 TIMES_W = (
-    "this is W times the loss of the batch. If that is to mend the gradient of features that came as constants: the "
-    "gradient of logit_scale lacked nothing, and is now W times too large"
+    "this is W times the loss of the batch. If that is meant to repair the gradient of features that came as "
+    "constants: the gradient of logit_scale was already right, and is now W times too large"
 )
 CONSTANTS = (
     "the value is right, but the rows that you gathered came as constants. Each feature needs the gradient of *every* "
-    "logit that it is in, also of those that the other workers compute: how does that come back to its owner?"
+    "logit that it is in, including those that the other workers compute: how does that come back to its owner?"
 )
 
 
@@ -68,7 +68,7 @@ def sharded_loss(attempt, draw):
     except IndexError as error:
         raise Wrong(f"it raised IndexError: {error}".rstrip(".") + case, OF_SUMS["rank * n"]) from error
     except Deadlock as error:
-        raise Wrong(f"{error}{case}", "gathering is a meeting: each worker has to come, and equally often") from error
+        raise Wrong(f"{error}{case}", "gathering is a meeting: every worker has to take part, equally often") from error
     for loss in losses:
         if not isinstance(loss, Tensor) or loss.shape != () or not loss.requires_grad:
             raise Wrong(f"it returned {show(loss)}, expected a loss of shape () with a gradient{case}")

@@ -64,7 +64,7 @@ STEPS: Sequence[str] = (
 
 
 @exercise(
-    "one property for the values, one for the gradients, and then those inputs at which a computer's numbers end",
+    "one property for the values, one for the gradients, and then inputs at the limits of floating-point numbers",
     1,
     (
         *STEPS,

@@ -129,7 +129,7 @@ def _rounded_first(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
 
 
 class _Rounded(torch.autograd.Function):
-    """The softmax is rounded to bfloat16 before the one-hot target is taken off."""
+    """The softmax is rounded to bfloat16 before the one-hot target is subtracted."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor) -> Tensor:
@@ -173,13 +173,13 @@ def _clamped(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
 
 
 IN_BLOCKS = "it works in blocks of 16 rows, so up to 16 pairs it is right: give it more pairs than that"
-CHANGED_PLACES = "what may change if pictures and texts change their places?"
+CHANGED_PLACES = "what may change if pictures and texts swap places?"
 LOSSES = Room(
     {"one-hot": minclip.clip_loss_onehot, "arange": minclip.clip_loss, "log-sum-exp": _by_logsumexp, "fused": _fused},
     {
         "one direction": Mutant(_one_direction, CHANGED_PLACES),
         "one axis twice": Mutant(_same_axis_twice, CHANGED_PLACES),
-        "no maximum": Mutant(_without_maximum, "for which scales does exp overflow? Ask for one of them"),
+        "no maximum": Mutant(_without_maximum, "for which scales does exp overflow? Try one of them"),
         "no normalize": Mutant(_not_normalized, "what may change if a feature becomes three times as long?"),
         "scale without exp": Mutant(_log_of_scale, "compare numbers: which loss do you know for a certain scale?"),
         "no offset": Mutant(_in_blocks, IN_BLOCKS),
@@ -192,7 +192,7 @@ LOSSES = Room(
         "?2": Mutant(_one_hot_rounded, "have you looked at a gradient where every pair is found already?"),
         "?3": Mutant(_scale_detached, "which inputs of the loss learn? Have you asked for the gradient of each?"),
         "?4": Mutant(_summed, "what does the loss of a model that guesses depend on, and how?"),
-        "?5": Mutant(_without_its_own, "what is the lowest loss that there is? And that of a single pair?"),
+        "?5": Mutant(_without_its_own, "what is the lowest possible loss? And what is the loss of a single pair?"),
         "?6": Mutant(_one_maximum_for_all, "at a scale of 200, what if one pair's logits lie far below all others?"),
         "?7": Mutant(_clamped, "have you compared the loss at a small scale and at a large one?"),
     },
@@ -267,8 +267,8 @@ SPLITS = Room(
         "?3": Mutant(
             _by_first_pixels, "real pictures have borders. What if all of them begin with the same white rows?"
         ),
-        "?4": Mutant(_repeats_dropped, "are all rows still there, also those of a picture that occurs twice?"),
-        "?5": Mutant(_too_many, "how many of a thousand pictures are in the test?"),
+        "?4": Mutant(_repeats_dropped, "are all rows still there, including those of a picture that occurs twice?"),
+        "?5": Mutant(_too_many, "how many of a thousand pictures are in the test set?"),
     },
 )
 
@@ -338,7 +338,9 @@ SCORES = Room(
     {
         "ties are right": Mutant(_ties_are_right, ALL_THE_SAME),
         "first of ties": Mutant(_first_of_ties, ALL_THE_SAME),
-        "captions → pictures": Mutant(_other_direction, "a matrix for which the two directions have different scores?"),
+        "captions → pictures": Mutant(
+            _other_direction, "have you tried a matrix for which the two directions have different scores?"
+        ),
         "?1": Mutant(_nothing_is_better, "what is the score of a model whose cosines are not a number?"),
         "?2": Mutant(_mean_of_batches, "it works in batches of 8. What if the last one is smaller?"),
         "?3": Mutant(_within_batches, "which captions must the own one beat, if there are more than 8 pairs?"),

@@ -3,7 +3,7 @@
 from mistakes import Hinted
 
 EDGE, OTHER, NEVER = "condition in the mask", "choose the `other`", "never written"
-LOSES = "take the largest off"
+LOSES = "subtract the largest"
 
 MISTAKES = {
     "add_kernel": [
@@ -66,7 +66,7 @@ MISTAKES = {
         ("tl.exp(tile - tl.expand_dims(largest, 1))", "tl.exp(tile)"),
         Hinted((("tile - tl.expand_dims(largest, 1)", "tile"), ("largest + tl.log(sums)", "tl.log(sums)")), LOSES),
         Hinted(('mask=real, other=-float("inf")', "mask=real, other=0.0"), "every masked element counts"),
-        Hinted(("largest + tl.log(sums)", "tl.log(sums)"), "added again"),
+        Hinted(("largest + tl.log(sums)", "tl.log(sums)"), "added back"),
         Hinted(('mask=real, other=-float("inf")', "mask=real"), OTHER),
         Hinted(("largest + tl.log(sums), mask=rows < N", "largest + tl.log(sums)"), EDGE),
         ("tl.log(sums)", "tl.log2(sums)"),

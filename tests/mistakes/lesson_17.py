@@ -9,7 +9,7 @@ MISTAKES = {
     "loss_from_others": [
         Hinted(lambda others, pairs: torch.logaddexp(others, pairs) - pairs, "lost digits"),
         Hinted(lambda others, pairs: (1 + (others - pairs).exp()).log(), "lost digits"),
-        Hinted(lambda others, pairs: torch.log1p((others - pairs).exp()), "no float32"),
+        Hinted(lambda others, pairs: torch.log1p((others - pairs).exp()), "overflows float32"),
         lambda others, pairs: (others - pairs).exp(),
         Hinted(lambda others, pairs: F.softplus(pairs - others), "which one is subtracted"),
         Hinted(lambda others, pairs: -(pairs - torch.logaddexp(others, pairs)), "lost digits"),
@@ -44,7 +44,7 @@ MISTAKES = {
         Hinted(("column_lse + i * N", "column_lse + j * N"), "line i of column_lse"),
         Hinted(("tl.constexpr(0)), mask=columns < N)", "tl.constexpr(0)))"), "condition in the mask"),
         Hinted(("tl.sum(tl.exp2(logits", "tl.sum(tl.exp(logits"), "exp2, not exp"),
-        Hinted(("largest = tl.max(logits, axis)", "largest = tl.zeros_like(tl.max(logits, axis))"), "off before exp2"),
+        Hinted(("largest = tl.max(logits, axis)", "largest = tl.zeros_like(tl.max(logits, axis))"), "before exp2"),
     ],
     "coefficients_kernel": [
         Hinted(

@@ -138,7 +138,7 @@ MISTAKES = {
         Hinted(lambda: [exactly_ln], "how exact is a number in float32"),
         Hinted(lambda: [without_the_mean], "is it true of what the task describes"),
         Hinted(lambda: [forgets_to_return], "is a return missing"),
-        Hinted(lambda: [lengths], "change their places"),
+        Hinted(lambda: [lengths], "swap places"),
         Hinted(lambda: [symmetric], "for which scales does exp overflow"),
         Hinted(lambda: [symmetric, finite], "three times as long"),
         Hinted(lambda: [symmetric, finite, lengths], "which loss do you know for a certain scale"),
