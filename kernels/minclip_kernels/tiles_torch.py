@@ -178,7 +178,7 @@ class TorchTiles:
     def _gradients(
         self, write_coefficients: Callable[[Tile, Tensor], None], scale: Tensor, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of both towers, added up over all tiles, and Σ G cos without weight."""
+        """Return the gradients of both towers, added up over all tiles, and Σ G cos unweighted."""
         x, y = self.image.unit, self.text.unit
         needs_image, needs_text, needs_scale = self.problem.needs
         # Either tower's gradient also gives Σ G cos.
