@@ -410,7 +410,8 @@ def test_dry_run_of_the_first_hour(tmp_path, capsys, monkeypatch):
     assert {"product for images", "product for texts", "sigmoid_kernel"} <= {row[""] for row in kernels}
     assert all(row["ms"] > 0 and row["predicted ms"] is None for row in kernels)
     assert [row["result"] for row in records.read(tmp_path / "options.csv")] == ["measured"] * 2
-    assert printed.count("        return Blocking(block_m=") == 2 * (3 + 1)  # dtypes, kernels of both losses
+    tiles = json.loads((tmp_path / "tiles-clip-float32.json").read_text())["rows"]
+    assert all(0 < row[kernel] < math.inf for row in tiles for kernel in ("log_sum_exp", "coefficients"))
 
     monkeypatch.setattr(worker.Worker, "ask", None)  # nothing is measured again
     assert cli.main(arguments) == 0

@@ -17,7 +17,7 @@ from minclip_kernels.testing import (
     expected,
     make_features,
 )
-from minclip_kernels.tiles import LN_2, Equals, Problem
+from minclip_kernels.tiles import LN_2, Problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -47,6 +47,10 @@ def made_tiles(monkeypatch):
 
     monkeypatch.setattr(clip_loss, "make_tiles", make)
     return made
+
+
+def kept(tiles):
+    return sum(tile.is_kept for tile in tiles.tiles)
 
 
 shapes = st.tuples(st.integers(1, 200), st.integers(1, 200))
@@ -267,7 +271,7 @@ def test_tiles_that_are_kept_change_no_bit(monkeypatch):
     features = make_features("random", 100, 30)
     tile = 4 * 30 * 32
     results = [run(*features, 9.0, chunk_size=30, memory=memory) for memory in (None, 0, tile - 1, 5 * tile, 16 * tile)]
-    assert [tiles.kept for tiles in made] == [16, 0, 0, 5, 16]
+    assert [kept(tiles) for tiles in made] == [16, 0, 0, 5, 16]
     for result in results:
         assert_same_bits(result, results[0])
 
@@ -278,10 +282,10 @@ def test_memory_that_is_given_bounds_what_is_kept(monkeypatch):
     for memory in (0, 3839, 3840, 100_000):
         run(*make_features("random", 100, 30), 9.0, chunk_size=30, memory=memory)
         tiles = made.pop()
-        assert tiles.matrices[: tiles.kept].nbytes <= memory
+        assert sum(tile.logits.nbytes for tile in tiles.tiles if tile.is_kept) <= memory
     monkeypatch.setattr(tiles_torch, "KEPT_BYTES", 0)
     run(*make_features("random", 100, 30), 9.0, chunk_size=30)  # by default, as much as the features take
-    assert made[0].kept == 2 * 4 * 100 * 30 // 3840
+    assert kept(made[0]) == 2 * 4 * 100 * 30 // 3840
 
 
 def aligned_and_far_apart(count, width):
@@ -306,36 +310,32 @@ def test_tiles_with_small_sums_are_computed_exactly(kind, memory, dtype, monkeyp
     for features, kinds in ((make_features("aligned", 64, 3), {True}), (aligned_and_far_apart(64, 3), {True, False})):
         image, text = (tower.to(dtype) for tower in features)
         check(image[rows], text, 300.0, backend="torch", chunk_size=16, memory=memory, **options)
-        tops = made.pop().tops
-        assert len(tops) == 16
-        assert {top is None for top in tops} >= kinds
+        tiles = made.pop().tiles
+        assert len(tiles) == 16
+        assert {tile.top is None for tile in tiles} >= kinds
 
 
 def test_ordinary_tiles_are_not_computed_twice(monkeypatch):
     made = made_tiles(monkeypatch)
     run(*make_features("random", 100, 64), 100.0, chunk_size=20)
-    assert None not in made[0].tops
+    assert all(tile.top is not None for tile in made[0].tiles)
 
 
 # --- shards -------------------------------------------------------------------------------------------------
-
-
-def cut(equals, rows):
-    """The rows of one shard."""
-    shares = None if equals.row_shares is None else equals.row_shares[rows]
-    return Equals(equals.row_ids[rows], equals.column_ids, shares, equals.column_shares)
 
 
 def sharded(backend, image, text, logit_scale, sizes, ids=None, positives="drop", **options):
     """The loss of one matrix as several processes would compute it, one shard of images after the other."""
     count, dtype = len(image), torch.promote_types(image.dtype, torch.float32)
     scale = torch.tensor(logit_scale, dtype=dtype, device=image.device) / LN_2
-    equals = ids if ids is None else clip_loss.equal_ids(ids, positives, 0, count, dtype)
     shards = []
     for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
         rows = slice(end - size, end)
-        own = equals if equals is None else cut(equals, rows)
-        problem = Problem(image[rows], text, rows.start, normalize=True, equals=own, **options)
+        if ids is not None:
+            options["ids"] = ids[rows], ids
+            if positives == "all":
+                options["shares"] = clip_loss.target_shares(ids[rows], ids, slice(None), dtype)
+        problem = Problem(image[rows], text, rows.start, normalize=True, **options)
         tiles = custom_op.make_tiles(backend, problem)
         shards.append((problem, tiles, tiles.log_sum_exps(scale)))
     columns = functools.reduce(torch.logaddexp2, [sums.columns for *_, sums in shards])
@@ -343,10 +343,9 @@ def sharded(backend, image, text, logit_scale, sizes, ids=None, positives="drop"
     losses, gradients = [], []
     for problem, tiles, sums in shards:
         sums = sums._replace(columns=columns)
-        pairs = sums.cosines * scale, cosines * scale
-        mean, softmax = clip_loss.between_passes(problem, scale, sums, *pairs, cosines.mean())
+        mean, softmax = clip_loss.between_passes(problem, scale, sums, cosines * scale, cosines.mean())
         losses.append(mean.double() * len(sums.cosines) / count)
-        gradients.append(tiles.softmax_gradients(softmax, 1 / (2 * count), [True] * 3))
+        gradients.append(tiles.softmax_gradients(softmax, 1 / (2 * count)))
     images, texts, moments = zip(*gradients, strict=True)
     loss, text_gradient, moment = (torch.stack(parts).sum(dim=0) for parts in (losses, texts, moments))
     return Result(loss, torch.cat(images), text_gradient, moment)

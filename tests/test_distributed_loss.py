@@ -52,6 +52,7 @@ SHARDS = {
         "self.offset, self.total = sum(self.sizes[:rank]), ",
         "self.offset, self.total = 0, ",
     ),
+    "the same weight for every shard": ("self.count * self.world / self.total", "1.0"),
     "rows of the padding": ("part[:size]", "part[len(part) - size :]"),
     "column sums of one process": (
         "functools.reduce(torch.logaddexp2, parts.unbind())",
@@ -70,18 +71,21 @@ SHARDS = {
     "gradients of texts averaged": ("return own[: self.count]", "return own[: self.count] / self.world"),
 }
 CLIP = {
-    "loss weighted by the own pairs": ("loss * (shards.count * shards.world / shards.total)", "loss"),
-    "gradient weighted by the own pairs": ("shards.world / (2 * shards.total)", "1 / (2 * shards.count)"),
-    "gradient for a sum over the processes": ("shards.world / (2 * shards.total)", "1 / (2 * shards.total)"),
+    "loss weighted by the own pairs": ("loss if shards is None else loss * ratio", "loss"),
+    "gradient weighted by the own pairs": ("ratio / (2 * len(image))", "1 / (2 * len(image))"),
+    "gradient for a sum over the processes": ("ratio / (2 * len(image))", "1 / (2 * len(text))"),
     "column sums not combined": ("sums._replace(columns=columns)", "sums"),
-    "positives of columns among the own pairs": ("equals = equals._replace(column_shares=shares)", "pass"),
+    "positives of columns among the own pairs": ("rows if shards is None else slice(None)", "rows"),
 }
 SIGLIP = {
-    "weighted by the own pairs": ("shards.world / shards.total", "1 / len(image)"),
-    "pairs without the rank's offset, sigmoid": ("Problem(image, texts, shards.offset,", "Problem(image, texts, 0,"),
+    "weighted by the own pairs": ("ratio / len(image)", "1 / len(image)"),
+    "pairs without the rank's offset, sigmoid": (
+        "shards.gather(text), shards.offset, shards.ratio",
+        "shards.gather(text), 0, shards.ratio",
+    ),
     "texts gathered without gradient, sigmoid": (
-        "shards.add_and_scatter(gradients.text) if needs[1] else gradients.text",
-        "gradients.text[shards.offset :][: shards.count].clone()",
+        "shards.add_and_scatter(of_text)",
+        "of_text[shards.offset :][: shards.count].clone()",
     ),
 }
 MUTANTS = [*SHARDS, *CLIP, *SIGLIP]

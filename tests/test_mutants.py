@@ -20,22 +20,25 @@ TORCH = {
         "tile.rows.start - tile.columns.start",
     ),
     "pairs of other rows": (
-        "return of[first : max(first, last)]",
-        "return of.roll(1)[first : max(first, last)]",
+        "softmax.missing[first : first + len(pairs)]",
+        "softmax.missing.roll(1)[first : first + len(pairs)]",
     ),
-    "cosines of the pairs without the offset": ("self.text.unit[self.problem.offset :]", "self.text.unit"),
+    "cosines of the pairs without the offset": (
+        "slice(self.problem.offset, self.problem.offset + len(x))",
+        "slice(0, len(x))",
+    ),
     "pair from the softmax, rounded": (
-        "torch.neg(self._rows_with_pairs(tile, softmax.missing),",
-        "torch.neg((self._rows_with_pairs(tile, softmax.missing) - 2).bfloat16().to(g.dtype) + 2,",
+        "torch.neg(softmax.missing[first : first + len(pairs)],",
+        "torch.neg((softmax.missing[first : first + len(pairs)] - 2).bfloat16().to(g.dtype) + 2,",
     ),
     # The first pass.
     "features rounded": (
-        "torch.mul(features, inverse_norms, out=unit)",
-        "torch.mul(features, inverse_norms).bfloat16().to(dtype)",
+        "    return Tower(unit[:count],",
+        "    unit = unit.bfloat16().to(dtype)\n    return Tower(unit[:count],",
     ),
     "nothing left is not a number": ("lowest = torch.finfo(logits.dtype).min", "lowest = -torch.inf"),
     "no maximum": ("top = logits.amax(dim=1).max()", "top = torch.zeros_like(logits.max())"),
-    "e in place of 2": ("shares = logits.sub_(top).exp2_()", "shares = logits.sub_(top).exp_()"),
+    "e in place of 2": ("exponentials = logits.sub_(top).exp2_()", "exponentials = logits.sub_(top).exp_()"),
     "last tile only": (
         "torch.logaddexp2(rows[tile.rows], row_lse, out=rows[tile.rows])",
         "rows[tile.rows] = row_lse",
@@ -44,61 +47,64 @@ TORCH = {
     # The second pass.
     "no column term": ("torch.add(row_factors, column_factors, out=g)", "g.copy_(row_factors.expand_as(g))"),
     "row sums in place of column sums": (
-        "(top - column_lse).exp2_()",
-        "(top - softmax.row_lse.mean() + 0 * column_lse).exp2_()",
+        "(tile.top - column_lse).exp2_()",
+        "(tile.top - softmax.row_lse.mean() + 0 * column_lse).exp2_()",
     ),
     "scale missing where computed again": (
-        "return self._logits(tile, scale, place).sub_(top).exp2_()",
-        "return self._logits(tile, scale * 0.9, place).sub_(top).exp2_()",
+        "self._logits(tile, softmax.scale).sub_(tile.top).exp2_()",
+        "self._logits(tile, softmax.scale * 0.9).sub_(tile.top).exp2_()",
     ),
     "gradient not divided by the length": ("block *= inverse_norms * factor", "block *= factor"),
     "gradient along the feature": ("block.addcmul_(unit, along, value=-1)", "pass"),
-    "last tile of columns only": ("int(tile.columns.start > 0)", "0"),
-    "last tile of rows only": ("int(tile.rows.start > 0)", "0"),
-    "what was in memory": ("int(tile.rows.start > 0)", "1"),
-    "the scale's gradient without its weight": ("moments[0] * weight", "moments[0]"),
-    "center without its weight": ("softmax.center * total * weight", "softmax.center * total"),
-    "no center": ("gradients.scale - softmax.center * total * weight", "gradients.scale"),
-    # Tiles that are kept.
-    "an old tile in place of this one": (
-        "return tile.index if tile.index < self.kept else -2",
-        "return min(tile.index, self.kept)",
+    "last tile of columns only": ("int(columns.start > 0)", "0"),
+    "last tile of rows only": ("int(rows.start > 0)", "0"),
+    "what was in memory": ("int(rows.start > 0)", "1"),
+    "the scale's gradient without its weight": (
+        "(moment - softmax.center * total) * weight",
+        "moment - softmax.center * total",
     ),
-    "one kept tile too many": ("if tile.index < self.kept else", "if tile.index <= self.kept else"),
-    "the tile before": ("return tile.index if", "return max(0, tile.index - 1) if"),
-    "recomputed into a kept tile": ("else -2", "else max(0, self.kept - 1)"),
+    "center without its weight": (
+        "(moment - softmax.center * total) * weight",
+        "moment * weight - softmax.center * total",
+    ),
+    "no center": ("(moment - softmax.center * total) * weight", "moment * weight"),
+    # Tiles that are kept.
+    "an old tile in place of this one": (", index < kept)", ", True)"),
+    "one kept tile too many": (", index < kept)", ", index <= kept)"),
+    "the tile before": ("matrices[min(index, kept)]", "matrices[max(0, min(index, kept) - 1)]"),
+    "recomputed into a kept tile": ("matrices[min(index, kept)]", "matrices[min(index, max(0, kept - 1))]"),
     # Tiles that are computed exactly.
     "no fallback": ("< SMALLEST_SUM:", "< 0:"),
-    "fallback for rows only": ("min(rows.min(), columns.min())", "rows.min()"),
-    "fallback for columns only": ("min(rows.min(), columns.min())", "columns.min()"),
+    "fallback for rows only": ("min(rows.min().item(), columns.min().item())", "rows.min().item()"),
+    "fallback for columns only": ("min(rows.min().item(), columns.min().item())", "columns.min().item()"),
     "exact sums in units of 1": ("logits *= LN_2", "pass"),
     "exact tile without its column term": (".add_(logits.sub_(column_lse).exp2_())", ""),
     "exact sums of what is left of the first try": (
-        "            logits = self._logits(tile, scale, self._place(tile))\n        self.tops",
-        "        self.tops",
+        "            logits = self._logits(tile, scale)\n        logits *= LN_2",
+        "        logits *= LN_2",
     ),
     "a fallback that is forgotten": (
-        "self.tops.append(None)",
-        "self.tops.append(top)",
+        "top = logits.amax(dim=1).max()",
+        "top = tile.top = logits.amax(dim=1).max()",
     ),
     # Equal ids.
     "equal ids of other rows": (
-        "equals.row_ids[tile.rows, None]",
-        "equals.row_ids[: tile.rows.stop - tile.rows.start, None]",
+        "row_ids[tile.rows, None]",
+        "row_ids[: tile.rows.stop - tile.rows.start, None]",
     ),
     "equal ids of other columns": (
-        "== equals.column_ids[tile.columns]",
-        "== equals.column_ids[: tile.columns.stop - tile.columns.start]",
+        "== column_ids[tile.columns]",
+        "== column_ids[: tile.columns.stop - tile.columns.start]",
     ),
-    "nothing dropped": ("logits.masked_fill_(self._equal_ids(tile, equals), lowest)", "pass"),
+    "nothing dropped": ("logits.masked_fill_(self._equal_ids(tile, *self.problem.ids), lowest)", "pass"),
     "no targets beside the pair": ("                g -= targets\n", "                pass\n"),
     "targets of rows only": (
-        "equals.row_shares[tile.rows, None] + equals.column_shares[tile.columns]",
-        "equals.row_shares[tile.rows, None] + 0 * equals.column_shares[tile.columns]",
+        "row_shares[tile.rows, None] + column_shares[tile.columns]",
+        "row_shares[tile.rows, None] + 0 * column_shares[tile.columns]",
     ),
     "targets of columns only": (
-        "equals.row_shares[tile.rows, None] + equals.column_shares[tile.columns]",
-        "0 * equals.row_shares[tile.rows, None] + equals.column_shares[tile.columns]",
+        "row_shares[tile.rows, None] + column_shares[tile.columns]",
+        "0 * row_shares[tile.rows, None] + column_shares[tile.columns]",
     ),
     "the pair's target counted with the others": ("self._pairs(tile, targets).fill_(0)", "pass"),
     "pulls of the last tile only": ("pulls[tile.rows] += row_pulls", "pulls[tile.rows] = row_pulls.double()"),
@@ -129,35 +135,39 @@ CLIP_LOSS = {
     "the others do not pull": ("(rest * pairs - sums.pulls)", "(rest * pairs)"),
     "pulled twice": (".mul_(LN_2 / 2)", ".mul_(LN_2)"),
     "shares of columns forgotten": (
-        "2 - equals.row_shares - equals.column_shares[own]",
-        "1 - equals.row_shares + 0 * equals.column_shares[own]",
+        "2 - row_shares - column_shares[own]",
+        "1 - row_shares + 0 * column_shares[own]",
     ),
-    "shares of other columns": ("equals.column_shares[own]", "equals.column_shares[: pairs.shape[0]]"),
-    "ids of other rows": ("row_ids = ids[offset : offset + count]", "row_ids = ids[:count]"),
-    "all treated as drop": ('if positives == "drop":', "if True:"),
-    "drop treated as all": ('if positives == "drop":', "if False:"),
+    "shares of other columns": ("- column_shares[own]", "- column_shares[: pairs.shape[0]]"),
+    "ids of other rows": ("ids[rows].contiguous()", "ids[: len(image)].contiguous()"),
+    "all treated as drop": ('if positives == "all":', "if False:"),
+    "drop treated as all": ('if positives == "all":', "if True:"),
     "a row's positives counted among the images": (
         "row_shares = 1 / _occurrences(row_ids, ids)",
         "row_shares = 1 / _occurrences(row_ids, row_ids)",
     ),
     "a column's positives counted among all texts": (
-        "1 / _occurrences(row_ids, row_ids)",
-        "1 / _occurrences(row_ids, ids)",
+        "1 / _occurrences(ids[paired], ids[paired])",
+        "1 / _occurrences(ids[paired], ids)",
+    ),
+    "a loss of every text": (
+        "paired = rows if shards is None else slice(None)",
+        "paired = slice(None)",
     ),
     "shares of texts without an image": (
         "column_shares = torch.zeros_like(ids, dtype=dtype)",
         "column_shares = torch.ones_like(ids, dtype=dtype)",
     ),
-    "shares at other columns": ("column_shares[offset : offset + count] =", "column_shares[:count] ="),
+    "shares at other columns": ("column_shares[paired] =", "column_shares[: len(ids[paired])] ="),
     "occurrences too many by one": (
         "right=True) - torch.searchsorted(sorted_ids, of)",
         "right=True) - torch.searchsorted(sorted_ids, of) + 1",
     ),
-    "half of the gradient": ("1 / (2 * len(image))", "1 / len(image)"),
+    "half of the gradient": ("ratio / (2 * len(image))", "ratio / len(image)"),
 }
 SIGLIP_LOSS = {
-    "mean over the texts": ("1 / len(image)", "1 / len(text)"),
-    "half of the gradient": ("1 / len(image)", "1 / (2 * len(image))"),
+    "mean over the texts": ("ratio / len(image)", "ratio / len(text)"),
+    "half of the gradient": ("ratio / len(image)", "ratio / (2 * len(image))"),
     "bias in other units": ("logit_bias / LN_2", "logit_bias"),
     "scale in other units": ("logit_scale / LN_2", "logit_scale"),
 }
@@ -194,7 +204,7 @@ KERNELS = {
     ),
     "first part of the width only": ("            y_place += TILE.block_k\n", ""),
     # The first pass.
-    "no top": ("shares = tl.exp2(logits - top)", "shares = tl.exp2(logits)"),
+    "no top": ("exponentials = tl.exp2(logits - top)", "exponentials = tl.exp2(logits)"),
     "small sums are taken for good ones": ("tl.where(least < SMALLEST_SUM,", "tl.where(least < -1.0,"),
     "exact sums by column taken for sums by row": (
         "tl.store(row_sums + row_place, _log_sum_exp(logits, tl.constexpr(1)))",
@@ -204,7 +214,7 @@ KERNELS = {
         'value = tl.where(top == float("inf"), value, top + tl.log2(value))',
         'value = tl.where(top == float("inf"), 0.0, top) + tl.log2(tl.abs(value))',
     ),
-    "tops of the first part": ("top_places + part * strides[1]", "top_places + part * 0"),
+    "tops of the first part": ("top_places + tile * strides[1]", "top_places + tile * 0"),
     "tops of rows taken for those of columns": (
         "strides, program = (1, text.blocks),",
         "strides, program = (text.blocks, 1),",
@@ -258,8 +268,8 @@ TRITON = {
         "pulls[: len(pulls[chunk.rows])] += 2 * row_pulls",
     ),
     "all positives taken for dropped ones": (
-        "row_ids, column_ids, row_shares, column_shares = equals or [None] * 4",
-        "row_ids, column_ids, row_shares, column_shares = [*equals[:2], None, None] if equals else [None] * 4",
+        "row_shares, column_shares = problem.shares or (None, None)",
+        "row_shares, column_shares = None, None",
     ),
     "padding not cut off": (
         "image[: self.image.size, :width].contiguous()",

@@ -120,9 +120,14 @@ class Report:
 
 
 def compile_variant(
-    variant: Variant, name: str, dtype: str, blocking: Blocking | None = None,
-    precision: str = "ieee", unaligned: Sequence[str] = (), ones: Sequence[str] = (),
-) -> Report:  # fmt: skip
+    variant: Variant,
+    name: str,
+    dtype: str,
+    blocking: Blocking | None = None,
+    precision: str = "ieee",
+    unaligned: Sequence[str] = (),
+    ones: Sequence[str] = (),
+) -> Report:
     """Compile a kernel for the architecture `name`, and read the result.
 
     unaligned: integer arguments that are no multiple of 16. ones: those that are 1, which Triton
@@ -136,8 +141,10 @@ def compile_variant(
         else GPUTarget("hip", name, 64)
     )
     options = {
-        "num_warps": blocking.num_warps, "num_stages": blocking.num_stages, "enable_fp_fusion": True
-    }  # fmt: skip
+        "num_warps": blocking.num_warps,
+        "num_stages": blocking.num_stages,
+        "enable_fp_fusion": True,
+    }
     source = _source(variant, blocking, dtype, precision, unaligned, ones)
     compiled = triton.compile(source, target=target, options=options)
     threads = blocking.num_warps * target.warp_size
@@ -146,9 +153,13 @@ def compile_variant(
 
 
 def _source(
-    variant: Variant, blocking: Blocking, dtype: str, precision: str, unaligned: Sequence[str],
+    variant: Variant,
+    blocking: Blocking,
+    dtype: str,
+    precision: str,
+    unaligned: Sequence[str],
     ones: Sequence[str],
-) -> ASTSource:  # fmt: skip
+) -> ASTSource:
     kernel = getattr(kernels_triton, f"{variant.kernel}_kernel")
     given = dict.fromkeys(ones, 1)
     given |= {"TILE": blocking, "PRECISION": precision, "GROUP": 16, "STEP": tiles_triton.TOPS}
@@ -201,11 +212,15 @@ def _read_nvidia(compiled: Any, blocking: Blocking, logits_per_thread: float, na
     by_tensor_memory = 512 // blocking.block_n if "UTCHMMA" in assembly else by_memory
     product = next((i for i in ("UTCHMMA", "HGMMA", "HMMA", "FFMA") if i in assembly), "none")
     return Report(
-        blocking, registers, len(re.findall(r"\b(?:LDL|STL)\b", assembly)), shared,
-        min(by_registers, by_memory, by_tensor_memory), product,
+        blocking,
+        registers,
+        len(re.findall(r"\b(?:LDL|STL)\b", assembly)),
+        shared,
+        min(by_registers, by_memory, by_tensor_memory),
+        product,
         _outside_the_product(assembly, product) / logits_per_thread,
         len(re.findall(r"MUFU\.EX2", assembly)) / logits_per_thread,
-    )  # fmt: skip
+    )
 
 
 def _outside_the_product(assembly: str, product: str) -> int:
@@ -238,11 +253,15 @@ def _read_amd(compiled: Any, blocking: Blocking, logits_per_thread: float, name:
     waves_per_simd = 512 // (math.ceil(registers / 8) * 8)
     by_memory = 64 * 1024 // shared if shared else waves_per_simd
     return Report(
-        blocking, registers, number("vgpr_spill_count"), shared,
+        blocking,
+        registers,
+        number("vgpr_spill_count"),
+        shared,
         min(waves_per_simd * 4 // blocking.num_warps, by_memory),
-        next((i for i in ("v_mfma", "v_fma") if i in assembly), "none"), math.nan,
+        next((i for i in ("v_mfma", "v_fma") if i in assembly), "none"),
+        math.nan,
         len(re.findall("v_exp_f32", assembly)) / logits_per_thread,
-    )  # fmt: skip
+    )
 
 
 def _output(*command: Any) -> str:

@@ -28,12 +28,11 @@ from minclip_kernels.custom_op import (
     check_group,
     check_options,
     differentiable,
-    differentiable_in_group,
     make_tiles,
     needed_gradients,
 )
 from minclip_kernels.distributed import Shards
-from minclip_kernels.tiles import LN_2, Equals, Problem, Softmax, Sums
+from minclip_kernels.tiles import LN_2, Problem, Softmax, Sums
 
 POSITIVES = ("drop", "all")
 
@@ -93,20 +92,14 @@ def fused_clip_loss(
     _check_ids(ids, positives, text_features)
     scale = as_scalar("logit_scale", logit_scale, image_features)
     needs = needed_gradients(image_features, text_features, scale)
-    if group is not None:
-        shards = Shards(group, image_features, shard_sizes)
-        return _clip_loss_of_shards(
-            image_features, text_features, scale, ids, positives, shards, normalize, backend,
-            chunk_size, memory, needs,
-        )  # fmt: skip
-    return _clip_loss(
-        image_features, text_features, scale, ids, positives, offset, normalize, backend,
-        chunk_size, memory, needs,
-    )  # fmt: skip
+    shards = None if group is None else Shards(group, image_features, shard_sizes)
+    inputs = image_features, text_features, scale, ids, positives, offset
+    return _clip_loss(shards, *inputs, normalize, backend, chunk_size, memory, needs)
 
 
 @differentiable("clip_loss", tensors=3)
 def _clip_loss(
+    shards: Shards | None,
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor,
@@ -119,92 +112,67 @@ def _clip_loss(
     memory: int | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss () and its gradients for image (n, D), text (M, D) and scale ()."""
-    dtype = logit_scale.dtype
-    equals = None if ids is None else equal_ids(ids, positives, offset, len(image), dtype)
-    problem = Problem(image, text, offset, normalize, equals, chunk_size, memory, any(needs))
-    tiles = make_tiles(backend, problem)
-    scale = logit_scale / LN_2
-    sums = tiles.log_sum_exps(scale)
-    pairs = sums.cosines * scale
-    # A text without an image gets an infinite pair, which makes its softmax vanish everywhere.
-    padding = offset, len(text) - len(image) - offset
-    column_pairs = F.pad(pairs, padding, value=torch.inf) if any(padding) else pairs
-    loss, softmax = between_passes(problem, scale, sums, pairs, column_pairs, sums.cosines.mean())
-    if not any(needs):
-        no_image, no_text = logit_scale.new_empty(0), logit_scale.new_empty(0)
-        return loss, no_image, no_text, torch.zeros_like(logit_scale)
-    gradients = tiles.softmax_gradients(softmax, 1 / (2 * len(image)), list(needs))
-    return loss, gradients.image, gradients.text, gradients.scale
+    """Return the loss () and its gradients for image (n, D), text (M, D) and scale ().
 
-
-@differentiable_in_group
-def _clip_loss_of_shards(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    ids: Tensor | None,
-    positives: str,
-    shards: Shards,
-    normalize: bool,
-    backend: str,
-    chunk_size: int | None,
-    memory: int | None,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return this process's share of the loss () and its gradients for image and text (n, D) and
-    scale (): their means over the processes are those of the whole batch."""
-    texts = shards.gather(text)  # (N, D)
-    equals = None
+    With shards these are the parts of this process, as `Shards` defines them, and text and ids its
+    own.
+    """
+    ratio = 1.0
+    if shards is not None:
+        text, offset, ratio = shards.gather(text), shards.offset, shards.ratio  # (N, D)
+        ids = None if ids is None else shards.gather(ids)  # (N,)
+    rows = slice(offset, offset + len(image))  # the texts of this process's images
+    equal, shares = None, None
     if ids is not None:
-        ids = shards.gather(ids)  # (N,)
-        equals = equal_ids(ids, positives, shards.offset, shards.count, logit_scale.dtype)
-        if equals.column_shares is not None:  # Every column has a loss, and its positives anywhere.
-            shares = 1 / _occurrences(ids, ids).to(logit_scale.dtype)
-            equals = equals._replace(column_shares=shares)
-    problem = Problem(
-        image, texts, shards.offset, normalize, equals, chunk_size, memory, any(needs)
-    )
+        equal = ids[rows].contiguous(), ids.contiguous()
+        if positives == "all":
+            paired = rows if shards is None else slice(None)
+            shares = target_shares(*equal, paired, logit_scale.dtype)
+    problem = Problem(image, text, offset, normalize, equal, shares, chunk_size, memory, needs)
     tiles = make_tiles(backend, problem)
     scale = logit_scale / LN_2
     sums = tiles.log_sum_exps(scale)
-    columns, cosines = shards.combine(sums.columns, sums.cosines)  # (N,) each
-    loss, softmax = between_passes(
-        problem, scale, sums._replace(columns=columns), sums.cosines * scale, cosines * scale,
-        cosines.mean(),
-    )  # fmt: skip
-    loss = loss * (shards.count * shards.world / shards.total)
+    cosines = sums.cosines
+    if shards is not None:
+        columns, cosines = shards.combine(sums.columns, cosines)  # (N,) each
+        sums = sums._replace(columns=columns)
+    pairs = cosines * scale
+    if len(pairs) < len(text):
+        # A text without an image gets an infinite pair: its softmax vanishes everywhere.
+        pairs = F.pad(pairs, (offset, len(text) - rows.stop), value=torch.inf)
+    loss, softmax = between_passes(problem, scale, sums, pairs, cosines.mean())
+    loss = loss if shards is None else loss * ratio
     if not any(needs):
         nothing = logit_scale.new_empty(0)
-        return loss, nothing, nothing, torch.zeros_like(logit_scale)
-    weight = shards.world / (2 * shards.total)
-    gradients = tiles.softmax_gradients(softmax, weight, list(needs))
-    of_text = shards.add_and_scatter(gradients.text) if needs[1] else gradients.text
+        return loss, nothing, nothing.clone(), torch.zeros_like(logit_scale)
+    gradients = tiles.softmax_gradients(softmax, ratio / (2 * len(image)))
+    of_text = gradients.text
+    if shards is not None and needs[1]:
+        of_text = shards.add_and_scatter(of_text)
     return loss, gradients.image, of_text, gradients.scale
 
 
 def between_passes(
-    problem: Problem, scale: Tensor, sums: Sums, pairs: Tensor, column_pairs: Tensor,
-    center: Tensor,
-) -> tuple[Tensor, Softmax]:  # fmt: skip
+    problem: Problem, scale: Tensor, sums: Sums, column_pairs: Tensor, center: Tensor
+) -> tuple[Tensor, Softmax]:
     """Return the loss () and what the second pass needs.
 
-    pairs: (n,), the logits of the pairs. column_pairs: (M,), the logit of each column's pair,
-    whichever process holds its row. center: (), the mean cosine of all pairs. Logits and sums are
-    in units of ln 2.
+    column_pairs: (M,), the logit of each column's pair, whichever process holds its row. center:
+    (), the mean cosine of all pairs. Logits and sums are in units of ln 2.
     """
-    own = slice(problem.offset, problem.offset + pairs.shape[0])
+    own = slice(problem.offset, problem.offset + len(problem.image))
+    pairs = column_pairs[own]  # (n,)
     # The log-sum-exp of the others minus the pair's logit, in each row and each column with a loss.
     odds = torch.stack([sums.rows, sums.columns[own]]).sub_(pairs).mul_(LN_2)  # (2, n)
     # Each pair's loss. Adding 0 · pairs makes it NaN for an infinite pair, as the plain formula is.
     losses = F.softplus(odds).add_(pairs, alpha=0)  # (2, n)
     # The pair's target of 1 minus its probability, added up over both directions.
     missing = torch.sigmoid(odds).sum(dim=0)  # (n,)
-    equals = problem.equals
-    if equals is not None and equals.row_shares is not None and equals.column_shares is not None:
+    if problem.shares is not None:
+        row_shares, column_shares = problem.shares
         assert sums.pulls is not None
         # The pair's target falls from 2 to its shares, and the other positives pull as well.
-        rest = 2 - equals.row_shares - equals.column_shares[own]  # (n,)
+        rest = 2 - row_shares - column_shares[own]  # (n,)
         losses += (rest * pairs - sums.pulls).mul_(LN_2 / 2)
         missing -= rest
     # With the pairs, the sums are the denominators of both softmaxes.
@@ -213,16 +181,18 @@ def between_passes(
     return losses.mean().float(), Softmax(scale, row_lse, column_lse, missing, center)
 
 
-def equal_ids(ids: Tensor, positives: str, offset: int, count: int, dtype: torch.dtype) -> Equals:
-    """Return the ids of M texts, and of `count` images whose texts start at `offset`, as Equals."""
-    ids = ids.contiguous()  # torch.searchsorted warns of anything else.
-    row_ids = ids[offset : offset + count]
-    if positives == "drop":
-        return Equals(row_ids, ids)
+def target_shares(
+    row_ids: Tensor, ids: Tensor, paired: slice, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return what makes all entries with equal ids positives: shares of rows (n,), columns (M,).
+
+    row_ids: (n,). ids: (M,), of the columns. paired: the columns with an image, and so a loss, in
+    any process.
+    """
     row_shares = 1 / _occurrences(row_ids, ids).to(dtype)
     column_shares = torch.zeros_like(ids, dtype=dtype)
-    column_shares[offset : offset + count] = 1 / _occurrences(row_ids, row_ids).to(dtype)
-    return Equals(row_ids, ids, row_shares, column_shares)
+    column_shares[paired] = 1 / _occurrences(ids[paired], ids[paired]).to(dtype)
+    return row_shares, column_shares
 
 
 def _occurrences(of: Tensor, among: Tensor) -> Tensor:

@@ -76,6 +76,17 @@ def check_options(backend: str, chunk_size: int | None, memory: int | None) -> N
         )
 
 
+def check_group(group: Any, offset: int | None) -> None:
+    """Raise TypeError and ValueError for a group that the loss cannot be computed in."""
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(
+            f"group is a {type(group).__name__}, expected a process group, such as "
+            "torch.distributed.group.WORLD"
+        )
+    if offset is not None:
+        raise ValueError(f"offset is {offset}, expected None with a group: each image has its text")
+
+
 def as_scalar(name: str, value: Tensor | float, features: Tensor) -> Tensor:
     """Return the scale or the bias, (), in the dtype that the loss is computed in."""
     dtype = computing_dtype(features)
@@ -151,52 +162,33 @@ def _is_interpreted() -> bool:
 def differentiable(name: str, tensors: int) -> Callable[[Compute], Callable[..., Tensor]]:
     """Make a function that returns a loss and its gradients into one that returns the loss.
 
-    Its first `tensors` arguments are those to differentiate by, image and text features first; its
-    third is a scalar, and its last says whether image and text need a gradient. It returns the
-    loss and one gradient for each of these arguments, empty where none is needed.
+    Its first argument is the shards of a group or None. The next `tensors` arguments are those to
+    differentiate by, image and text features first; the third of them is a scalar. The last says
+    whether image and text need a gradient. It returns the loss and one gradient for each of these
+    arguments, empty where none is needed.
     """
 
     def decorate(compute: Compute) -> Callable[..., Tensor]:
-        compute = _in_context(compute)
-        operator = torch.library.custom_op(f"minclip_kernels::{name}", compute, mutates_args=())
+        alone = _in_context(functools.partial(compute, None))
+        operator = torch.library.custom_op(f"minclip_kernels::{name}", alone, mutates_args=())
         operator.register_fake(lambda *inputs: _fake(inputs, tensors))
-        operator.register_autograd(
-            _differentiate, setup_context=lambda ctx, inputs, output: _save(ctx, inputs, output)
-        )
+        operator.register_autograd(_differentiate, setup_context=_save)
 
-        def call(*inputs: Any) -> Tensor:
+        def call(shards: Any, *inputs: Any) -> Any:
+            if shards is not None:
+                return _in_group(functools.partial(compute, shards), *inputs)
             # A registered operator costs twice as much as calling autograd directly.
-            if _is_traced(inputs[0]):
-                return operator(*inputs)[0]
-            return _Direct.apply(compute, *inputs)
+            return operator(*inputs)[0] if _is_traced(inputs[0]) else _Direct.apply(alone, *inputs)
 
         return call
 
     return decorate
 
 
-def differentiable_in_group(compute: Compute) -> Callable[..., Tensor]:
-    """`differentiable` for a function whose processes talk to each other.
-
-    It is no operator, and torch.compile leaves it as it is.
-    """
-    compute = _in_context(compute)
-
-    def call(*inputs: Any) -> Tensor:
-        return _Direct.apply(compute, *inputs)
-
-    return torch.compiler.disable(call)  # type: ignore[return-value]
-
-
-def check_group(group: Any, offset: int | None) -> None:
-    """Raise TypeError and ValueError for a group that the loss cannot be computed in."""
-    if not isinstance(group, torch.distributed.ProcessGroup):
-        raise TypeError(
-            f"group is a {type(group).__name__}, expected a process group, such as "
-            "torch.distributed.group.WORLD"
-        )
-    if offset is not None:
-        raise ValueError(f"offset is {offset}, expected None with a group: each image has its text")
+@torch.compiler.disable
+def _in_group(compute: Compute, *inputs: Any) -> Any:
+    """Compute where processes talk to each other, which torch.compile leaves as it is."""
+    return _Direct.apply(_in_context(compute), *inputs)
 
 
 def _in_context(compute: Compute) -> Compute:

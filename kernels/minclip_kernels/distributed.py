@@ -24,6 +24,9 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 class Shards:
     """The shards of a batch over the processes of a group, in the order of their ranks.
 
+    What a loss returns in a process are its own rows' parts of loss and gradients, multiplied such
+    that their means over the processes are those of the whole batch.
+
     sizes: how many pairs each process holds; None: they ask each other, which makes a GPU wait.
     Raises ValueError if the sizes do not fit the group, or the features of this process.
     """
@@ -41,6 +44,7 @@ class Shards:
             )
         self.offset, self.total = sum(self.sizes[:rank]), sum(self.sizes)
         self.largest = max(self.sizes)
+        self.ratio = self.count * self.world / self.total  # of the own rows to the mean shard
 
     def gather(self, own: Tensor) -> Tensor:
         """Return the rows of all processes, (N, …), of the rows of this one, (n, …)."""

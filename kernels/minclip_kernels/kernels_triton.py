@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+from triton.language import constexpr
 
 SMALLEST_SUM = tl.constexpr(2.0**-60)  # A tile with a smaller sum is computed again exactly.
 WIDEST_SPREAD = tl.constexpr(120.0)  # Log-sum-exps further apart have no common exponential.
@@ -49,7 +50,7 @@ class Axis(NamedTuple):
 @triton.jit
 def prepare_kernel(
     raw_image, raw_text, image, text, width, padded_width, image_programs,
-    NORMALIZE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    NORMALIZE: constexpr, BLOCK: constexpr, WIDTH: constexpr,
 ):  # fmt: skip
     """Write the features of both towers as the other kernels use them."""
     program = tl.program_id(0)
@@ -62,9 +63,8 @@ def prepare_kernel(
 
 @triton.jit
 def _prepare(
-    raw, tower, block, width, padded_width,
-    NORMALIZE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    raw, tower, block, width, padded_width, NORMALIZE: constexpr, BLOCK: constexpr, WIDTH: constexpr
+):
     rows, steps = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDTH)
     mask = (rows < tower.size)[:, None] & (steps < width)[None, :]
     x = tl.load(raw + rows.to(tl.int64)[:, None] * width + steps[None, :], mask=mask, other=0.0)
@@ -86,7 +86,7 @@ def _prepare(
 
 
 @triton.jit
-def _place(program, image, text, GROUP: tl.constexpr):
+def _place(program, image, text, GROUP: constexpr):
     """Return the block of rows and the block of columns of a program.
 
     GROUP blocks of rows take turns, so that programs that run together share features in the
@@ -99,7 +99,7 @@ def _place(program, image, text, GROUP: tl.constexpr):
 
 
 @triton.jit
-def _parts(row_block, column_block, image, text, TILE: tl.constexpr):
+def _sum_places(row_block, column_block, image, text, TILE: constexpr):
     """Return where the sums over the rows and over the columns of a tile belong."""
     row_length, column_length = image.blocks * TILE.block_m, text.blocks * TILE.block_n
     row_place = column_block.to(tl.int64) * row_length + row_block * TILE.block_m
@@ -108,10 +108,10 @@ def _parts(row_block, column_block, image, text, TILE: tl.constexpr):
 
 
 @triton.jit
-def _product(x, y, row, column, width, TILE: tl.constexpr, PRECISION: tl.constexpr):
+def _product(x, y, row, column, width, TILE: constexpr, PRECISION: constexpr):
     """Return the products of a tile's rows, from `row` on, with its columns, from `column` on."""
-    ROWS: tl.constexpr = TILE.block_m
-    COLUMNS: tl.constexpr = TILE.block_n
+    ROWS: constexpr = TILE.block_m
+    COLUMNS: constexpr = TILE.block_n
     product = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     if TILE.descriptors:
         for start in range(0, width, TILE.block_k):
@@ -166,7 +166,7 @@ def _targets(rows, columns, image, text, offset):
 @triton.jit
 def log_sum_exp_kernel(
     x, y, width, image, text, offset, scale, cosines, row_sums, column_sums, tops, pulls,
-    TILE: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: constexpr, GROUP: constexpr, PRECISION: constexpr,
 ):  # fmt: skip
     """Write the sums of exp2(logit − top) over the rows and the columns of each tile.
 
@@ -176,7 +176,7 @@ def log_sum_exp_kernel(
     """
     program = tl.program_id(0)
     row_block, column_block = _place(program, image, text, GROUP)
-    row_place, column_place = _parts(row_block, column_block, image, text, TILE)
+    row_place, column_place = _sum_places(row_block, column_block, image, text, TILE)
     row = image.first + row_block * TILE.block_m
     column = text.first + column_block * TILE.block_n
     rows, columns = row + tl.arange(0, TILE.block_m), column + tl.arange(0, TILE.block_n)
@@ -206,8 +206,8 @@ def log_sum_exp_kernel(
 
     top = tl.max(logits)
     top = tl.where(top == -float("inf"), 0.0, top)
-    shares = tl.exp2(logits - top)
-    row_sum, column_sum = tl.sum(shares, 1), tl.sum(shares, 0)
+    exponentials = tl.exp2(logits - top)
+    row_sum, column_sum = tl.sum(exponentials, 1), tl.sum(exponentials, 0)
     tl.store(row_sums + row_place, row_sum)
     tl.store(column_sums + column_place, column_sum)
     least = tl.min(tl.where(rows < image.size, row_sum, 1.0))
@@ -217,7 +217,7 @@ def log_sum_exp_kernel(
 
 
 @triton.jit
-def _log_sum_exp(logits, axis: tl.constexpr):
+def _log_sum_exp(logits, axis: constexpr):
     """Return log2 Σ exp2 over one axis with the true maximum; −inf where every logit is −inf."""
     largest = tl.max(logits, axis)
     largest = tl.where(largest == -float("inf"), 0.0, largest)
@@ -227,7 +227,7 @@ def _log_sum_exp(logits, axis: tl.constexpr):
 @triton.jit
 def exact_log_sum_exp_kernel(
     x, y, width, image, text, offset, scale, row_sums, column_sums, tops,
-    TILE: tl.constexpr, PRECISION: tl.constexpr, STEP: tl.constexpr,
+    TILE: constexpr, PRECISION: constexpr, STEP: constexpr,
 ):  # fmt: skip
     """Write log-sum-exps with the true maxima in place of the sums of tiles whose top is +inf.
 
@@ -240,7 +240,7 @@ def exact_log_sum_exp_kernel(
     for tile in range(first, last):
         if tl.load(tops + tile) == float("inf"):
             row_block, column_block = tile // text.blocks, tile % text.blocks
-            row_place, column_place = _parts(row_block, column_block, image, text, TILE)
+            row_place, column_place = _sum_places(row_block, column_block, image, text, TILE)
             row = image.first + row_block * TILE.block_m
             column = text.first + column_block * TILE.block_n
             rows, columns = row + tl.arange(0, TILE.block_m), column + tl.arange(0, TILE.block_n)
@@ -255,7 +255,7 @@ def exact_log_sum_exp_kernel(
 @triton.jit
 def combine_kernel(
     row_sums, column_sums, tops, row_lse, column_lse, image, text,
-    TILE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    TILE: constexpr, BLOCK: constexpr, STEP: constexpr,
 ):  # fmt: skip
     """Add the tiles of a chunk to the log-sum-exps of its rows (n,) and columns (M,)."""
     program, row_programs = tl.program_id(0), tl.cdiv(image.blocks * TILE.block_m, BLOCK)
@@ -271,12 +271,12 @@ def combine_kernel(
 
 @triton.jit
 def _combine(
-    sums, tops, strides, lse, axis, other, block,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
-    """Add the parts of some rows or columns in a fixed order, online in one pass.
+    sums, tops, strides, lse, axis, other, block, SIZE: constexpr, BLOCK: constexpr, STEP: constexpr
+):
+    """Add the tiles' sums of some rows or columns in a fixed order, online in one pass.
 
-    strides: of the tops, along this axis and along the parts.
+    strides: of the tops, along this axis and along the other, on which the sums are added up. The
+    result so far is total · exp2(largest): chunks after the first go on from what is in `lse`.
     """
     local = block * BLOCK + tl.arange(0, BLOCK)
     places = axis.first + local
@@ -287,11 +287,11 @@ def _combine(
         largest = tl.load(lse + places, mask=inside, other=LOWEST)
     total = tl.full((BLOCK,), 1.0, tl.float32)
     for start in range(0, other.blocks, STEP):
-        part = start + tl.arange(0, STEP)[:, None]
-        mask = (part < other.blocks) & inside[None, :]
-        place = part.to(tl.int64) * (axis.blocks * SIZE) + local[None, :]
+        tile = start + tl.arange(0, STEP)[:, None]
+        mask = (tile < other.blocks) & inside[None, :]
+        place = tile.to(tl.int64) * (axis.blocks * SIZE) + local[None, :]
         value = tl.load(sums + place, mask=mask, other=0.0)
-        top = tl.load(top_places + part * strides[1], mask=mask, other=0.0)
+        top = tl.load(top_places + tile * strides[1], mask=mask, other=0.0)
         # Where the top is +inf, the value is a logarithm already.
         value = tl.where(top == float("inf"), value, top + tl.log2(value))
         new = tl.maximum(largest, tl.max(value, 0))
@@ -309,7 +309,7 @@ def _halves(product):
 
 
 @triton.jit
-def _split(product, PARTS: tl.constexpr):
+def _split(product, PARTS: constexpr):
     """Return 1, 2, 4 or 8 groups of columns, which take turns in the registers."""
     parts = (product,)
     if PARTS >= 2:
@@ -324,10 +324,10 @@ def _split(product, PARTS: tl.constexpr):
 
 @triton.jit
 def coefficients_kernel(
-    x, y, width, image, text, offset, scale, center, row_lse, column_lse, missing, out, moments,
-    weight, TILE: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
+    x, y, width, image, text, offset, scale, center, row_lse, column_lse, missing, out, sums,
+    weight, TILE: constexpr, GROUP: constexpr, PRECISION: constexpr,
 ):  # fmt: skip
-    """Write G_ij r_i q_j WEIGHT to out, and weight · Σ G (cos − center) of each tile.
+    """Write G_ij r_i q_j WEIGHT to out, and to sums weight · Σ G (cos − center) of each tile.
 
     G is P^row + P^col, minus the targets of equal ids, and −missing at the pairs, all in float32
     before it is rounded. One exponential per logit, relative to the middle of the tile's
@@ -383,13 +383,13 @@ def coefficients_kernel(
         # Before the store, which then reuses the registers.
         total += tl.sum(g * (cosines - middle_cosine), 1)
         tl.store(out + local[None, :], (g * norms).to(out.dtype.element_ty))
-    tl.store(moments + program, tl.sum(total) * (weight / WEIGHT))
+    tl.store(sums + program, tl.sum(total) * (weight / WEIGHT))
 
 
 @triton.jit
 def sigmoid_kernel(
     x, y, width, image, text, offset, scale, bias, out, sums, weight,
-    TILE: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: constexpr, GROUP: constexpr, PRECISION: constexpr,
 ):  # fmt: skip
     """Write G_ij r_i q_j WEIGHT of the sigmoid loss to out.
 
@@ -449,7 +449,7 @@ def sigmoid_kernel(
 @triton.jit
 def finish_kernel(
     image_gradient, text_gradient, image, text, scale, weight, width, image_programs,
-    NORMALIZE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    NORMALIZE: constexpr, BLOCK: constexpr, WIDTH: constexpr,
 ):  # fmt: skip
     """Turn the gradients of prepared features into those of raw features, in place."""
     program = tl.program_id(0)
@@ -463,9 +463,8 @@ def finish_kernel(
 
 @triton.jit
 def _finish(
-    gradient, tower, block, factor, width,
-    NORMALIZE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    gradient, tower, block, factor, width, NORMALIZE: constexpr, BLOCK: constexpr, WIDTH: constexpr
+):
     """Scale some rows; remove the component along the feature, if that is longer than 1e-12."""
     rows, steps = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDTH)
     place, mask = rows.to(tl.int64)[:, None] * width + steps[None, :], (steps < width)[None, :]

@@ -35,10 +35,9 @@ class _Loss(nn.Module):
         logit_bias: Tensor | float | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        loss = self.function(
-            image_features, text_features, _scalar(logit_scale), _scalar(logit_bias),
-            normalize=False, group=_group(self.world_size),
-        )  # fmt: skip
+        options = {"normalize": False, "group": _group(self.world_size)}
+        scalars = _scalar(logit_scale), _scalar(logit_bias)
+        loss = self.function(image_features, text_features, *scalars, **options)
         return {"contrastive_loss": loss} if output_dict else loss
 
 

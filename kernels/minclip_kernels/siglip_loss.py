@@ -15,7 +15,6 @@ from minclip_kernels.custom_op import (
     check_group,
     check_options,
     differentiable,
-    differentiable_in_group,
     make_tiles,
     needed_gradients,
 )
@@ -49,19 +48,14 @@ def fused_siglip_loss(
     scale = as_scalar("logit_scale", logit_scale, image_features)
     bias = as_scalar("logit_bias", logit_bias, image_features)
     needs = needed_gradients(image_features, text_features, scale)
-    if group is not None:
-        shards = Shards(group, image_features, shard_sizes)
-        return _siglip_loss_of_shards(
-            image_features, text_features, scale, bias, shards, normalize, backend, chunk_size,
-            needs,
-        )  # fmt: skip
-    return _siglip_loss(
-        image_features, text_features, scale, bias, offset, normalize, backend, chunk_size, needs
-    )
+    shards = None if group is None else Shards(group, image_features, shard_sizes)
+    inputs = image_features, text_features, scale, bias, offset
+    return _siglip_loss(shards, *inputs, normalize, backend, chunk_size, needs)
 
 
 @differentiable("siglip_loss", tensors=4)
 def _siglip_loss(
+    shards: Shards | None,
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor,
@@ -72,34 +66,18 @@ def _siglip_loss(
     chunk_size: int | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss () and its gradients for image (n, D), text (M, D), scale () and bias ()."""
-    problem = Problem(image, text, offset, normalize, None, chunk_size, second_pass=False)
-    tiles = make_tiles(backend, problem)
-    gradients, loss, of_bias = tiles.sigmoid_gradients(
-        logit_scale / LN_2, logit_bias / LN_2, 1 / len(image), list(needs)
-    )
-    return loss.float(), gradients.image, gradients.text, gradients.scale, of_bias
+    """Return the loss () and its gradients for image (n, D), text (M, D), scale () and bias ().
 
-
-@differentiable_in_group
-def _siglip_loss_of_shards(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor,
-    shards: Shards,
-    normalize: bool,
-    backend: str,
-    chunk_size: int | None,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return this process's share of the loss () and its gradients for image and text (n, D),
-    scale () and bias (): their means over the processes are those of the whole batch."""
-    texts = shards.gather(text)  # (N, D)
-    problem = Problem(image, texts, shards.offset, normalize, None, chunk_size, second_pass=False)
-    tiles = make_tiles(backend, problem)
-    gradients, loss, of_bias = tiles.sigmoid_gradients(
-        logit_scale / LN_2, logit_bias / LN_2, shards.world / shards.total, list(needs)
+    With shards these are the parts of this process, as `Shards` defines them, and text its own.
+    """
+    ratio = 1.0
+    if shards is not None:
+        text, offset, ratio = shards.gather(text), shards.offset, shards.ratio
+    problem = Problem(image, text, offset, normalize, chunk_size=chunk_size, memory=0, needs=needs)
+    gradients, loss, of_bias = make_tiles(backend, problem).sigmoid_gradients(
+        logit_scale / LN_2, logit_bias / LN_2, ratio / len(image)
     )
-    of_text = shards.add_and_scatter(gradients.text) if needs[1] else gradients.text
+    of_text = gradients.text
+    if shards is not None and needs[1]:
+        of_text = shards.add_and_scatter(of_text)
     return loss.float(), gradients.image, of_text, gradients.scale, of_bias

@@ -7,6 +7,7 @@ throughout, because exp2 is faster than exp on CPUs and on GPUs.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,29 +19,21 @@ EPSILON = 1e-12  # Features are divided by at least this length, as in F.normali
 SMALLEST_SUM = 2.0**-60  # A tile with a smaller sum of exponentials is computed again exactly.
 
 
-class Equals(NamedTuple):
-    """Which images and texts carry the same id, besides the pairs."""
-
-    row_ids: Tensor  # (n,) int64
-    column_ids: Tensor  # (M,) int64
-    # With positives="all", the target of every entry with equal ids is row_shares[i] +
-    # column_shares[j]; with positives="drop" there are no shares, and such entries are left out.
-    row_shares: Tensor | None = None  # (n,)
-    column_shares: Tensor | None = None  # (M,)
-
-
 @dataclass(frozen=True)
 class Problem:
-    """Two towers of features, and where their pairs are: row i matches column i + offset."""
+    """Two towers of features, and what is asked about them: row i matches column i + offset."""
 
     image: Tensor  # (n, D)
     text: Tensor  # (M, D), M >= n + offset
     offset: int
     normalize: bool
-    equals: Equals | None = None
+    # (n,) and (M,) int64. Entries with equal ids, besides the pairs, are left out, or with shares
+    # have the target row_shares[i] + column_shares[j].
+    ids: tuple[Tensor, Tensor] | None = None
+    shares: tuple[Tensor, Tensor] | None = None  # (n,) and (M,)
     chunk_size: int | None = None
     memory: int | None = None  # Bytes in which to keep tiles for the second pass.
-    second_pass: bool = True
+    needs: Sequence[bool] = (True, True, True)  # whether image, text and scale want a gradient
 
 
 class Sums(NamedTuple):
@@ -49,7 +42,7 @@ class Sums(NamedTuple):
     rows: Tensor  # (n,) log2 Σ_j exp2 z_ij
     columns: Tensor  # (M,) log2 Σ_i exp2 z_ij
     cosines: Tensor  # (n,) of the pairs
-    pulls: Tensor | None  # (n,) Σ_j target_ij z_ij; None or not read without shares
+    pulls: Tensor | None  # (n,) Σ_j target_ij z_ij; None without shares
 
 
 class Softmax(NamedTuple):
@@ -83,15 +76,12 @@ class Tiles(Protocol):
         """The first pass. scale: (), the logit scale / ln 2."""
         ...
 
-    def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
-        """The second pass of the softmax loss.
-
-        needs: whether image, text and scale want a gradient.
-        """
+    def softmax_gradients(self, softmax: Softmax, weight: float) -> Gradients:
+        """The second pass of the softmax loss."""
         ...
 
     def sigmoid_gradients(
-        self, scale: Tensor, bias: Tensor, weight: float, needs: list[bool]
+        self, scale: Tensor, bias: Tensor, weight: float
     ) -> tuple[Gradients, Tensor, Tensor]:
         """The only pass of the sigmoid loss. scale and bias: (), in units of ln 2.
 

@@ -15,9 +15,9 @@ that sum would make a GPU wait, so there every tile is computed exactly.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,6 @@ from minclip_kernels.tiles import (
     EPSILON,
     LN_2,
     SMALLEST_SUM,
-    Equals,
     Gradients,
     Problem,
     Softmax,
@@ -47,22 +46,16 @@ class Tower(NamedTuple):
     unit: Tensor  # (n, D)
     inverse_norms: Tensor  # (n, 1), 1 / max(|x|, 1e-12), or ones
 
-    def step(self, size: int) -> Iterator[slice]:
-        """Blocks of `size` rows."""
-        count = self.unit.shape[0]
-        return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
-    def block(self, rows: slice) -> "Tower":
-        return Tower(part(self.unit, rows), part(self.inverse_norms, rows))
-
-
-@dataclass(frozen=True)
+@dataclass
 class Tile:
-    """A block of rows (images) and a block of columns (texts)."""
+    """A block of rows (images) and a block of columns (texts), R × C."""
 
-    index: int
     rows: slice
     columns: slice
+    logits: Tensor  # (R, C), memory for its logits, and then for their exponentials
+    is_kept: bool  # whether no other tile uses that memory
+    top: Tensor | None = None  # its largest logit, (); None where it is computed exactly
 
 
 class TorchTiles:
@@ -71,33 +64,27 @@ class TorchTiles:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.is_on_cpu = problem.image.device.type == "cpu"
-        self.image = _prepare(problem.image, problem.normalize)
-        self.text = _prepare(problem.text, problem.normalize)
+        self.image, self.text = _prepare(problem)
         rows, columns = len(problem.image), len(problem.text)
-        self.size = min(problem.chunk_size or TILE_ROWS, rows), min(TILE_COLUMNS, columns)
-        row_blocks, column_blocks = self.image.step(self.size[0]), self.text.step(self.size[1])
-        places = itertools.product(row_blocks, column_blocks)
-        self.tiles = [Tile(index, *place) for index, place in enumerate(places)]
-        self.kept = self._tiles_to_keep() if problem.second_pass else 0
-        # A matrix for each tile that is kept, one shared by all others, and one for coefficients.
-        self.matrices = self.image.unit.new_empty(self.kept + 2, *self.size)
-        # The largest logit of each tile, or None where the tile is computed exactly.
-        self.tops: list[Tensor | None] = []
+        size = min(problem.chunk_size or TILE_ROWS, rows), min(TILE_COLUMNS, columns)
+        places = list(itertools.product(_blocks(rows, size[0]), _blocks(columns, size[1])))
+        kept = min(self._count_kept(math.prod(size)), len(places))
+        # One for each tile that is kept, one shared by all others, and one for coefficients.
+        matrices = self.image.unit.new_empty(kept + 2, *size).unbind()
+        self.rows_of_tile, self.coefficients = size[0], matrices[-1]
+        self.tiles = [
+            Tile(*place, _corner(matrices[min(index, kept)], *place), index < kept)
+            for index, place in enumerate(places)
+        ]
 
-    def _tiles_to_keep(self) -> int:
-        x, y = self.image.unit, self.text.unit
-        if not self.is_on_cpu:  # There every tile is computed exactly, and needs its logits again.
-            return 0
-        memory = self.problem.memory
+    def _count_kept(self, tile_size: int) -> int:
+        """Return how many tiles of `tile_size` numbers `memory` holds for a second pass."""
+        if not self.is_on_cpu or not any(self.problem.needs):
+            return 0  # On a GPU every tile is computed exactly, and needs its logits again.
+        memory, x, y = self.problem.memory, self.image.unit, self.text.unit
         if memory is None:
             memory = max(x.nbytes + y.nbytes, KEPT_BYTES)
-        return min(memory // (x.element_size() * math.prod(self.size)), len(self.tiles))
-
-    def _pair_cosines(self) -> Tensor:
-        texts = self.text.unit[self.problem.offset :]
-        blocks = self.image.step(self.size[0])
-        blocks = [part(self.image.unit, r).mul(part(texts, r)).sum(dim=1) for r in blocks]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        return memory // (x.element_size() * tile_size)
 
     def log_sum_exps(self, scale: Tensor) -> Sums:
         """See `tiles.Tiles`."""
@@ -109,117 +96,123 @@ class TorchTiles:
             torch.full_like(tower.inverse_norms[:, 0], -torch.inf, dtype=torch.float64)
             for tower in (self.image, self.text)
         )
-        pulls = torch.zeros_like(rows)
+        pulls = None if self.problem.shares is None else torch.zeros_like(rows)
         for tile in self.tiles:
             row_lse, column_lse, row_pulls = self._sums_of_tile(tile, scale)
             torch.logaddexp2(rows[tile.rows], row_lse, out=rows[tile.rows])
             torch.logaddexp2(columns[tile.columns], column_lse, out=columns[tile.columns])
-            if row_pulls is not None:
+            if pulls is not None and row_pulls is not None:
                 pulls[tile.rows] += row_pulls
-        rows, columns, pulls = (total.to(scale.dtype) for total in (rows, columns, pulls))
-        return Sums(rows, columns, self._pair_cosines(), pulls)
+        pulls = None if pulls is None else pulls.to(scale.dtype)
+        return Sums(rows.to(scale.dtype), columns.to(scale.dtype), self._pair_cosines(), pulls)
+
+    def _pair_cosines(self) -> Tensor:
+        x = self.image.unit
+        y = part(self.text.unit, slice(self.problem.offset, self.problem.offset + len(x)))
+        blocks = _blocks(len(x), self.rows_of_tile)
+        cosines = [part(x, rows).mul(part(y, rows)).sum(dim=1) for rows in blocks]
+        return cosines[0] if len(cosines) == 1 else torch.cat(cosines)
 
     def _sums_of_tile(self, tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the log-sum-exps over rows (R,) and columns (C,), and the pulls, of one tile."""
-        logits = self._logits(tile, scale, self._place(tile))
+        logits = self._logits(tile, scale)
         targets = self._targets(tile)
         pulls = None if targets is None else targets.mul_(logits).sum(dim=1)
         if self.is_on_cpu:
             top = logits.amax(dim=1).max()
-            shares = logits.sub_(top).exp2_()
-            rows, columns = shares.sum(dim=1), shares.sum(dim=0)
+            exponentials = logits.sub_(top).exp2_()
+            rows, columns = exponentials.sum(dim=1), exponentials.sum(dim=0)
             # A sum that is NaN passes: the exact way would not help.
-            if not min(rows.min(), columns.min()) < SMALLEST_SUM:
-                self.tops.append(top)
+            if not min(rows.min().item(), columns.min().item()) < SMALLEST_SUM:
+                tile.top = top
                 return rows.log2_().add_(top), columns.log2_().add_(top), pulls
-            logits = self._logits(tile, scale, self._place(tile))
-        self.tops.append(None)
+            logits = self._logits(tile, scale)
         logits *= LN_2
         return logits.logsumexp(dim=1) / LN_2, logits.logsumexp(dim=0) / LN_2, pulls
 
-    def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
+    def softmax_gradients(self, softmax: Softmax, weight: float) -> Gradients:
         """See `tiles.Tiles`."""
         total = torch.zeros_like(softmax.scale)
 
-        def coefficients(tile: Tile) -> Tensor:
+        def write_coefficients(tile: Tile, g: Tensor) -> None:
             row_lse = part(softmax.row_lse, tile.rows)[:, None]  # (R, 1)
             column_lse = part(softmax.column_lse, tile.columns)  # (C,)
-            top, g = self.tops[tile.index], self._matrix(tile, -1)
-            if top is None:
-                logits = self._logits(tile, softmax.scale, -2)
+            if tile.top is None:
+                logits = self._logits(tile, softmax.scale)
                 torch.sub(logits, row_lse, out=g).exp2_().add_(logits.sub_(column_lse).exp2_())
             else:
-                row_factors, column_factors = (top - row_lse).exp2_(), (top - column_lse).exp2_()
-                torch.add(row_factors, column_factors, out=g).mul_(
-                    self._shares(tile, softmax.scale, top)
-                )
+                if not tile.is_kept:  # Another tile has left its own there since the first pass.
+                    self._logits(tile, softmax.scale).sub_(tile.top).exp2_()
+                row_factors = (tile.top - row_lse).exp2_()
+                column_factors = (tile.top - column_lse).exp2_()
+                torch.add(row_factors, column_factors, out=g).mul_(tile.logits)
             targets = self._targets(tile)
             if targets is not None:
                 g -= targets
-            torch.neg(self._rows_with_pairs(tile, softmax.missing), out=self._pairs(tile, g))
+            pairs = self._pairs(tile, g)
+            first = max(tile.rows.start, tile.columns.start - self.problem.offset)
+            torch.neg(softmax.missing[first : first + len(pairs)], out=pairs)
             total.add_(g.sum())
-            return g
 
-        gradients = self._gradients(coefficients, softmax.scale, weight, needs)
-        return gradients._replace(scale=gradients.scale - softmax.center * total * weight)
+        image, text, moment = self._gradients(write_coefficients, softmax.scale, weight)
+        return Gradients(image, text, (moment - softmax.center * total) * weight)
 
     def sigmoid_gradients(
-        self, scale: Tensor, bias: Tensor, weight: float, needs: list[bool]
+        self, scale: Tensor, bias: Tensor, weight: float
     ) -> tuple[Gradients, Tensor, Tensor]:
         """See `tiles.Tiles`."""
         losses, total = torch.zeros_like(scale), torch.zeros_like(scale)
         natural_scale = scale * LN_2
 
-        def coefficients(tile: Tile) -> Tensor:
-            t, g = self._product(tile, natural_scale, -2).add_(bias * LN_2), self._matrix(tile, -1)
+        def write_coefficients(tile: Tile, g: Tensor) -> None:
+            t = self._product(tile, natural_scale).add_(bias * LN_2)
             self._pairs(tile, t).neg_()
             # Adding 0 · t turns an infinite feature into NaN, where the loss may be 0.
             losses.add_(F.softplus(t).sum()).add_(t.sum(), alpha=0)
             self._pairs(tile, torch.sigmoid(t, out=g)).neg_()
             total.add_(g.sum())
-            return g
 
-        gradients = self._gradients(coefficients, scale, weight, needs)
-        return gradients, losses * weight, total * weight
+        image, text, moment = self._gradients(write_coefficients, scale, weight)
+        return Gradients(image, text, moment * weight), losses * weight, total * weight
 
     def _gradients(
-        self,
-        coefficients: Callable[[Tile], Tensor],
-        scale: Tensor,
-        weight: float,
-        needs: list[bool],
-    ) -> Gradients:
-        """Return the gradients, added up over all tiles. Either tower's sum also gives Σ G cos."""
+        self, write_coefficients: Callable[[Tile, Tensor], None], scale: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of both towers, added up over all tiles, and Σ G cos unweighted."""
         x, y = self.image.unit, self.text.unit
-        wants_image = needs[0] or (needs[2] and not needs[1])
-        image = x.new_empty(x.shape) if wants_image else x.new_empty(0)
-        text = y.new_empty(y.shape) if needs[1] else y.new_empty(0)
+        needs_image, needs_text, needs_scale = self.problem.needs
+        # Either tower's gradient also gives Σ G cos.
+        wants_image = needs_image or (needs_scale and not needs_text)
+        image = x.new_empty(x.shape if wants_image else (0,))
+        text = y.new_empty(y.shape if needs_text else (0,))
         for tile in self.tiles:
-            g = coefficients(tile)  # (R, C)
+            rows, columns = tile.rows, tile.columns
+            g = _corner(self.coefficients, rows, columns)  # (R, C)
+            write_coefficients(tile, g)
             if wants_image:
-                total, beta = part(image, tile.rows), int(tile.columns.start > 0)
-                total.addmm_(g, part(y, tile.columns), beta=beta)
-            if needs[1]:
-                total, beta = part(text, tile.columns), int(tile.rows.start > 0)
-                total.addmm_(g.T, part(x, tile.rows), beta=beta)
+                part(image, rows).addmm_(g, part(y, columns), beta=int(columns.start > 0))
+            if needs_text:
+                part(text, columns).addmm_(g.T, part(x, rows), beta=int(rows.start > 0))
+        factor = scale * (LN_2 * weight)
         moments = [
-            self._through_normalization(gradient, tower, scale * (LN_2 * weight))
+            self._through_normalization(gradient, tower, factor)
             for gradient, tower in ((image, self.image), (text, self.text))
-            if gradient.numel()
+            if len(gradient)
         ]
-        moment = moments[0] * weight if moments else torch.zeros_like(scale)
-        return Gradients(image if needs[0] else x.new_empty(0), text, moment)
+        moment = moments[0] if moments else torch.zeros_like(scale)
+        return image if needs_image else x.new_empty(0), text, moment
 
     def _through_normalization(self, gradient: Tensor, tower: Tower, factor: Tensor) -> Tensor:
-        """Turn gradients of unit features into those of raw features, in place, times `factor`.
+        """Turn Σ G · unit features into the gradients of raw features, in place, times `factor`.
 
         The component along the feature is removed: `F.normalize` is constant in that direction,
         but for features shorter than 1e-12, whose divisor is constant instead.
         Returns Σ ⟨gradient, unit feature⟩ (), which is Σ G cos.
         """
         moments: list[Tensor] = []
-        for rows in tower.step(self.size[0]):
-            block, (unit, inverse_norms) = part(gradient, rows), tower.block(rows)
+        for rows in _blocks(len(gradient), self.rows_of_tile):
+            block, unit = part(gradient, rows), part(tower.unit, rows)
+            inverse_norms = part(tower.inverse_norms, rows)
             along = block.mul(unit).sum(dim=1, keepdim=True)  # (R, 1)
             moments.append(along.sum())
             if self.problem.normalize:
@@ -228,66 +221,42 @@ class TorchTiles:
             block *= inverse_norms * factor
         return moments[0] if len(moments) == 1 else torch.stack(moments).sum()
 
-    def _logits(self, tile: Tile, scale: Tensor, place: int) -> Tensor:
-        """Return the logits of a tile with pairs and dropped entries at the lowest number.
+    def _logits(self, tile: Tile, scale: Tensor) -> Tensor:
+        """Compute the logits of a tile, with pairs and dropped entries at the lowest number.
 
         The lowest finite number, because −inf − (−inf) would be NaN in an empty row or column.
         """
-        logits = self._product(tile, scale, place)
+        logits = self._product(tile, scale)
         lowest = torch.finfo(logits.dtype).min
-        equals = self.problem.equals
-        if equals is not None and equals.row_shares is None:
-            logits.masked_fill_(self._equal_ids(tile, equals), lowest)
+        if self.problem.ids is not None and self.problem.shares is None:
+            logits.masked_fill_(self._equal_ids(tile, *self.problem.ids), lowest)
         self._pairs(tile, logits).fill_(lowest)
         return logits
 
-    def _equal_ids(self, tile: Tile, equals: Equals) -> Tensor:
+    def _equal_ids(self, tile: Tile, row_ids: Tensor, column_ids: Tensor) -> Tensor:
         """Return where a row and a column of a tile carry the same id, (R, C), pairs included."""
-        return equals.row_ids[tile.rows, None] == equals.column_ids[tile.columns]
+        return row_ids[tile.rows, None] == column_ids[tile.columns]
 
     def _targets(self, tile: Tile) -> Tensor | None:
         """Return the targets of a tile outside its pairs, (R, C), if there are any."""
-        equals = self.problem.equals
-        if equals is None or equals.row_shares is None or equals.column_shares is None:
+        if self.problem.ids is None or self.problem.shares is None:
             return None
-        shares = equals.row_shares[tile.rows, None] + equals.column_shares[tile.columns]
-        targets = shares.mul_(self._equal_ids(tile, equals))
+        row_shares, column_shares = self.problem.shares
+        targets = row_shares[tile.rows, None] + column_shares[tile.columns]
+        targets *= self._equal_ids(tile, *self.problem.ids)
         self._pairs(tile, targets).fill_(0)
         return targets
 
-    def _shares(self, tile: Tile, scale: Tensor, top: Tensor) -> Tensor:
-        """Return exp2(logit − top) of a tile, as the first pass left it or computed again."""
-        place = self._place(tile)
-        if place >= 0:
-            return self._matrix(tile, place)
-        return self._logits(tile, scale, place).sub_(top).exp2_()
-
-    def _product(self, tile: Tile, scale: Tensor, place: int) -> Tensor:
-        """Return the logits of a tile, (R, C), in one of the matrices."""
+    def _product(self, tile: Tile, scale: Tensor) -> Tensor:
+        """Compute a tile's logits, pairs included, in its memory."""
         x, y = part(self.image.unit, tile.rows), part(self.text.unit, tile.columns)
-        out = self._matrix(tile, place)
         if self.is_on_cpu:  # Reading the scale waits for no GPU and lets the product apply it.
-            return out.addmm_(x, y.T, beta=0, alpha=scale.item())
-        return torch.mm(x, y.T, out=out).mul_(scale)
-
-    def _place(self, tile: Tile) -> int:
-        """Return which matrix holds the exponentials of a tile; −2 is shared."""
-        return tile.index if tile.index < self.kept else -2
-
-    def _matrix(self, tile: Tile, place: int) -> Tensor:
-        rows, columns = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
-        matrix = self.matrices[place]
-        return matrix if matrix.shape == (rows, columns) else matrix[:rows, :columns]
+            return tile.logits.addmm_(x, y.T, beta=0, alpha=scale.item())
+        return torch.mm(x, y.T, out=tile.logits).mul_(scale)
 
     def _pairs(self, tile: Tile, matrix: Tensor) -> Tensor:
         """Return a view of the pairs in a tile, empty where it holds none."""
         return matrix.diagonal(tile.rows.start + self.problem.offset - tile.columns.start)
-
-    def _rows_with_pairs(self, tile: Tile, of: Tensor) -> Tensor:
-        """Return the part of `of` (n,) that belongs to the rows of `_pairs`."""
-        first = max(tile.rows.start, tile.columns.start - self.problem.offset)
-        last = min(tile.rows.stop, tile.columns.stop - self.problem.offset)
-        return of[first : max(first, last)]
 
 
 def part(of: Tensor, rows: slice) -> Tensor:
@@ -295,12 +264,27 @@ def part(of: Tensor, rows: slice) -> Tensor:
     return of if rows.stop - rows.start == of.shape[0] else of[rows]
 
 
-def _prepare(features: Tensor, normalize: bool) -> Tower:
-    dtype = computing_dtype(features)
-    if not normalize:
-        return Tower(features.to(dtype), features.new_ones(len(features), 1, dtype=dtype))
-    features = features.to(dtype)
-    # In the memory of the result: fresh pages would cost more than the arithmetic.
-    unit = features.mul(features)
-    inverse_norms = unit.sum(dim=1, keepdim=True).sqrt_().clamp_min_(EPSILON).reciprocal_()
-    return Tower(torch.mul(features, inverse_norms, out=unit), inverse_norms)
+def _corner(matrix: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Return as many rows and columns of a matrix as a tile has."""
+    return part(matrix, slice(0, rows.stop - rows.start))[:, : columns.stop - columns.start]
+
+
+def _blocks(count: int, size: int) -> list[slice]:
+    """Return slices of `size` rows that make up `count` rows; the last one may be shorter."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _prepare(problem: Problem) -> tuple[Tower, Tower]:
+    """Return both towers, normalised together: in a small batch each operation takes its time."""
+    image, text, dtype = problem.image, problem.text, computing_dtype(problem.image)
+    if not problem.normalize:
+        towers = image.to(dtype), text.to(dtype)
+        image, text = (Tower(unit, unit.new_ones(len(unit), 1)) for unit in towers)
+        return image, text
+    count = len(image)
+    unit = image.new_empty(count + len(text), image.shape[1], dtype=dtype)  # (n + M, D)
+    torch.cat([image, text], out=unit)
+    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)  # pyright: ignore
+    inverse_norms = cast(Tensor, norms).clamp_min_(EPSILON).reciprocal_()  # (n + M, 1)
+    unit *= inverse_norms
+    return Tower(unit[:count], inverse_norms[:count]), Tower(unit[count:], inverse_norms[count:])

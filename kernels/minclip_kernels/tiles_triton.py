@@ -14,7 +14,7 @@ kernels, and torch rounds G'.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -88,15 +88,13 @@ class TritonTiles:
         """See `tiles.Tiles`."""
         rows, columns = scale.new_empty(self.image.size), scale.new_empty(self.text.size)
         cosines = torch.empty_like(rows)
-        equals = self.problem.equals
-        has_pulls = equals is not None and equals.row_shares is not None
-        pulls = torch.zeros_like(rows) if has_pulls else None
+        pulls = None if self.problem.shares is None else torch.zeros_like(rows)
         for chunk in self._chunks("log_sum_exp"):
             row_sums = scale.new_empty(chunk.text.blocks, chunk.shape[0])
             column_sums = scale.new_empty(chunk.image.blocks, chunk.shape[1])
             tops = scale.new_empty(chunk.programs)
             sums = {"row_sums": row_sums, "column_sums": column_sums, "tops": tops}
-            row_pulls = torch.empty_like(row_sums) if has_pulls else None
+            row_pulls = None if pulls is None else torch.empty_like(row_sums)
             self._launch(
                 kernels.log_sum_exp_kernel,
                 chunk,
@@ -128,72 +126,57 @@ class TritonTiles:
                 pulls[chunk.rows] += row_pulls.sum(dim=0)[: len(pulls[chunk.rows])]
         return Sums(rows, columns, cosines, pulls)
 
-    def softmax_gradients(self, softmax: Softmax, weight: float, needs: list[bool]) -> Gradients:
+    def softmax_gradients(self, softmax: Softmax, weight: float) -> Gradients:
         """See `tiles.Tiles`."""
-
-        def coefficients(chunk: Chunk, out: Tensor) -> Tensor:
-            moments = softmax.scale.new_empty(chunk.programs)
-            terms = {**softmax._asdict(), "weight": weight, "out": out, "moments": moments}
-            kernel = kernels.coefficients_kernel
-            self._launch(kernel, chunk, chunk.programs, **terms, GROUP=self.group)
-            return moments
-
-        image, text, moments = self._gradients(
-            "coefficients", coefficients, softmax.scale, weight, needs
-        )
+        arguments = {**softmax._asdict(), "weight": weight}
+        image, text, moments = self._gradients("coefficients", arguments, sums_per_tile=1)
         return Gradients(image, text, moments.sum())
 
     def sigmoid_gradients(
-        self, scale: Tensor, bias: Tensor, weight: float, needs: list[bool]
+        self, scale: Tensor, bias: Tensor, weight: float
     ) -> tuple[Gradients, Tensor, Tensor]:
         """See `tiles.Tiles`."""
-
-        def coefficients(chunk: Chunk, out: Tensor) -> Tensor:
-            sums = scale.new_empty(chunk.programs, 3)
-            terms = {"scale": scale, "bias": bias, "weight": weight, "out": out, "sums": sums}
-            kernel = kernels.sigmoid_kernel
-            self._launch(kernel, chunk, chunk.programs, **terms, GROUP=self.group)
-            return sums
-
-        image, text, sums = self._gradients("sigmoid", coefficients, scale, weight, needs)
+        arguments = {"scale": scale, "bias": bias, "weight": weight}
+        image, text, sums = self._gradients("sigmoid", arguments, sums_per_tile=3)
         losses, moment, total = (value.clone() for value in sums.sum(dim=0))
         # Adding 0 · moment turns an infinite feature into NaN, where the loss may be 0.
         return Gradients(image, text, moment), losses.add_(moment, alpha=0), total
 
     def _gradients(
-        self,
-        kernel: str,
-        coefficients: Callable[[Chunk, Tensor], Tensor],
-        scale: Tensor,
-        weight: float,
-        needs: list[bool],
+        self, kernel: str, arguments: dict[str, Any], sums_per_tile: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of both towers, empty where not needed, and the sums of all tiles.
 
-        `coefficients` launches a kernel that writes G' of a chunk, and returns its tiles' sums.
+        The kernel writes G' of a chunk, and a few sums (tiles, sums_per_tile).
         """
+        needs, scale = self.problem.needs, arguments["scale"]
         image, text = (
             torch.empty_like(tower.features, dtype=torch.float32) if needed else scale.new_empty(0)
             for tower, needed in zip((self.image, self.text), needs, strict=False)
         )
-        sums = []
+        all_sums: list[Tensor] = []
         for chunk in self._chunks(kernel):
             out_dtype = torch.float32 if INTERPRETED else self.dtype
             g = self.image.features.new_empty(chunk.shape, dtype=out_dtype)
-            sums.append(coefficients(chunk, g))
+            sums = scale.new_empty(chunk.programs, sums_per_tile)
+            all_sums.append(sums)
+            function = getattr(kernels, f"{kernel}_kernel")
+            self._launch(
+                function, chunk, chunk.programs, **arguments, out=g, sums=sums, GROUP=self.group
+            )
             g, rows, columns = g.to(self.dtype), chunk.rows, chunk.columns
             if needs[0]:
                 _accumulate(image[rows], g, self.text.features[columns], columns.start == 0)
             if needs[1]:
                 _accumulate(text[columns], g.T, self.image.features[rows], rows.start == 0)
             del g  # The next chunk works in its memory.
-        self._finish(image, text, scale, weight)
+        self._finish(image, text, scale, arguments["weight"])
         width = self.problem.image.shape[1]
         if needs[0]:
             image = image[: self.image.size, :width].contiguous()
         if needs[1]:
             text = text[: self.text.size, :width].contiguous()
-        return image, text, torch.cat(sums)
+        return image, text, torch.cat(all_sums)
 
     def _finish(self, image: Tensor, text: Tensor, scale: Tensor, weight: float) -> None:
         """Turn gradients of prepared features into those of raw features, in place."""
@@ -213,15 +196,15 @@ class TritonTiles:
             )
 
     def _blocking(self, kernel: str) -> Blocking:
-        has_ids = self.problem.equals is not None
+        has_ids = self.problem.ids is not None
         return choose_blocking(kernel, architecture(self.device), self.dtype, has_ids)
 
     def _chunks(self, kernel: str) -> Iterator[Chunk]:
         """The matrix in squares, row by row."""
         side = math.isqrt(LARGEST_CHUNK // self.dtype.itemsize) // PADDING * PADDING
-        if self.problem.chunk_size is not None:
-            side = _round_up(self.problem.chunk_size, PADDING)
-        tile, equals = self._blocking(kernel), self.problem.equals
+        tile, problem = self._blocking(kernel), self.problem
+        if problem.chunk_size is not None:
+            side = _round_up(problem.chunk_size, PADDING)
 
         def axis(tower: Tower, ids: Tensor | None, shares: Tensor | None, size: int) -> list[Axis]:
             places = range(0, tower.size, side)
@@ -229,7 +212,8 @@ class TritonTiles:
             fixed = tower.inverse_norms, ids, shares, tower.size
             return [Axis(*fixed, *place) for place in zip(places, blocks, strict=True)]
 
-        row_ids, column_ids, row_shares, column_shares = equals or [None] * 4
+        row_ids, column_ids = problem.ids or (None, None)
+        row_shares, column_shares = problem.shares or (None, None)
         images = axis(self.image, row_ids, row_shares, tile.block_m)
         texts = axis(self.text, column_ids, column_shares, tile.block_n)
         return (Chunk(tile, *place) for place in itertools.product(images, texts))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     large = Setting("clip", "bfloat16", *((130, 64) if dry else (2**15, 512)), device)
     print("The step before this one: pytest -m cuda")
     step("kernels", lambda: kernels(large))
-    chunks = [("chunk_size", size) for size in ((128, 256) if dry else (2**13, 2**14, 2**15))]
-    options = [variant(*option) for option in chunks]
-    status = measure([large], in_turn(options), folder / "options.csv", 0.1 * seconds, end)
+    options = in_turn(map(in_chunks, (128, 256) if dry else (2**13, 2**14, 2**15)))
+    status = measure([large], options, folder / "options.csv", 0.1 * seconds, end)
     counts, widths = ((16,), (16,)) if dry else ([2**k for k in range(10, 17)], (512, 768))
     places = list(product(DTYPES, counts, widths))
     peers = [c for c in CONTENDERS if c.loss == "clip" and c.name not in TOO_SLOW]
@@ -65,19 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def take_step(
     folder: Path, device: str, end: float, name: str, measure: Callable[[], list[Row]]
-) -> list[Row]:
-    """Print and return the rows of a step, measured now or in an earlier run."""
+) -> None:
+    """Print the rows of a step, measured now or in an earlier run."""
     path = folder / f"{name}.json"
     content: Row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     here = records.environment(device) | {"version": records.our_version()}
     if any(content.get(key) != here[key] for key in ("device", "torch", "triton", "version")):
         if time.monotonic() > end:
             print(f"{name}: no time is left; the same command again goes on here")
-            return []
+            return
         content = here | {"rows": measure()}
         records.write_json(path, content)
     print(f"{name}, on {here['device']}", report.table(content["rows"]), "", sep="\n")
-    return content["rows"]
 
 
 def kernels(setting: Setting) -> list[Row]:
@@ -95,25 +92,24 @@ def kernels(setting: Setting) -> list[Row]:
     ]
 
 
-def variant(name: str, value: Any) -> Contender:
-    """Our loss on the GPU with one of its options."""
+def in_chunks(size: int) -> Contender:
+    """Our loss on the GPU with chunks of another size."""
 
     def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
-        return fused_clip_loss(image, text, scale, backend="triton", **{name: value})
+        return fused_clip_loss(image, text, scale, backend="triton", chunk_size=size)
 
-    return Contender(f"{name} = {value:,}", "clip", loss, 8, OURS)
+    return Contender(f"chunk_size = {size:,}", "clip", loss, 8, OURS)
 
 
 def in_turn(contenders: Iterable[Contender]) -> dict[Contender, Worker]:
     return {contender: Worker(contender) for contender in contenders}
 
 
-def tune_all(step: Callable[..., list[Row]], device: str, dry: bool) -> None:
-    """Print the fastest tiles as source."""
+def tune_all(step: Callable[..., None], device: str, dry: bool) -> None:
+    """Print the times of other tiles below those that are in use."""
     from minclip_kernels.bench import tune
 
     for loss, dtype in product(tune.KERNELS, DTYPES):
         setting = Setting(loss, dtype, *((8, 64) if dry else (2**14, 512)), device)
         candidates = tune.CANDIDATES[: 1 if dry else None]
-        if rows := step(f"tiles-{loss}-{dtype}", partial(tune.trials, setting, candidates)):
-            print(*tune.source(setting, rows), "", sep="\n")
+        step(f"tiles-{loss}-{dtype}", partial(tune.trials, setting, candidates))

@@ -77,8 +77,7 @@ class Contender:
             return self.products
         features = torch.empty((), device=setting.device).expand(setting.N, setting.D)
         tiles = TorchTiles(Problem(features, features, offset=0, normalize=False))
-        kept = ((tile.rows, tile.columns) for tile in tiles.tiles[: tiles.kept])
-        logits = sum((i.stop - i.start) * (j.stop - j.start) for i, j in kept)
+        logits = sum(tile.logits.numel() for tile in tiles.tiles if tile.is_kept)
         return self.products - 2 * logits / setting.N**2
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +15,6 @@ from minclip_kernels.bench.records import Row
 from minclip_kernels.tiles_triton import Blocking
 
 KERNELS = {"clip": ("log_sum_exp", "coefficients"), "siglip": ("sigmoid",)}
-FOLLOWERS = {"clip": ("exact_log_sum_exp",), "siglip": ()}
 # No side is longer than 128: the features are padded to a multiple of that.
 CANDIDATES = [
     Blocking(128, 128, 64, num_warps=4, num_stages=3, parts=4),
@@ -108,20 +107,3 @@ def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
         except Exception:  # The compiler raises anything for too much shared memory.
             return dict.fromkeys(kernels, float("inf"))
     return {kernel: times[f"{kernel}_kernel"] for kernel in kernels}
-
-
-def source(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
-    """Lines for the head of `tiles_triton.choose_blocking`. rows: those of `trials`.
-
-    All kernels of a loss get the same rows and columns: one computes again what another left.
-    """
-    kernels, usual = KERNELS[setting.loss], rows[0]
-    best = min(rows, key=lambda row: sum(row[kernel] for kernel in kernels))
-    blocking = Blocking(**{name: best[name] for name in best if name not in kernels})
-    sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
-    followers = {k: choose(k, setting)._replace(**sides) for k in FOLLOWERS[setting.loss]}
-    for kernel, chosen in (dict.fromkeys(kernels, blocking) | followers).items():
-        yield f"    if kernel == {kernel!r} and dtype == {setting.torch_dtype} and not ids:"
-        if kernel in kernels:
-            yield f"        # {best[kernel]:.3f} ms, {usual[kernel]:.3f} before, at {setting}"
-        yield f"        return {chosen}"
