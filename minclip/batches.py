@@ -193,7 +193,10 @@ class Batches:
         return digest.hexdigest()[:16]
 
     def floor(self, step: int, loss: str, equal_captions: str = "negatives") -> float:
-        """The loss of a perfect model on the batch of a step; see `batch_floor` and `floor_with_ids`."""
+        """The loss of a perfect model on the batch of a step; see `batch_floor` and `floor_with_ids`.
+
+        Where equal captions are not negatives it is a lower bound: equal pictures with unequal captions cost more.
+        """
         captions = self.caption_ids(step)
         if equal_captions != "negatives":
             return floor_with_ids(captions, equal_captions)

@@ -12,8 +12,8 @@ LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 sys.path.insert(0, str(LESSONS))
 
 import check  # noqa: E402
-from check import course, kept  # noqa: E402
-from check.verdict import EXERCISES  # noqa: E402
+from check import cases, course, kept  # noqa: E402
+from check.verdict import EXERCISES, Wrong  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +123,12 @@ def test_a_guess_that_cannot_be_kept_does_not_stop_a_lesson(mine, capsys):
     check.predict("q", 3.0)
     check.reveal("q", 3.0)
     assert "this guess cannot be kept" in capsys.readouterr().out
+
+
+def test_a_missing_return_is_named_whatever_the_hint_of_the_exercise():
+    with pytest.raises(Wrong) as wrong:
+        cases.expect(None, 1.0, hint="divide by N")
+    assert "`return`" in str(wrong.value.hint)
 
 
 def test_damaged_guesses_do_not_stop_a_lesson(mine, capsys):

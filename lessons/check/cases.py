@@ -28,7 +28,8 @@ def expect(
     the subject.
     """
     if got is None:
-        raise Wrong(f"{subject} None{given(case)}", hint or "is there a `return` on every way through?")
+        no_return = "is there a `return` on every path?"
+        raise Wrong(f"{subject} None{given(case)}", no_return if subject == "it returned" else hint)
     if isinstance(wanted, Tensor):
         if not isinstance(got, Tensor):
             raise Wrong(f"it returned a {type(got).__name__}, expected a tensor{given(case)}")
