@@ -84,6 +84,31 @@ def test_other_dtypes_equal_the_reference(shape, scale, kind, dtype, rows, colum
         check(*features, scale, backend="torch", chunk_size=rows, memory=memory)
 
 
+@settings(max_examples=60)
+@given(shapes, scales, st.sampled_from(list(KINDS)), st.sampled_from([0.0, 1.0]),
+       st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))  # fmt: skip
+def test_one_tile_equals_the_reference(shape, scale, kind, spread, dtype):
+    if dtype == torch.float16 and kind == "zero_row":
+        return
+    check(*make_features(kind, *shape, spread=spread, dtype=dtype), scale, backend="torch")
+
+
+def test_small_batches_take_the_short_way(monkeypatch):
+    made = made_tiles(monkeypatch)
+    features = make_features("random", 256, 8)
+    run(*features, 20.0)
+    assert not made
+    run(*make_features("random", 257, 8), 20.0)  # too many
+    run(*features, 20.0, chunk_size=256)
+    run(*features, 20.0, normalize=False)
+    run(*features, 20.0, ids=torch.arange(256))
+    run(*features, 20.0, offset=0)  # as without it
+    fused_clip_loss(*features, 20.0)  # no gradients
+    assert len(made) == 5
+    run(*make_features("aligned", 70, 3), 300.0)  # exponentials that lose digits
+    assert len(made) == 6
+
+
 @st.composite
 def rectangles(draw):
     """The place of some images beside more texts, and ids that occur often or seldom."""
@@ -439,8 +464,9 @@ def test_a_far_away_pair_changes_little(where):
 def test_ids_that_all_differ_change_nothing(where, positives):
     image, text = on(where, *make_features("random", 70, 16))
     ids = torch.randperm(70, generator=torch.Generator().manual_seed(0)).to(where[1])
-    plain = run(image, text, 20.0, backend=where[0])
-    with_ids = run(image, text, 20.0, ids=ids, positives=positives, backend=where[0])
+    options = {"backend": where[0], "chunk_size": 70}
+    plain = run(image, text, 20.0, **options)
+    with_ids = run(image, text, 20.0, ids=ids, positives=positives, **options)
     if where[1] == "cpu":
         assert_same_bits(with_ids, plain)
     # On a GPU the kernels that compare ids have smaller tiles, and sums are rounded in another order.

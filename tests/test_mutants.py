@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, siglip_loss, tiles_torch
+from minclip_kernels import clip_loss, custom_op, fused_clip_loss, fused_siglip_loss, one_tile, siglip_loss, tiles_torch
 from minclip_kernels.testing import assert_equals_reference, expected, load_mutant, make_features
 
 # The old text of a source, and what it becomes.
@@ -277,6 +277,27 @@ TRITON = {
     ),
 }
 
+ONE_TILE = {
+    "features rounded": ("    unit = unit / norms", "    unit = (unit / norms).bfloat16().to(scale.dtype)"),
+    "no center": ("    cosines -= cosines.diagonal().mean()", "    pass"),
+    "no maximum": (".sub_(exponentials.max())", ""),
+    "pairs kept among the others": ("    diagonal.zero_()", "    pass"),
+    "small sums accepted": ("< SMALLEST_SUM", "< 0"),
+    "others from the probability": (
+        "    loss = torch.log1p(others / pairs).mean()",
+        "    loss = -(pairs / (pairs + others)).log().mean()",
+    ),
+    "mean over one direction": ("torch.log1p(others / pairs).mean()", "torch.log1p(others[0] / pairs).mean()"),
+    "sums without the pairs": ("others.add(pairs)", "others.clone()"),
+    "weight of one direction": ("mul_(2 * len(image))", "mul_(len(image))"),
+    "no column term": ("(rows[:, None] + columns)", "(rows[:, None] + 0 * columns)"),
+    "rows for columns": ("torch.mm(g.T, x,", "torch.mm(g, x,"),
+    "probability in place of what is missing": ("others.mul_(inverse_sums)", "pairs.mul(inverse_sums)"),
+    "gradient along the feature": ("addcmul_(unit, along, value=-1)", "clone()"),
+    "gradient of a short feature as of a long one": ("    along *= norms > EPSILON", "    pass"),
+    "gradient not divided by the length": ("scale / norms", "scale"),
+}
+
 
 def battery(backend, clip=fused_clip_loss, siglip=fused_siglip_loss):
     """A few of the suite's comparisons, the quickest first."""
@@ -329,6 +350,23 @@ def battery_of_torch_tiles():
     assert (many - wanted).norm() < 1.5 * (few - wanted).norm()
 
 
+def battery_of_one_tile():
+    """The battery's small batches, and some that lose digits without the care that is taken."""
+    battery("torch")
+    check = functools.partial(assert_equals_reference, fused_clip_loss, backend="torch")
+    check(*make_features("parallel", 70, 20), 300.0)
+    check(*make_features("aligned", 70, 3), 300.0)
+    image, text = make_features("random", 70, 20)
+    check(1e-14 * image, text, 10.0)
+    # Where all cosines are nearly equal, the gradient of the scale is as near to float64 as with tiles.
+    errors = torch.zeros(2, dtype=torch.float64)
+    for seed in range(8):
+        features = make_features("parallel", 70, 20, seed=seed)
+        wanted = expected(*features, 10.0).wanted.scale
+        errors += torch.stack([(check(*features, 10.0, chunk_size=rows).scale - wanted).abs() for rows in (None, 70)])
+    assert errors[0] < 1.5 * errors[1]
+
+
 def battery_of_triton_tiles():
     """The battery, and several chunks, and both fallbacks."""
     battery("triton")
@@ -362,6 +400,15 @@ def narrow_tiles(monkeypatch):
 @pytest.mark.usefixtures("narrow_tiles")
 def test_the_batteries_pass_without_mutants():
     battery_of_torch_tiles()
+    battery_of_one_tile()
+
+
+@pytest.mark.usefixtures("narrow_tiles")
+@pytest.mark.parametrize("name", ONE_TILE)
+def test_mutant_of_the_one_tile_is_killed(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_loss, "loss_of_one_tile", load_mutant(one_tile, ONE_TILE[name], tmp_path).loss_of_one_tile)
+    with pytest.raises(AssertionError):
+        battery_of_one_tile()
 
 
 @pytest.mark.usefixtures("narrow_tiles")

@@ -12,7 +12,7 @@ loses no digit when a pair is already well aligned. The gradient at the pair,
 derives all of it.
 
 Both passes run in the forward, the second only if a gradient will be asked for. Backward multiplies
-the stored gradients by the gradient of the loss.
+the stored gradients by the gradient of the loss. `one_tile.py` has all of it in one piece.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,13 @@ from minclip_kernels.custom_op import (
     check_features,
     check_group,
     check_options,
+    choose_backend,
     differentiable,
     make_tiles,
     needed_gradients,
 )
 from minclip_kernels.distributed import Shards
+from minclip_kernels.one_tile import is_small, loss_of_one_tile
 from minclip_kernels.tiles import LN_2, Problem, Softmax, Sums
 
 POSITIVES = ("drop", "all")
@@ -117,6 +119,11 @@ def _clip_loss(
     With shards these are the parts of this process, as `Shards` defines them, and text and ids its
     own.
     """
+    plain = shards is None and ids is None and normalize and chunk_size is None and all(needs)
+    if plain and is_small(image, text) and choose_backend(backend, image) == "torch":
+        output = loss_of_one_tile(image, text, logit_scale)
+        if output is not None:
+            return output
     ratio = 1.0
     if shards is not None:
         text, offset, ratio = shards.gather(text), shards.offset, shards.ratio  # (N, D)
