@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from minclip import data
-from minclip.data import OPENMOJI, TWEMOJI
+from minclip.data import OPENMOJI, TWEMOJI, artists
+from minclip.data.artists import OPENMOJI_FLAT, SvgArtist
 
 
 def test_drawings_need_neither_fonts_nor_a_text_shaper():
@@ -41,6 +42,22 @@ def test_code_points_of_two_digits_are_found():
 def test_artists_draw_differently_and_cover_nearly_all_names():
     assert OPENMOJI.draw("1F408", 24).tobytes() != TWEMOJI.draw("1F408", 24).tobytes()
     assert min(len(data.emoji_captions(artist=artist)) for artist in data.ARTISTS.values()) > 3900
+
+
+def test_flat_drawings_have_no_outlines():
+    def dark(artist: SvgArtist, codes: str) -> int:
+        return sum(artist.draw(codes, 72).convert("L").histogram()[:40])
+
+    cat, arrow = "1F408", "2B06-FE0F"
+    assert dark(OPENMOJI, cat) > 100
+    assert dark(OPENMOJI_FLAT, cat) == 0
+    assert OPENMOJI_FLAT.draw(arrow, 72).tobytes() != OPENMOJI.draw(arrow, 72).tobytes()
+    assert OPENMOJI_FLAT.credit.endswith(OPENMOJI.licence)
+
+
+def test_a_drawing_of_nothing_but_lines_keeps_them():
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><g id="color"/><g id="line"><path d="M0 0"/></g></svg>'
+    assert artists._without_layers(drawing, "line") == drawing
 
 
 def test_a_missing_package_is_named(monkeypatch):

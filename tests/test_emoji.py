@@ -66,6 +66,19 @@ def test_two_artists_name_the_same_emoji_alike_and_leave_the_same_ones_out(both)
         assert pairs.image_of_caption.tolist() == list(range(len(pairs)))
 
 
+def test_flat_drawings_are_trained_on_and_not_tested(split):
+    train, unseen = split
+    flat_train, flat_unseen = data.load_emoji(Preprocess(SIZE), artists=[OPENMOJI], flat=True)
+    assert flat_unseen.origins == unseen.origins
+    assert torch.equal(flat_train.images[: len(train)], train.images)
+    added = flat_train.select(range(len(train), len(flat_train)))
+    assert added.captions == train.captions
+    assert {origin.artist.name for origin in added.origins} == {"openmoji-flat"}
+    assert not {origin.codes for origin in added.origins} & data.unseen_emoji()
+    without = data.load_emoji(Preprocess(SIZE), artists=[TWEMOJI], flat=True)[0]
+    assert {origin.artist for origin in without.origins} == {TWEMOJI}
+
+
 def test_a_drawing_of_a_trained_name_as_well_is_not_tested(both):
     """Twemoji draws all families of two parents and two children alike, whoever they are."""
     train, unseen = both

