@@ -13,6 +13,7 @@ from PIL import Image
 
 import minclip
 from minclip import cli, data, evaluate, formats
+from minclip.commands.common import load_pairs
 
 NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 RUN_FILES = {"config.json", "merges.txt.gz", "model.safetensors", "metrics.csv"}
@@ -114,6 +115,20 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert "openmoji is new to the run" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "twemoji")
     assert "give one" in failure(capsys, "eval", "--run", run, "--artists", "openmoji", "--data", "x")
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
+
+
+def test_strong_augmentation_reads_flat_drawings_that_a_search_does_not_show(tmp_path, capsys):
+    run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--augmentation", "strong", "--epochs", "1"]
+    assert cli.main(["train", "--smoke", *options, "--out", run]) == 0
+    saved = formats.read(run)
+    assert saved.training["flat"]
+    pairs, unseen = load_pairs(saved.training, saved.preprocess)
+    assert {origin.artist.name for origin in pairs.origins} == {"openmoji", "openmoji-flat"}
+    assert {origin.artist.name for origin in unseen.origins} == {"openmoji"}
+    capsys.readouterr()
+    assert cli.main(["search", "cat", "--run", run, "-k", "5000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == len(data.emoji_captions())
 
 
 def test_searches_in_plain_words_are_scored(tmp_path, capsys):

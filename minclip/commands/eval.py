@@ -145,7 +145,8 @@ def run_queries(arguments: argparse.Namespace) -> int:
     check_has_pictures(saved, path)
     if saved.training["data"] is not None:
         raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
-    pairs = data.Pairs.join([part for part in load_pairs(saved.training, saved.preprocess) if part])
+    each_once = saved.training | {"flat": False}
+    pairs = data.Pairs.join([part for part in load_pairs(each_once, saved.preprocess) if part])
     model = saved.build(choose_device(arguments.device))
     found = queries.answer_queries(model, saved.tokenizer, pairs, asked, chosen_templates(arguments))
     if arguments.json:

@@ -114,7 +114,8 @@ def search_run(model: CLIP, saved: Saved) -> Searched:
         found = find_run(saved.training)
         features, origins = search_sources(model, found.sources, found.place)
         return features, origins, found.first_captions()
-    parts = [part for part in load_pairs(saved.training, saved.preprocess) if part]
+    each_once = saved.training | {"flat": False}
+    parts = [part for part in load_pairs(each_once, saved.preprocess) if part]
     features = evaluate.image_features(model, chain.from_iterable(part.images for part in parts))
     origins = [origin for part in parts for origin in part.origins]
     return features, origins, dict(chain.from_iterable(map(_first_captions, parts)))

@@ -225,7 +225,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
         if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
-            source = chosen_source(arguments) | {"smoke": source["smoke"]}
+            source = chosen_source(arguments) | {key: source[key] for key in ("smoke", "flat") if key in source}
     else:
         sizes, preprocess = chosen_sizes(arguments)
         source = chosen_source(arguments) | chosen_start(arguments)
@@ -318,7 +318,8 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
-    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font, "flat": True}
+    artists = {"artists": (arguments.artists or list(data.ARTISTS)) + font, "flat": arguments.augmentation == "strong"}
+    emoji = {} if folder else artists
     own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
     return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 
