@@ -34,30 +34,27 @@ Row = dict[str, Any]  # by COLUMNS
 PACKAGE = Path(__file__).parents[1]
 
 
-def find(rows: Iterable[Row], setting: Setting, contender: Contender) -> Row | None:
-    wanted = identify(setting, contender)
-    return next((row for row in rows if all(row[name] == wanted[name] for name in KEY)), None)
+def key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
 
 
-def add(path: Path, rows: list[Row], new: Iterable[Row]) -> list[Row]:
-    """Write a CSV file of rows and of those that are new, and return them."""
-    known = {tuple(map(row.get, KEY)) for row in rows}
-    rows = rows + [row for row in new if tuple(map(row.get, KEY)) not in known]
+def write(path: Path, rows: Iterable[Row]) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
-def identify(setting: Setting, contender: Contender) -> Row:
-    """The part of a row that is known before anything is measured."""
+def new_row(setting: Setting, contender: Contender) -> Row:
+    """What is known before anything is measured."""
     return {
         **asdict(setting),
         **environment(setting.device),
         "contender": contender.name,
         "version": our_version() if contender.package == OURS else version(contender.package),
         "flops": round(contender.flops(setting), 4),
+        "gate": "",
+        "result": MEASURED,
     }
 
 
