@@ -320,6 +320,7 @@ def test_a_worker_in_a_process_of_its_own_knows_its_memory():
     matrix = 3000**2 * 4 / 1e6
     assert 3 * matrix < memory < 7 * matrix
     assert (note, taken > 0) == ("exact", True)
+    assert remote.pool is not None
     os.kill(remote.pool.submit(os.getpid).result(), signal.SIGKILL)
     assert remote.ask("turn") == worker.KILLED
     assert remote.ask("prepare", setting(8))[2] > 0  # in a new process

@@ -29,7 +29,8 @@ def make_inputs(setting: Setting) -> list[Tensor]:
     """Features (N, D) of resembling images and texts, of length about 1; scale; for siglip bias."""
     generator = torch.Generator().manual_seed(0)
     image, noise = torch.randn(2, setting.N, setting.D, generator=generator) / setting.D**0.5
-    features = torch.stack([image, noise + 0.3 * image]).to(setting.device, setting.torch_dtype)
+    pairs = torch.stack([image, noise + 0.3 * image])
+    features = pairs.to(setting.device, getattr(torch, setting.dtype))
     values = [SCALE] if setting.loss == "clip" else [SCALE, BIAS]
     scalars = [torch.tensor(value, device=setting.device) for value in values]
     return [tensor.requires_grad_() for tensor in (*features, *scalars)]

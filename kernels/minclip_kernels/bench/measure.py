@@ -12,20 +12,18 @@ from minclip_kernels.bench import records, report
 from minclip_kernels.bench.gate import Failed
 from minclip_kernels.bench.peers import Setting
 from minclip_kernels.bench.records import MEASURED, Row
-from minclip_kernels.bench.worker import KILLED, NEEDS_GPU, OUT_OF_MEMORY, RemoteWorker, Worker
+from minclip_kernels.bench.worker import KILLED, NEEDS_GPU, OUT_OF_MEMORY, Worker
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15  # Fewer than the least mean that it was interrupted.
 NEEDS_NO_WARMING = 1000  # milliseconds: where all first runs take longer, they count as a round
 EXCUSED = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU  # results of a loss that is not wrong
-
-Workers = Sequence[Worker | RemoteWorker]
 
 
 @dataclass
 class Entry:
     """One contender at one setting."""
 
-    worker: Worker | RemoteWorker
+    worker: Worker
     row: Row  # its line in the table, as far as it is known
     memory: float | None = None  # MB
     times: list[float] = field(default_factory=list)  # milliseconds, one for each round
@@ -57,7 +55,11 @@ class Entry:
 
 
 def sweep(
-    settings: Sequence[Setting], workers: Workers, path: Path, seconds: float, end: float = math.inf
+    settings: Sequence[Setting],
+    workers: Sequence[Worker],
+    path: Path,
+    seconds: float,
+    end: float = math.inf,
 ) -> int:
     """Measure what the CSV lacks, each setting for about `seconds`, and print its rows.
 
@@ -65,8 +67,8 @@ def sweep(
     end: the time (of time.monotonic) after which nothing new is begun.
     Returns 1 if our own loss fails the gate, else 0.
     """
-    packages = [worker.contender.package for worker in workers]
-    environment = records.describe(settings[0].device, packages)
+    packages = tuple(worker.contender.package for worker in workers)
+    environment = records.environment(settings[0].device, packages)
     records.write_json(path.with_suffix(".json"), {"environment": environment})
     table, results = {records.key(row): row for row in records.read(path)}, []
     for setting in settings:

@@ -36,10 +36,6 @@ class Setting:
     D: int
     device: str
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
-
     def __str__(self) -> str:
         return f"{self.loss}, {self.dtype}, N = {self.N:,}, D = {self.D}"
 

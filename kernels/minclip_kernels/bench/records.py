@@ -90,8 +90,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @cache
-def environment(device: str, folder: Path = PACKAGE) -> Row:
-    """Device, threads, versions, the commit that last changed a folder, and date."""
+def environment(device: str, packages: tuple[str, ...] = (), folder: Path = PACKAGE) -> Row:
+    """Device, threads, versions (also of packages), the last commit that changed a folder, date."""
     model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
     cpu = f"{model} ({os.cpu_count()} cores)"
     changed = _output("git", "-C", folder, "status", "--porcelain", "--", ".")
@@ -106,13 +106,7 @@ def environment(device: str, folder: Path = PACKAGE) -> Row:
         "python": platform.python_version(),
         "system": platform.platform(),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-    }
-
-
-def describe(device: str, packages: Iterable[str], folder: Path = PACKAGE) -> dict[str, Any]:
-    """The environment, with the versions of packages."""
-    return environment(device, folder) | {
-        "packages": {p: version(p) for p in sorted(set(packages))}
+        "packages": {package: version(package) for package in sorted(set(packages))},
     }
 
 

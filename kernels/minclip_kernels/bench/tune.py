@@ -92,7 +92,8 @@ def _now() -> Any:
 def choose(kernel: str, setting: Setting) -> Blocking:
     """The tiles that are used for features without ids."""
     architecture = tiles_triton.architecture(torch.device(setting.device))
-    return tiles_triton.choose_blocking(kernel, architecture, setting.torch_dtype, False)
+    dtype = getattr(torch, setting.dtype)
+    return tiles_triton.choose_blocking(kernel, architecture, dtype, ids=False)
 
 
 def trials(setting: Setting, candidates: Sequence[Blocking]) -> list[Row]:

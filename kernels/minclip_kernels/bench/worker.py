@@ -86,26 +86,23 @@ class Worker:
         return 1e3 * (time.perf_counter() - start)
 
 
-class RemoteWorker:
+class RemoteWorker(Worker):
     """A contender on a CPU, in a process of its own.
 
     So its peak memory is measured alone, and being killed for lack of memory is a result.
     """
 
-    def __init__(self, contender: Contender) -> None:
-        self.contender = contender
-        self.start()
-
-    def start(self) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.contender,))
+    pool: ProcessPoolExecutor | None = None
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
+        context, contender = get_context("spawn"), (self.contender,)
+        self.pool = self.pool or ProcessPoolExecutor(1, context, _begin, contender)
         try:
             return self.pool.submit(_ask, request, *arguments).result()
         except BrokenProcessPool:
-            self.start()
+            self.pool = None
             return Failed(KILLED)
 
 
