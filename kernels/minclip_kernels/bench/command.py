@@ -1,7 +1,6 @@
 """`minclip bench loss`: the contrastive losses beside every installed peer."""
 
 import argparse
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 
 from minclip_kernels.bench.gate import TOLERANCES
 from minclip_kernels.bench.measure import sweep
-from minclip_kernels.bench.peers import CONTENDERS, Contender, Setting
+from minclip_kernels.bench.peers import CONTENDERS, Setting
 from minclip_kernels.bench.worker import RemoteWorker, Worker
 
 DESCRIPTION = """Time and peak memory of a contrastive loss and its gradients, beside every
@@ -49,11 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{option} is {value}; it must be more than 0")
     if arguments.out.suffix != ".csv":
         raise ValueError(f"--out is {arguments.out}; its name must end in .csv")
-    device = choose_device(arguments.device)
-    places = product(sorted(arguments.n), arguments.dtype, arguments.d)
-    settings = [Setting(arguments.loss, dtype, N, D, device) for N, dtype, D in places]
-    chosen = choose_contenders(arguments.loss, arguments.contenders)
+    device, loss, names = choose_device(arguments.device), arguments.loss, arguments.contenders
+    known = {contender.name: contender for contender in CONTENDERS if contender.loss == loss}
+    for name in set(names or ()) - known.keys():
+        raise ValueError(f"--contenders has {name!r}; for {loss} there are: {', '.join(known)}")
+    chosen = [c for name, c in known.items() if not names or name in names or c.is_floor]
     workers = [RemoteWorker(c) if device == "cpu" else Worker(c) for c in chosen]
+    places = product(sorted(arguments.n), arguments.dtype, arguments.d)
+    settings = [Setting(loss, dtype, N, D, device) for N, dtype, D in places]
     return sweep(settings, workers, arguments.out, arguments.seconds)
 
 
@@ -62,10 +64,3 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise ValueError(f"--device is cuda, but torch {torch.__version__} finds no GPU; use cpu")
     return "cuda" if available and name != "cpu" else "cpu"
-
-
-def choose_contenders(loss: str, names: Sequence[str] | None) -> list[Contender]:
-    known = {contender.name: contender for contender in CONTENDERS if contender.loss == loss}
-    for name in set(names or ()) - known.keys():
-        raise ValueError(f"--contenders has {name!r}; for {loss} there are: {', '.join(known)}")
-    return [c for name, c in known.items() if not names or name in names or c.is_floor]

@@ -1,11 +1,11 @@
 """The contenders take turns at every setting, so that a busy minute affects all of them."""
 
-import math
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from minclip_kernels.bench import records, report
@@ -55,11 +55,7 @@ class Entry:
 
 
 def sweep(
-    settings: Sequence[Setting],
-    workers: Sequence[Worker],
-    path: Path,
-    seconds: float,
-    end: float = math.inf,
+    settings: list[Setting], workers: list[Worker], path: Path, seconds: float, end: float = inf
 ) -> int:
     """Measure what the CSV lacks, each setting for about `seconds`, and print its rows.
 

@@ -119,7 +119,6 @@ def system_field(file: str, name: str) -> str | None:
     return match and match[1]
 
 
-@cache
 def version(package: str) -> str:
     """The installed version of a package, or "" where there is none."""
     try:

@@ -106,11 +106,11 @@ def trials(setting: Setting, candidates: Sequence[Blocking]) -> list[Row]:
 def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
     """Milliseconds of each kernel, infinite where the tiles do not fit the GPU."""
     kernels, usual = KERNELS[setting.loss], tiles_triton.choose_blocking
-    sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
 
     def choose_candidate(name: str, *rest: Any) -> Blocking:
-        followed = usual(name, *rest)._replace(**sides)
-        return blocking if name in kernels else followed
+        if name in kernels:
+            return blocking
+        return usual(name, *rest)._replace(block_m=blocking.block_m, block_n=blocking.block_n)
 
     with patch.object(tiles_triton, "choose_blocking", choose_candidate):
         try:

@@ -97,8 +97,8 @@ class RemoteWorker(Worker):
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
-        context, contender = get_context("spawn"), (self.contender,)
-        self.pool = self.pool or ProcessPoolExecutor(1, context, _begin, contender)
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.contender,))
         try:
             return self.pool.submit(_ask, request, *arguments).result()
         except BrokenProcessPool:
