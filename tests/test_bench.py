@@ -1,5 +1,6 @@
 """The benchmark of the losses: the gate, the turns, what an interruption leaves. No timing is a test."""
 
+import argparse
 import json
 import math
 import os
@@ -392,6 +393,15 @@ def test_the_command_leaves_table_csv_and_json(tmp_path, capsys, monkeypatch):
 def test_what_cannot_be_measured_is_said_before(arguments, message, capsys):
     assert cli.main(["bench", "loss", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_help_shows_defaults_as_they_are_typed():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    shown, defaults = " ".join(parser.format_help().split()), parser.parse_args([])
+    for values in (defaults.n, defaults.d, defaults.dtype):
+        assert f"(default: {' '.join(map(str, values))})" in shown
+    assert "[1024" not in shown
 
 
 @pytest.mark.usefixtures("interpreter")

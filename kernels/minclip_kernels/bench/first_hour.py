@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     step = partial(take_step, folder, device, end)
     large = Setting("clip", "bfloat16", *((130, 64) if dry else (2**15, 512)), device)
     print("The step before this one: pytest -m cuda")
-    step("kernels", partial(tune.kernels, large))
+    step("kernels", partial(tune.beside_predictions, large))
     chunks = map(in_chunks, (128, 256) if dry else (2**13, 2**14, 2**15))
     status = sweep([large], list(map(Worker, chunks)), folder / "options.csv", 0.1 * seconds, end)
     counts, widths = ((16,), (16,)) if dry else ([2**k for k in range(10, 17)], (512, 768))

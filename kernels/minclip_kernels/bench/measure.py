@@ -21,10 +21,10 @@ EXCUSED = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU  # results of a loss that i
 
 @dataclass
 class Entry:
-    """One contender at one setting."""
+    """One contender at one setting, and what has been measured of it so far."""
 
     worker: Worker
-    row: Row  # its line in the table, as far as it is known
+    row: Row  # without the numbers that `summarize` adds
     memory: float | None = None  # MB
     times: list[float] = field(default_factory=list)  # milliseconds, one for each round
 
@@ -37,7 +37,7 @@ class Entry:
         return self.row["result"] != MEASURED or len(self.times) >= LEAST_ROUNDS
 
     def summarize(self, floor: Sequence[float]) -> Row:
-        """The row, with median and range of all rounds, and the share of the floor's, by round."""
+        """The row with median and range; the share of the floor is taken round by round."""
         if self.row["result"] != MEASURED:
             return self.row
         median = statistics.median(self.times)

@@ -1,4 +1,4 @@
-"""Time each kernel by itself, with whole tile shapes from a list of complete candidates."""
+"""Time each kernel by itself: beside its prediction, and with tiles from a list of candidates."""
 
 import time
 from collections import defaultdict
@@ -31,7 +31,7 @@ CANDIDATES = [
 RUNS = 10
 
 
-def kernels(setting: Setting) -> list[Row]:
+def beside_predictions(setting: Setting) -> list[Row]:
     """Each kernel and each product by itself, the slowest first, beside its prediction."""
     sides = [choose(kernel, setting)[:2] for kernel in floors.KERNELS]
     predicted = floors.predict(records.environment(setting.device)["device"], setting, sides)
