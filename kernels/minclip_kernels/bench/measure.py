@@ -69,14 +69,14 @@ def sweep(
     table, results = {records.key(row): row for row in records.read(path)}, []
     for setting in settings:
         entries = [Entry(w, records.new_row(setting, w.contender)) for w in workers]
-        missing = [e for e in entries if e.is_floor or records.key(e.row) not in table]
-        if not all(e.is_floor for e in missing) and time.monotonic() < end:
+        needed = [e for e in entries if e.is_floor or records.key(e.row) not in table]
+        if not all(e.is_floor for e in needed) and time.monotonic() < end:
             print(f"measuring {setting}", file=sys.stderr)
             try:
-                take_turns(missing, setting, seconds)
+                take_turns(needed, setting, seconds)
             finally:  # An interruption keeps the rows that have enough rounds.
-                floor = next((e.times for e in missing if e.is_floor), [])
-                new = {records.key(e.row): e.summarize(floor) for e in missing if e.is_finished}
+                floor = next((e.times for e in needed if e.is_floor), [])
+                new = {records.key(e.row): e.summarize(floor) for e in needed if e.is_finished}
                 table = table | new | table  # A floor that was there stays as it was.
                 records.write(path, table.values())
         found = [table[key] for e in entries if (key := records.key(e.row)) in table]

@@ -167,14 +167,12 @@ def siglip_kernel_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor)
 
 
 OURS = "minclip_kernels"
+clip_torch, clip_triton = (partial(fused_clip_loss, backend=b) for b in ("torch", "triton"))
+siglip_torch, siglip_triton = (partial(fused_siglip_loss, backend=b) for b in ("torch", "triton"))
 CONTENDERS = (
     Contender("bare products, 4", "clip", partial(bare_products, 2), 8),
-    Contender(
-        "fused, torch", "clip", partial(fused_clip_loss, backend="torch"), 8, OURS, keeps=True
-    ),
-    Contender(
-        "fused, triton", "clip", partial(fused_clip_loss, backend="triton"), 8, OURS, needs_gpu=True
-    ),
+    Contender("fused, torch", "clip", clip_torch, 8, OURS, keeps=True),
+    Contender("fused, triton", "clip", clip_triton, 8, OURS, needs_gpu=True),
     Contender("arange, torch.compile", "clip", arange_loss, 6),
     Contender("arange", "clip", arange_loss, 6),
     Contender("one-hot", "clip", onehot_loss, 6),
@@ -183,10 +181,8 @@ CONTENDERS = (
     Contender("memeff", "clip", memeff_loss, 10, "memeff", needs_gpu=True, tf32=True),
     Contender("inf_cl", "clip", inf_cl_loss, 20, "inf-cl", needs_gpu=True, tf32=True),
     Contender("bare products, 3", "siglip", partial(bare_products, 1), 6),
-    Contender("fused, torch", "siglip", partial(fused_siglip_loss, backend="torch"), 6, OURS),
-    Contender(
-        "fused, triton", "siglip", partial(fused_siglip_loss, backend="triton"), 6, OURS, True
-    ),
+    Contender("fused, torch", "siglip", siglip_torch, 6, OURS),
+    Contender("fused, triton", "siglip", siglip_triton, 6, OURS, needs_gpu=True),
     Contender("sigmoid, torch.compile", "siglip", sigmoid_loss, 6),
     Contender("sigmoid", "siglip", sigmoid_loss, 6),
     Contender("siglip-kernel", "siglip", siglip_kernel_loss, 6, "siglip-kernel", needs_gpu=True),

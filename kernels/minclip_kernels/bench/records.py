@@ -35,6 +35,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def key(row: Row) -> tuple[Any, ...]:
+    """What two rows of the same measurement have in common."""
     return tuple(row[name] for name in KEY)
 
 
@@ -46,7 +47,7 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def new_row(setting: Setting, contender: Contender) -> Row:
-    """What is known before anything is measured."""
+    """The row of a measurement, with what is known before anything is measured."""
     return {
         **asdict(setting),
         **environment(setting.device),
