@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minclip_kernels.bench.records import describe, write_json
+from minclip_kernels.bench.records import environment, write_json
 from minclip_kernels.bench.report import align
 
 from minclip.commands import add_commands
@@ -29,8 +29,8 @@ def report(rows: Sequence[dict[str, Any]], device: str, out: Path) -> None:
     """Print the rows as a table, and write them to `out` as JSON with a description of the machine."""
     print(align([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    packages = ["minclip", "open_clip_torch", "transformers", "tokenizers", "ftfy", "regex", "emoji"]
-    write_json(out, {"environment": describe(device, packages, Path(__file__).parents[1]), "rows": list(rows)})
+    packages = "minclip", "open_clip_torch", "transformers", "tokenizers", "ftfy", "regex", "emoji"
+    write_json(out, {"environment": environment(device, packages, Path(__file__).parents[1]), "rows": list(rows)})
     print(out)
 
 

@@ -1,18 +1,15 @@
 """`minclip bench loss`: the contrastive losses beside every installed peer."""
 
 import argparse
-import math
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from minclip_kernels.bench import records
 from minclip_kernels.bench.gate import TOLERANCES
-from minclip_kernels.bench.measure import Workers, sweep
-from minclip_kernels.bench.peers import CONTENDERS, Contender, Setting
-from minclip_kernels.bench.worker import KILLED, NEEDS_GPU, OUT_OF_MEMORY, RemoteWorker, Worker
+from minclip_kernels.bench.measure import sweep
+from minclip_kernels.bench.peers import CONTENDERS, Setting
+from minclip_kernels.bench.worker import RemoteWorker, Worker
 
 DESCRIPTION = """Time and peak memory of a contrastive loss and its gradients, beside every
 installed peer.
@@ -30,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, " (default: %(default)s)"
     names = ", ".join(dict.fromkeys(contender.name for contender in CONTENDERS))
     sizes, out = [1024, 4096, 8192, 16384], Path("bench/loss.csv")
-    add("--n", nargs="+", type=int, default=sizes, metavar="N", help="batch sizes" + default)
-    add("--d", nargs="+", type=int, default=[512], metavar="D", help="feature widths" + default)
-    dtypes = "dtypes of the features" + default
+    counts, widths = "batch sizes (default: 1024 4096 8192 16384)", "feature widths (default: 512)"
+    add("--n", nargs="+", type=int, default=sizes, metavar="N", help=counts)
+    add("--d", nargs="+", type=int, default=[512], metavar="D", help=widths)
+    dtypes = "dtypes of the features (default: float32)"
     add("--dtype", nargs="+", choices=TOLERANCES, default=["float32"], help=dtypes)
     add("--loss", choices=["clip", "siglip"], default="clip", help="loss to measure" + default)
     add("--contenders", nargs="+", metavar="NAME", help=f"contenders beside the floor, of: {names}")
@@ -44,38 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 1 if our own loss fails the gate, else 0. Raises ValueError for wrong arguments."""
-    check(arguments)
-    device = choose_device(arguments.device)
-    settings = [
-        Setting(arguments.loss, dtype, count, width, device)
-        for count, dtype, width in product(sorted(arguments.n), arguments.dtype, arguments.d)
-    ]
-    chosen = choose_contenders(arguments.loss, arguments.contenders)
-    workers = {c: RemoteWorker(c) if device == "cpu" else Worker(c) for c in chosen}
-    return measure(settings, workers, arguments.out, arguments.seconds)
-
-
-def measure(
-    settings: Sequence[Setting], workers: Workers, path: Path, seconds: float, end: float = math.inf
-) -> int:
-    """Leave the CSV, and the environment as JSON beside it; see `run` and `sweep`."""
-    packages = [contender.package for contender in workers]
-    environment = records.describe(settings[0].device, packages)
-    records.write_json(path.with_suffix(".json"), {"environment": environment})
-    rows = sweep(settings, workers, path, seconds, end)
-    print(f"{path} holds all rows; python kernels/results/figures.py {path} draws them")
-    excused = records.MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU
-    ours = (row["result"] for row in rows if row["version"] == records.our_version())
-    return int(not all(result.startswith(excused) for result in ours))
-
-
-def check(arguments: argparse.Namespace) -> None:
     numbers = {"--n": min(arguments.n), "--d": min(arguments.d), "--seconds": arguments.seconds}
     for option, value in numbers.items():
         if not value > 0:
             raise ValueError(f"{option} is {value}; it must be more than 0")
     if arguments.out.suffix != ".csv":
         raise ValueError(f"--out is {arguments.out}; its name must end in .csv")
+    device, loss, names = choose_device(arguments.device), arguments.loss, arguments.contenders
+    known = {contender.name: contender for contender in CONTENDERS if contender.loss == loss}
+    for name in set(names or ()) - known.keys():
+        raise ValueError(f"--contenders has {name!r}; for {loss} there are: {', '.join(known)}")
+    chosen = [c for name, c in known.items() if not names or name in names or c.is_floor]
+    workers = [RemoteWorker(c) if device == "cpu" else Worker(c) for c in chosen]
+    places = product(sorted(arguments.n), arguments.dtype, arguments.d)
+    settings = [Setting(loss, dtype, N, D, device) for N, dtype, D in places]
+    return sweep(settings, workers, arguments.out, arguments.seconds)
 
 
 def choose_device(name: str) -> str:
@@ -83,10 +64,3 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise ValueError(f"--device is cuda, but torch {torch.__version__} finds no GPU; use cpu")
     return "cuda" if available and name != "cpu" else "cpu"
-
-
-def choose_contenders(loss: str, names: Sequence[str] | None) -> list[Contender]:
-    known = {contender.name: contender for contender in CONTENDERS if contender.loss == loss}
-    for name in set(names or ()) - known.keys():
-        raise ValueError(f"--contenders has {name!r}; for {loss} there are: {', '.join(known)}")
-    return [c for name, c in known.items() if not names or name in names or c.is_floor]

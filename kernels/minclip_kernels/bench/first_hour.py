@@ -3,18 +3,17 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from minclip_kernels import custom_op, fused_clip_loss
-from minclip_kernels.bench import floors, records, report
-from minclip_kernels.bench.command import choose_device, measure
+from minclip_kernels.bench import records, report
+from minclip_kernels.bench.command import choose_device
+from minclip_kernels.bench.measure import sweep
 from minclip_kernels.bench.peers import CONTENDERS, OURS, Contender, Setting
 from minclip_kernels.bench.records import Row
 from minclip_kernels.bench.worker import Worker
@@ -42,23 +41,33 @@ def run(arguments: argparse.Namespace) -> int:
     dry, folder = arguments.dry_run, arguments.out
     device = choose_device("cpu" if dry else "cuda")
     custom_op.choose_backend("triton", torch.empty(1, 1, device=device))  # says why not
+    from minclip_kernels.bench import tune  # imported here because Triton may be missing
+
     end = time.monotonic() + 60 * arguments.minutes
     seconds = 0.0 if dry else 60 * arguments.minutes
     step = partial(take_step, folder, device, end)
     large = Setting("clip", "bfloat16", *((130, 64) if dry else (2**15, 512)), device)
     print("The step before this one: pytest -m cuda")
-    step("kernels", lambda: kernels(large))
-    options = in_turn(map(in_chunks, (128, 256) if dry else (2**13, 2**14, 2**15)))
-    status = measure([large], options, folder / "options.csv", 0.1 * seconds, end)
+    step("kernels", partial(tune.beside_predictions, large))
+    chunks = map(in_chunks, (128, 256) if dry else (2**13, 2**14, 2**15))
+    status = sweep([large], list(map(Worker, chunks)), folder / "options.csv", 0.1 * seconds, end)
     counts, widths = ((16,), (16,)) if dry else ([2**k for k in range(10, 17)], (512, 768))
-    places = list(product(DTYPES, counts, widths))
+    settings = [Setting("clip", *place, device) for place in product(DTYPES, counts, widths)]
     peers = [c for c in CONTENDERS if c.loss == "clip" and c.name not in TOO_SLOW]
-    workers = in_turn(peer for peer in peers if not (dry and peer.needs_gpu))
-    settings = [Setting("clip", *place, device) for place in places]
+    workers = [Worker(peer) for peer in peers if not (dry and peer.needs_gpu)]
     each, last = 0.5 * seconds / len(settings), end - 0.25 * seconds
-    status |= measure(settings, workers, folder / "loss.csv", each, last)
-    tune_all(step, device, dry)
+    status |= sweep(settings, workers, folder / "loss.csv", each, last)
+    for loss, dtype in product(tune.KERNELS, DTYPES):
+        setting = Setting(loss, dtype, *((8, 64) if dry else (2**14, 512)), device)
+        candidates = tune.CANDIDATES[: 1 if dry else None]
+        step(f"tiles-{loss}-{dtype}", partial(tune.trials, setting, candidates))
     return status
+
+
+def in_chunks(size: int) -> Contender:
+    """Our loss on the GPU with chunks of another size."""
+    loss = partial(fused_clip_loss, backend="triton", chunk_size=size)
+    return Contender(f"chunk_size = {size:,}", "clip", loss, 8, OURS)
 
 
 def take_step(
@@ -75,41 +84,3 @@ def take_step(
         content = here | {"rows": measure()}
         records.write_json(path, content)
     print(f"{name}, on {here['device']}", report.table(content["rows"]), "", sep="\n")
-
-
-def kernels(setting: Setting) -> list[Row]:
-    """Each kernel and each product by itself, the slowest first, beside its prediction."""
-    from minclip_kernels.bench import tune  # imported here because Triton may be missing
-
-    tiles = [tune.choose(kernel, setting) for kernel in floors.KERNELS]
-    sides = [(tile.block_m, tile.block_n) for tile in tiles]
-    predicted = floors.predict(records.environment(setting.device)["device"], setting, sides)
-    siglip = tune.kernel_times(tune.gradients(replace(setting, loss="siglip")))
-    times = siglip | tune.kernel_times(tune.gradients(setting))
-    return [
-        {"": name, "ms": ms, **floors.compare(predicted.get(name, {}), ms)}
-        for name, ms in sorted(times.items(), key=lambda item: -item[1])
-    ]
-
-
-def in_chunks(size: int) -> Contender:
-    """Our loss on the GPU with chunks of another size."""
-
-    def loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
-        return fused_clip_loss(image, text, scale, backend="triton", chunk_size=size)
-
-    return Contender(f"chunk_size = {size:,}", "clip", loss, 8, OURS)
-
-
-def in_turn(contenders: Iterable[Contender]) -> dict[Contender, Worker]:
-    return {contender: Worker(contender) for contender in contenders}
-
-
-def tune_all(step: Callable[..., None], device: str, dry: bool) -> None:
-    """Print the times of other tiles below those that are in use."""
-    from minclip_kernels.bench import tune
-
-    for loss, dtype in product(tune.KERNELS, DTYPES):
-        setting = Setting(loss, dtype, *((8, 64) if dry else (2**14, 512)), device)
-        candidates = tune.CANDIDATES[: 1 if dry else None]
-        step(f"tiles-{loss}-{dtype}", partial(tune.trials, setting, candidates))

@@ -1,107 +1,112 @@
 """The contenders take turns at every setting, so that a busy minute affects all of them."""
 
-import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from minclip_kernels.bench import records, report
 from minclip_kernels.bench.gate import Failed
-from minclip_kernels.bench.peers import Contender, Setting
+from minclip_kernels.bench.peers import Setting
 from minclip_kernels.bench.records import MEASURED, Row
-from minclip_kernels.bench.worker import RemoteWorker, Worker
+from minclip_kernels.bench.worker import KILLED, NEEDS_GPU, OUT_OF_MEMORY, Worker
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15  # Fewer than the least mean that it was interrupted.
 NEEDS_NO_WARMING = 1000  # milliseconds: where all first runs take longer, they count as a round
-
-Workers = Mapping[Contender, Worker | RemoteWorker]
-
-
-def sweep(
-    settings: Sequence[Setting], workers: Workers, path: Path, seconds: float, end: float = math.inf
-) -> list[Row]:
-    """Measure what the CSV lacks, each setting for about `seconds`; print and return its rows.
-
-    end: the time (of time.monotonic) after which nothing new is begun.
-    """
-    rows, shown = records.read(path), []
-    for setting in settings:
-        missing = [c for c in workers if not (c.is_floor or records.find(rows, setting, c))]
-        if missing and time.monotonic() < end:
-            print(f"measuring {setting}", file=sys.stderr)
-            taken = {c: Taken() for c in workers if c.is_floor or c in missing}
-            try:
-                take_turns(setting, workers, taken, seconds)
-            finally:  # An interruption keeps the rows that have enough rounds.
-                floor = next((of for c, of in taken.items() if c.is_floor), Taken())
-                finished = ((c, of) for c, of in taken.items() if of.is_finished)
-                new = [summarize(setting, c, of, floor) for c, of in finished]
-                rows = records.add(path, rows, new)
-        found = [row for c in workers if (row := records.find(rows, setting, c))]
-        print(report.losses(setting, found), end="\n\n")
-        shown += found
-    return shown
+EXCUSED = MEASURED, OUT_OF_MEMORY, KILLED, NEEDS_GPU  # results of a loss that is not wrong
 
 
 @dataclass
-class Taken:
-    """What has been measured of one contender at one setting so far."""
+class Entry:
+    """One contender at one setting, and what has been measured of it so far."""
 
-    gate: str = ""
+    worker: Worker
+    row: Row  # without the numbers that `summarize` adds
     memory: float | None = None  # MB
     times: list[float] = field(default_factory=list)  # milliseconds, one for each round
-    result: str = MEASURED  # or what went wrong
+
+    @property
+    def is_floor(self) -> bool:
+        return self.worker.contender.is_floor
 
     @property
     def is_finished(self) -> bool:
-        return self.result != MEASURED or len(self.times) >= LEAST_ROUNDS
+        return self.row["result"] != MEASURED or len(self.times) >= LEAST_ROUNDS
+
+    def summarize(self, floor: Sequence[float]) -> Row:
+        """The row with median and range; the share of the floor is taken round by round."""
+        if self.row["result"] != MEASURED:
+            return self.row
+        median = statistics.median(self.times)
+        shares = [least / own for least, own in zip(floor, self.times, strict=False)]
+        numbers = {
+            "both_ms": median,
+            "lowest_ms": min(self.times),
+            "highest_ms": max(self.times),
+            "memory_mb": self.memory,
+            "tflops": self.row["flops"] * self.row["N"] ** 2 * self.row["D"] / median / 1e9,
+            "of_floor": statistics.median(shares) if shares else None,
+        }
+        rounded = {name: value and float(f"{value:.6g}") for name, value in numbers.items()}
+        return self.row | rounded | {"rounds": len(self.times)}
 
 
-def take_turns(
-    setting: Setting, workers: Workers, taken: dict[Contender, Taken], seconds: float
-) -> None:
+def sweep(
+    settings: list[Setting], workers: list[Worker], path: Path, seconds: float, end: float = inf
+) -> int:
+    """Measure what the CSV lacks, each setting for about `seconds`, and print its rows.
+
+    Leaves the environment as JSON beside the CSV.
+    end: the time (of time.monotonic) after which nothing new is begun.
+    Returns 1 if our own loss fails the gate, else 0.
+    """
+    packages = tuple(worker.contender.package for worker in workers)
+    environment = records.environment(settings[0].device, packages)
+    records.write_json(path.with_suffix(".json"), {"environment": environment})
+    table, results = {records.key(row): row for row in records.read(path)}, []
+    for setting in settings:
+        entries = [Entry(w, records.new_row(setting, w.contender)) for w in workers]
+        needed = [e for e in entries if e.is_floor or records.key(e.row) not in table]
+        if not all(e.is_floor for e in needed) and time.monotonic() < end:
+            print(f"measuring {setting}", file=sys.stderr)
+            try:
+                take_turns(needed, setting, seconds)
+            finally:  # An interruption keeps the rows that have enough rounds.
+                floor = next((e.times for e in needed if e.is_floor), [])
+                new = {records.key(e.row): e.summarize(floor) for e in needed if e.is_finished}
+                table = table | new | table  # A floor that was there stays as it was.
+                records.write(path, table.values())
+        found = [table[key] for e in entries if (key := records.key(e.row)) in table]
+        print(report.losses(setting, found), end="\n\n")
+        results += [r["result"] for r in found if r["version"] == records.our_version()]
+    print(f"{path} holds all rows; python kernels/results/figures.py {path} draws them")
+    return int(not all(result.startswith(EXCUSED) for result in results))
+
+
+def take_turns(entries: Sequence[Entry], setting: Setting, seconds: float) -> None:
     """Check and prepare all contenders, then let them take turns for about `seconds`."""
-    for contender, of in taken.items():
-        answer = workers[contender].ask("prepare", setting)
+    for entry in entries:
+        answer = entry.worker.ask("prepare", setting)
         if isinstance(answer, Failed):
-            of.result = answer
+            entry.row["result"] = answer
         else:
-            of.gate, of.memory, first = answer
-            of.times.append(first)
-    if any(of.times[0] < NEEDS_NO_WARMING for of in taken.values() if of.times):
-        for of in taken.values():
-            of.times.clear()
+            entry.row["gate"], entry.memory, first = answer
+            entry.times.append(first)
+    if any(entry.times[0] < NEEDS_NO_WARMING for entry in entries if entry.times):
+        for entry in entries:
+            entry.times.clear()
     start = last = time.monotonic()
     for _ in range(MOST_ROUNDS):
-        for contender, of in taken.items():
-            if of.result == MEASURED:
-                answer = workers[contender].ask("turn")
+        for entry in entries:
+            if entry.row["result"] == MEASURED:
+                answer = entry.worker.ask("turn")
                 if isinstance(answer, Failed):
-                    of.result = answer
+                    entry.row["result"] = answer
                 else:
-                    of.times.append(answer)
+                    entry.times.append(answer)
         before, last = last, time.monotonic()
-        if all(of.is_finished for of in taken.values()) and 2 * last - before > start + seconds:
+        if all(entry.is_finished for entry in entries) and 2 * last - before > start + seconds:
             break
-
-
-def summarize(setting: Setting, contender: Contender, taken: Taken, floor: Taken) -> Row:
-    """The median and range of all rounds; the share of the floor is taken round by round."""
-    row = records.identify(setting, contender) | {"gate": taken.gate, "result": taken.result}
-    if taken.result != MEASURED:
-        return row
-    median = statistics.median(taken.times)
-    shares = [least / own for least, own in zip(floor.times, taken.times, strict=False)]
-    numbers = {
-        "both_ms": median,
-        "lowest_ms": min(taken.times),
-        "highest_ms": max(taken.times),
-        "memory_mb": taken.memory,
-        "tflops": contender.flops(setting) * setting.N**2 * setting.D / median / 1e9,
-        "of_floor": statistics.median(shares) if shares else None,
-    }
-    row |= {name: value and float(f"{value:.6g}") for name, value in numbers.items()}
-    return row | {"rounds": len(taken.times)}

@@ -19,8 +19,8 @@ from minclip_kernels import fused_clip_loss, fused_siglip_loss
 from minclip_kernels.tiles import Problem
 from minclip_kernels.tiles_torch import TorchTiles
 
-# Image and text features (N, D), logit scale (), logit bias () -> loss ().
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# Image and text features (N, D), logit scale (), and for siglip logit bias () -> loss ().
+Loss = Callable[..., Tensor]
 # The side of the square that the bare products hold at once. On two CPU cores 2,048 was the fastest
 # of 1,024 … 4,096, and faster than whole rows, for N = 4,096 and 8,192.
 FLOOR_SIDE = {"cpu": 2048, "cuda": 16384}
@@ -35,10 +35,6 @@ class Setting:
     N: int
     D: int
     device: str
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
 
     def __str__(self) -> str:
         return f"{self.loss}, {self.dtype}, N = {self.N:,}, D = {self.D}"
@@ -90,7 +86,7 @@ def cosine_logits(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return scale.to(image.dtype) * image @ text.T  # (N, N)
 
 
-def onehot_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def onehot_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """The identity matrix as the target, as a beginner writes it."""
     logits = cosine_logits(image, text, scale)
     target = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
@@ -99,7 +95,7 @@ def onehot_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor
     return -(by_image + by_text).mean() / 2
 
 
-def arange_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def arange_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """Both cross-entropies over the whole matrix (Radford et al. 2021, figure 3)."""
     logits = cosine_logits(image, text, scale)
     labels = torch.arange(len(logits), device=logits.device)
@@ -132,11 +128,7 @@ def bare_products(passes: int, image: Tensor, text: Tensor, *_: Tensor) -> Tenso
     return torch.stack(gradients)
 
 
-def ours(backend: str) -> Loss:
-    return lambda *inputs: fused_clip_loss(*inputs[:3], backend=backend)
-
-
-def linear_cross_entropy_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def linear_cross_entropy_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """PyTorch's own loss in O(N) memory (2.13 or later), once for each direction."""
     image, text = normalized(image, text)
     image = scale.to(image.dtype) * image
@@ -145,13 +137,13 @@ def linear_cross_entropy_loss(image: Tensor, text: Tensor, scale: Tensor, _: Ten
     return (loss(image, text, labels) + loss(text, image, labels)) / 2
 
 
-def open_clip_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def open_clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     from open_clip.loss import ClipLoss
 
     return ClipLoss()(*normalized(image, text), scale.to(image.dtype))
 
 
-def inf_cl_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def inf_cl_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     from inf_cl import cal_flash_loss
 
     image, text = normalized(image, text)
@@ -159,7 +151,7 @@ def inf_cl_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor
     return (loss(image, text).mean() + loss(text, image).mean()) / 2
 
 
-def memeff_loss(image: Tensor, text: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+def memeff_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     from memeff import MemoryEfficientCLIPLoss
 
     # Its temperature is a Python number, so its user too has to wait for the GPU to read the scale.
@@ -175,10 +167,12 @@ def siglip_kernel_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor)
 
 
 OURS = "minclip_kernels"
+clip_torch, clip_triton = (partial(fused_clip_loss, backend=b) for b in ("torch", "triton"))
+siglip_torch, siglip_triton = (partial(fused_siglip_loss, backend=b) for b in ("torch", "triton"))
 CONTENDERS = (
     Contender("bare products, 4", "clip", partial(bare_products, 2), 8),
-    Contender("fused, torch", "clip", ours("torch"), 8, OURS, keeps=True),
-    Contender("fused, triton", "clip", ours("triton"), 8, OURS, needs_gpu=True),
+    Contender("fused, torch", "clip", clip_torch, 8, OURS, keeps=True),
+    Contender("fused, triton", "clip", clip_triton, 8, OURS, needs_gpu=True),
     Contender("arange, torch.compile", "clip", arange_loss, 6),
     Contender("arange", "clip", arange_loss, 6),
     Contender("one-hot", "clip", onehot_loss, 6),
@@ -187,10 +181,8 @@ CONTENDERS = (
     Contender("memeff", "clip", memeff_loss, 10, "memeff", needs_gpu=True, tf32=True),
     Contender("inf_cl", "clip", inf_cl_loss, 20, "inf-cl", needs_gpu=True, tf32=True),
     Contender("bare products, 3", "siglip", partial(bare_products, 1), 6),
-    Contender("fused, torch", "siglip", partial(fused_siglip_loss, backend="torch"), 6, OURS),
-    Contender(
-        "fused, triton", "siglip", partial(fused_siglip_loss, backend="triton"), 6, OURS, True
-    ),
+    Contender("fused, torch", "siglip", siglip_torch, 6, OURS),
+    Contender("fused, triton", "siglip", siglip_triton, 6, OURS, needs_gpu=True),
     Contender("sigmoid, torch.compile", "siglip", sigmoid_loss, 6),
     Contender("sigmoid", "siglip", sigmoid_loss, 6),
     Contender("siglip-kernel", "siglip", siglip_kernel_loss, 6, "siglip-kernel", needs_gpu=True),

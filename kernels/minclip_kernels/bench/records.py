@@ -34,30 +34,28 @@ Row = dict[str, Any]  # by COLUMNS
 PACKAGE = Path(__file__).parents[1]
 
 
-def find(rows: Iterable[Row], setting: Setting, contender: Contender) -> Row | None:
-    wanted = identify(setting, contender)
-    return next((row for row in rows if all(row[name] == wanted[name] for name in KEY)), None)
+def key(row: Row) -> tuple[Any, ...]:
+    """What two rows of the same measurement have in common."""
+    return tuple(row[name] for name in KEY)
 
 
-def add(path: Path, rows: list[Row], new: Iterable[Row]) -> list[Row]:
-    """Write a CSV file of rows and of those that are new, and return them."""
-    known = {tuple(map(row.get, KEY)) for row in rows}
-    rows = rows + [row for row in new if tuple(map(row.get, KEY)) not in known]
+def write(path: Path, rows: Iterable[Row]) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
-def identify(setting: Setting, contender: Contender) -> Row:
-    """The part of a row that is known before anything is measured."""
+def new_row(setting: Setting, contender: Contender) -> Row:
+    """The row of a measurement, with what is known before anything is measured."""
     return {
         **asdict(setting),
         **environment(setting.device),
         "contender": contender.name,
         "version": our_version() if contender.package == OURS else version(contender.package),
         "flops": round(contender.flops(setting), 4),
+        "gate": "",
+        "result": MEASURED,
     }
 
 
@@ -93,8 +91,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @cache
-def environment(device: str, folder: Path = PACKAGE) -> Row:
-    """Device, threads, versions, the commit that last changed a folder, and date."""
+def environment(device: str, packages: tuple[str, ...] = (), folder: Path = PACKAGE) -> Row:
+    """Device, threads, versions (also of packages), the last commit that changed a folder, date."""
     model = system_field("cpuinfo", "model name") or platform.processor() or platform.machine()
     cpu = f"{model} ({os.cpu_count()} cores)"
     changed = _output("git", "-C", folder, "status", "--porcelain", "--", ".")
@@ -109,13 +107,7 @@ def environment(device: str, folder: Path = PACKAGE) -> Row:
         "python": platform.python_version(),
         "system": platform.platform(),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-    }
-
-
-def describe(device: str, packages: Iterable[str], folder: Path = PACKAGE) -> dict[str, Any]:
-    """The environment, with the versions of packages."""
-    return environment(device, folder) | {
-        "packages": {p: version(p) for p in sorted(set(packages))}
+        "packages": {package: version(package) for package in sorted(set(packages))},
     }
 
 
@@ -128,7 +120,6 @@ def system_field(file: str, name: str) -> str | None:
     return match and match[1]
 
 
-@cache
 def version(package: str) -> str:
     """The installed version of a package, or "" where there is none."""
     try:

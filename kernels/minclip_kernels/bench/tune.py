@@ -1,14 +1,16 @@
-"""Time each kernel by itself, with whole tile shapes from a list of complete candidates."""
+"""Time each kernel by itself: beside its prediction, and with tiles from a list of candidates."""
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
 from minclip_kernels import fused_clip_loss, fused_siglip_loss, tiles_triton
+from minclip_kernels.bench import floors, records
 from minclip_kernels.bench.gate import make_inputs
 from minclip_kernels.bench.peers import Setting
 from minclip_kernels.bench.records import Row
@@ -29,20 +31,28 @@ CANDIDATES = [
 RUNS = 10
 
 
-def gradients(setting: Setting, **options: Any) -> Callable[[], object]:
-    """A run of our loss and its gradients."""
-    is_clip = setting.loss == "clip"
-    loss = fused_clip_loss if is_clip else fused_siglip_loss
-    inputs = make_inputs(setting)[: 3 if is_clip else 4]
-    return lambda: torch.autograd.grad(loss(*inputs, backend="triton", **options), inputs)
+def beside_predictions(setting: Setting) -> list[Row]:
+    """Each kernel and each product by itself, the slowest first, beside its prediction."""
+    sides = [choose(kernel, setting)[:2] for kernel in floors.KERNELS]
+    predicted = floors.predict(records.environment(setting.device)["device"], setting, sides)
+    times = kernel_times(replace(setting, loss="siglip")) | kernel_times(setting)
+    return [
+        {"": name, "ms": ms, **floors.compare(predicted.get(name, {}), ms)}
+        for name, ms in sorted(times.items(), key=lambda item: -item[1])
+    ]
 
 
-def kernel_times(run: Callable[[], object]) -> dict[str, float]:
-    """Mean milliseconds of each kernel and product in a run.
+def kernel_times(setting: Setting) -> dict[str, float]:
+    """Mean milliseconds of each kernel and product in our loss and its gradients.
 
     On a GPU between two events, while the next launches are queued; interpreted by wall time.
     """
-    runs = 1 if tiles_triton.INTERPRETED else RUNS
+    loss = fused_clip_loss if setting.loss == "clip" else fused_siglip_loss
+    inputs, runs = make_inputs(setting), 1 if tiles_triton.INTERPRETED else RUNS
+
+    def run() -> None:
+        torch.autograd.grad(loss(*inputs, backend="triton"), inputs)
+
     run()  # loads and compiles
     marks: list[tuple[str, Any, Any]] = []
 
@@ -82,10 +92,11 @@ def _now() -> Any:
 def choose(kernel: str, setting: Setting) -> Blocking:
     """The tiles that are used for features without ids."""
     architecture = tiles_triton.architecture(torch.device(setting.device))
-    return tiles_triton.choose_blocking(kernel, architecture, setting.torch_dtype, False)
+    dtype = getattr(torch, setting.dtype)
+    return tiles_triton.choose_blocking(kernel, architecture, dtype, ids=False)
 
 
-def trials(setting: Setting, candidates: Sequence[Blocking] = CANDIDATES) -> list[Row]:
+def trials(setting: Setting, candidates: Sequence[Blocking]) -> list[Row]:
     """Milliseconds of each kernel with the usual tiles of the last, then with each candidate."""
     usual = choose(KERNELS[setting.loss][-1], setting)
     candidates = [c._replace(descriptors=usual.descriptors) for c in candidates]
@@ -95,15 +106,15 @@ def trials(setting: Setting, candidates: Sequence[Blocking] = CANDIDATES) -> lis
 def _times(setting: Setting, blocking: Blocking) -> dict[str, float]:
     """Milliseconds of each kernel, infinite where the tiles do not fit the GPU."""
     kernels, usual = KERNELS[setting.loss], tiles_triton.choose_blocking
-    sides = {"block_m": blocking.block_m, "block_n": blocking.block_n}
 
     def choose_candidate(name: str, *rest: Any) -> Blocking:
-        followed = usual(name, *rest)._replace(**sides)
-        return blocking if name in kernels else followed
+        if name in kernels:
+            return blocking
+        return usual(name, *rest)._replace(block_m=blocking.block_m, block_n=blocking.block_n)
 
     with patch.object(tiles_triton, "choose_blocking", choose_candidate):
         try:
-            times = kernel_times(gradients(setting))
+            times = kernel_times(setting)
         except Exception:  # The compiler raises anything for too much shared memory.
             return dict.fromkeys(kernels, float("inf"))
     return {kernel: times[f"{kernel}_kernel"] for kernel in kernels}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minclip_kernels.bench import gate
 from minclip_kernels.bench.gate import Failed
-from minclip_kernels.bench.peers import CONTENDERS, Contender, Loss, Setting
+from minclip_kernels.bench.peers import Contender, Loss, Setting
 from minclip_kernels.bench.records import system_field
 
 OUT_OF_MEMORY, KILLED = "out of memory", "killed, probably for lack of memory"
@@ -86,33 +86,29 @@ class Worker:
         return 1e3 * (time.perf_counter() - start)
 
 
-class RemoteWorker:
+class RemoteWorker(Worker):
     """A contender on a CPU, in a process of its own.
 
     So its peak memory is measured alone, and being killed for lack of memory is a result.
     """
 
-    def __init__(self, contender: Contender) -> None:
-        self.contender = contender
-        self.start()
-
-    def start(self) -> None:
-        index = CONTENDERS.index(self.contender)
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (index,))
+    pool: ProcessPoolExecutor | None = None
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if self.contender.needs_gpu:
             return Failed(NEEDS_GPU)
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.contender,))
         try:
             return self.pool.submit(_ask, request, *arguments).result()
         except BrokenProcessPool:
-            self.start()
+            self.pool = None
             return Failed(KILLED)
 
 
-def _begin(index: int) -> None:
+def _begin(contender: Contender) -> None:
     global worker
-    worker = Worker(CONTENDERS[index])
+    worker = Worker(contender)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process as well, silently.
     with contextlib.suppress(OSError):  # The first to be killed when memory runs out.
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -125,7 +121,6 @@ def _ask(request: str, *arguments: Any) -> Any:
 def reset_peak(device: str) -> float | None:
     """Forget the peak so far and return the memory in use in MB, or None where it is unknown."""
     if device != "cpu":
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     else:
         with contextlib.suppress(OSError, AttributeError):
@@ -137,7 +132,6 @@ def reset_peak(device: str) -> float | None:
 def peak(device: str) -> float | None:
     """The most memory in use since `reset_peak` in MB, or None where it is unknown."""
     if device != "cpu":
-        torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 1e6
     # Not getrusage: in a new process it starts from the peak of its parent. psutil has no peak.
     kilobytes = system_field("self/status", "VmHWM")
