@@ -24,8 +24,8 @@ TORCH = {
         "softmax.missing.roll(1)[first : first + len(pairs)]",
     ),
     "cosines of the pairs without the offset": (
-        "slice(self.problem.offset, self.problem.offset + len(x))",
-        "slice(0, len(x))",
+        "self.text.unit[self.problem.offset : self.problem.offset + len(x)]",
+        "self.text.unit[: len(x)]",
     ),
     "pair from the softmax, rounded": (
         "torch.neg(softmax.missing[first : first + len(pairs)],",
@@ -33,8 +33,8 @@ TORCH = {
     ),
     # The first pass.
     "features rounded": (
-        "    return Tower(unit[:count],",
-        "    unit = unit.bfloat16().to(dtype)\n    return Tower(unit[:count],",
+        "Tower(features * inverse_norms, inverse_norms)",
+        "Tower((features * inverse_norms).bfloat16().to(dtype), inverse_norms)",
     ),
     "nothing left is not a number": ("lowest = torch.finfo(logits.dtype).min", "lowest = -torch.inf"),
     "no maximum": ("top = logits.amax(dim=1).max()", "top = torch.zeros_like(logits.max())"),

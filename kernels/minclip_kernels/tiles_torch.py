@@ -64,7 +64,9 @@ class TorchTiles:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.is_on_cpu = problem.image.device.type == "cpu"
-        self.image, self.text = _prepare(problem)
+        self.image, self.text = (
+            _prepare(features, problem.normalize) for features in (problem.image, problem.text)
+        )
         rows, columns = len(problem.image), len(problem.text)
         size = min(problem.chunk_size or TILE_ROWS, rows), min(TILE_COLUMNS, columns)
         places = list(itertools.product(_blocks(rows, size[0]), _blocks(columns, size[1])))
@@ -88,9 +90,6 @@ class TorchTiles:
 
     def log_sum_exps(self, scale: Tensor) -> Sums:
         """See `tiles.Tiles`."""
-        if len(self.tiles) == 1:
-            rows, columns, pulls = self._sums_of_tile(self.tiles[0], scale)
-            return Sums(rows, columns, self._pair_cosines(), pulls)
         # In float64, so that combining many tiles rounds no more than a single one does.
         rows, columns = (
             torch.full_like(tower.inverse_norms[:, 0], -torch.inf, dtype=torch.float64)
@@ -108,10 +107,9 @@ class TorchTiles:
 
     def _pair_cosines(self) -> Tensor:
         x = self.image.unit
-        y = part(self.text.unit, slice(self.problem.offset, self.problem.offset + len(x)))
+        y = self.text.unit[self.problem.offset : self.problem.offset + len(x)]
         blocks = _blocks(len(x), self.rows_of_tile)
-        cosines = [part(x, rows).mul(part(y, rows)).sum(dim=1) for rows in blocks]
-        return cosines[0] if len(cosines) == 1 else torch.cat(cosines)
+        return torch.cat([x[rows].mul(y[rows]).sum(dim=1) for rows in blocks])
 
     def _sums_of_tile(self, tile: Tile, scale: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the log-sum-exps over rows (R,) and columns (C,), and the pulls, of one tile."""
@@ -135,8 +133,8 @@ class TorchTiles:
         total = torch.zeros_like(softmax.scale)
 
         def write_coefficients(tile: Tile, g: Tensor) -> None:
-            row_lse = part(softmax.row_lse, tile.rows)[:, None]  # (R, 1)
-            column_lse = part(softmax.column_lse, tile.columns)  # (C,)
+            row_lse = softmax.row_lse[tile.rows, None]  # (R, 1)
+            column_lse = softmax.column_lse[tile.columns]  # (C,)
             if tile.top is None:
                 logits = self._logits(tile, softmax.scale)
                 torch.sub(logits, row_lse, out=g).exp2_().add_(logits.sub_(column_lse).exp2_())
@@ -190,9 +188,9 @@ class TorchTiles:
             g = _corner(self.coefficients, rows, columns)  # (R, C)
             write_coefficients(tile, g)
             if wants_image:
-                part(image, rows).addmm_(g, part(y, columns), beta=int(columns.start > 0))
+                image[rows].addmm_(g, y[columns], beta=int(columns.start > 0))
             if needs_text:
-                part(text, columns).addmm_(g.T, part(x, rows), beta=int(rows.start > 0))
+                text[columns].addmm_(g.T, x[rows], beta=int(rows.start > 0))
         factor = scale * (LN_2 * weight)
         moments = [
             self._through_normalization(gradient, tower, factor)
@@ -211,15 +209,14 @@ class TorchTiles:
         """
         moments: list[Tensor] = []
         for rows in _blocks(len(gradient), self.rows_of_tile):
-            block, unit = part(gradient, rows), part(tower.unit, rows)
-            inverse_norms = part(tower.inverse_norms, rows)
+            block, unit, inverse_norms = gradient[rows], tower.unit[rows], tower.inverse_norms[rows]
             along = block.mul(unit).sum(dim=1, keepdim=True)  # (R, 1)
             moments.append(along.sum())
             if self.problem.normalize:
                 along *= inverse_norms < LARGEST_INVERSE_NORM
                 block.addcmul_(unit, along, value=-1)
             block *= inverse_norms * factor
-        return moments[0] if len(moments) == 1 else torch.stack(moments).sum()
+        return torch.stack(moments).sum()
 
     def _logits(self, tile: Tile, scale: Tensor) -> Tensor:
         """Compute the logits of a tile, with pairs and dropped entries at the lowest number.
@@ -249,7 +246,7 @@ class TorchTiles:
 
     def _product(self, tile: Tile, scale: Tensor) -> Tensor:
         """Compute a tile's logits, pairs included, in its memory."""
-        x, y = part(self.image.unit, tile.rows), part(self.text.unit, tile.columns)
+        x, y = self.image.unit[tile.rows], self.text.unit[tile.columns]
         if self.is_on_cpu:  # Reading the scale waits for no GPU and lets the product apply it.
             return tile.logits.addmm_(x, y.T, beta=0, alpha=scale.item())
         return torch.mm(x, y.T, out=tile.logits).mul_(scale)
@@ -259,14 +256,9 @@ class TorchTiles:
         return matrix.diagonal(tile.rows.start + self.problem.offset - tile.columns.start)
 
 
-def part(of: Tensor, rows: slice) -> Tensor:
-    """Return of[rows]. In a small batch slices of everything would take a good part of the time."""
-    return of if rows.stop - rows.start == of.shape[0] else of[rows]
-
-
 def _corner(matrix: Tensor, rows: slice, columns: slice) -> Tensor:
     """Return as many rows and columns of a matrix as a tile has."""
-    return part(matrix, slice(0, rows.stop - rows.start))[:, : columns.stop - columns.start]
+    return matrix[: rows.stop - rows.start, : columns.stop - columns.start]
 
 
 def _blocks(count: int, size: int) -> list[slice]:
@@ -274,17 +266,11 @@ def _blocks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _prepare(problem: Problem) -> tuple[Tower, Tower]:
-    """Return both towers, normalised together: in a small batch each operation takes its time."""
-    image, text, dtype = problem.image, problem.text, computing_dtype(problem.image)
-    if not problem.normalize:
-        towers = image.to(dtype), text.to(dtype)
-        image, text = (Tower(unit, unit.new_ones(len(unit), 1)) for unit in towers)
-        return image, text
-    count = len(image)
-    unit = image.new_empty(count + len(text), image.shape[1], dtype=dtype)  # (n + M, D)
-    torch.cat([image, text], out=unit)
-    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)  # pyright: ignore
-    inverse_norms = cast(Tensor, norms).clamp_min_(EPSILON).reciprocal_()  # (n + M, 1)
-    unit *= inverse_norms
-    return Tower(unit[:count], inverse_norms[:count]), Tower(unit[count:], inverse_norms[count:])
+def _prepare(features: Tensor, normalize: bool) -> Tower:
+    """Return features (n, D) in the dtype that the loss is computed in, at length one if asked."""
+    dtype = computing_dtype(features)
+    if not normalize:
+        return Tower(features.to(dtype), features.new_ones(len(features), 1, dtype=dtype))
+    norms = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype)  # pyright: ignore
+    inverse_norms = cast(Tensor, norms).clamp_min_(EPSILON).reciprocal_()  # (n, 1)
+    return Tower(features * inverse_norms, inverse_norms)
