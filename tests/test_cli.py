@@ -117,8 +117,8 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
 
 
-def test_strong_augmentation_reads_flat_drawings_that_a_search_does_not_show(tmp_path, capsys):
-    run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--augmentation", "strong", "--epochs", "1"]
+def test_drawings_without_outlines_are_trained_on_and_no_search_shows_them(tmp_path, capsys):
+    run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--augmentation", "outlines", "--epochs", "1"]
     assert cli.main(["train", "--smoke", *options, "--out", run]) == 0
     saved = formats.read(run)
     assert saved.training["flat"]

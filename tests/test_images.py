@@ -18,7 +18,7 @@ SIZE = 24
 
 
 def augmented(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
+    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "outlines")
     return augmentation.augment(pixels, changes)
 
 
@@ -213,7 +213,9 @@ MOVE, COLOUR, BLUR, LINES = slice(0, 6), slice(6, 18), slice(18, 19), slice(19, 
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
+    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "outlines")[
+        :, part
+    ]
     return augmentation.augment(pixels, changes)
 
 

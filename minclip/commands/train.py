@@ -318,8 +318,8 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
-    artists = {"artists": (arguments.artists or list(data.ARTISTS)) + font, "flat": arguments.augmentation == "strong"}
-    emoji = {} if folder else artists
+    flat = arguments.augmentation == "outlines"
+    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font, "flat": flat}
     own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
     return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 
