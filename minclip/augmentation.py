@@ -35,7 +35,7 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
 
 
 def draw_crop(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw how to change n photographs, (n, 20) as `draw_augmentation`: a random crop, resized, and nothing else.
+    """Draw how to change n photographs, (n, 19) as `draw_augmentation`: a random crop, resized, and nothing else.
 
     The crop has 0.9 to 1 of the area, as in OpenCLIP's training, and any ratio of its sides with which it fits.
     """
@@ -50,12 +50,13 @@ def draw_crop(n: int, generator: torch.Generator) -> torch.Tensor:
     zero = torch.zeros(n)
     move = torch.stack([width, zero, shift_x, zero, height, shift_y], dim=1)
     same_colour = torch.eye(3, 4).flatten().expand(n, 12)
-    return torch.cat([move, same_colour, torch.zeros(n, 2)], dim=1)
+    return torch.cat([move, same_colour, zero[:, None]], dim=1)
 
 
 def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentle") -> torch.Tensor:
-    """Draw how to change n pictures: (n, 20), a movement (2×3), a change of colours (3×4), blur and thinner lines.
+    """Draw how to change n pictures: (n, 19), a movement (2×3), a change of colours (3×4), and blur or sharpness.
 
+    (n, 20) where lines become thinner or thicker too.
     No mirror images: "facing right" is a caption. Small movements: drawings are trimmed, and learning where else they
     might be costs accuracy on unseen ones.
     """
@@ -85,15 +86,17 @@ def draw_augmentation(n: int, generator: torch.Generator, strength: str = "gentl
         which = uniform(0, 1, 1)
         return (which < share / 2).float() - (which > 1 - share / 2).float()
 
-    return torch.cat([move, colour.flatten(1), either(amount.blur), either(amount.lines)], dim=1)
+    parts = [move, colour.flatten(1), either(amount.blur)]
+    return torch.cat([*parts, either(amount.lines)] if amount.lines else parts, dim=1)
 
 
 def augment(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
-    """Change pictures (B, 3, R, R) uint8 by the (B, 20) of `draw_augmentation`.
+    """Change pictures (B, 3, R, R) uint8 by the (B, 19 or 20) of `draw_augmentation`.
 
     Works on the pictures' device. Returns float32 in [0, 255], not normalised.
     """
-    move, colour, blur, thin = to_device(changes, images.device).split([6, 12, 1, 1], dim=1)
+    changes = to_device(changes, images.device)
+    move, colour, blur, thin = changes.tensor_split([6, 18, 19], dim=1)
     grid = F.affine_grid(move.view(-1, 2, 3), list(images.shape), align_corners=False)  # (B, R, R, 2)
     # Clamping to the centre of the outermost pixel makes what lies beyond the edge repeat it.
     edge = 1 - 1 / images.shape[-1]
@@ -102,7 +105,7 @@ def augment(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
     coloured = (matrix @ moved.flatten(2) + offset).view_as(moved)
     difference = _blur(coloured) - coloured
     blurred = (coloured + blur[:, :, None, None] * difference).clamp(0, 255)
-    return _thin_lines(blurred, thin[:, :, None, None]) if changes[:, -1].any() else blurred
+    return _thin_lines(blurred, thin[:, :, None, None]) if thin.shape[1] else blurred
 
 
 def _blur(images: torch.Tensor) -> torch.Tensor:
