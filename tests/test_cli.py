@@ -117,11 +117,17 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
 
 
-def test_drawings_without_outlines_are_trained_on_and_no_search_shows_them(tmp_path, capsys):
+def test_drawings_without_outlines_are_trained_on_and_no_search_shows_them(tmp_path, capsys, monkeypatch):
     run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--augmentation", "outlines", "--epochs", "1"]
+    load_emoji, flat = data.load_emoji, []
+    monkeypatch.setattr(data, "load_emoji", lambda *arguments: flat.append(arguments[3:]) or load_emoji(*arguments))
     assert cli.main(["train", "--smoke", *options, "--out", run]) == 0
+    assert cli.main(["train", "--resume", run, "--early-stopping", "2"]) == 0
+    repeated = ["train", "--config", f"{run}/config.json", "--out"]
+    assert cli.main([*repeated, str(tmp_path / "again")]) == 0
+    assert cli.main([*repeated, str(tmp_path / "plain"), "--augmentation", "gentle"]) == 0
+    assert flat == [(True,), (True,), (True,), (False,)]
     saved = formats.read(run)
-    assert saved.training["flat"]
     pairs, unseen = load_pairs(saved.training, saved.preprocess)
     assert unseen is not None
     assert set(unseen.origins).isdisjoint(pairs.origins)

@@ -204,18 +204,16 @@ def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
         assert torch.equal(torch.cat(parts), whole)
 
 
-SAME = torch.tensor(
-    [1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0]
-)  # as many as `draw_augmentation` draws
+# As many as `draw_augmentation` draws.
+SAME = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0])
 MOVE, COLOUR, BLUR, LINES = slice(0, 6), slice(6, 18), slice(18, 19), slice(19, 20)
 
 
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "outlines")[
-        :, part
-    ]
+    drawn = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "outlines")
+    changes[:, part] = drawn[:, part]
     return augmentation.augment(pixels, changes)
 
 

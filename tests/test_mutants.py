@@ -278,7 +278,7 @@ TRITON = {
 }
 
 ONE_TILE = {
-    "features rounded": ("    unit = unit / norms", "    unit = (unit / norms).bfloat16().to(scale.dtype)"),
+    "features rounded": ("    unit = features / norms", "    unit = (features / norms).bfloat16().to(scale.dtype)"),
     "no center": ("    cosines -= cosines.diagonal().mean()", "    pass"),
     "no maximum": (".sub_(exponentials.max())", ""),
     "pairs kept among the others": ("    diagonal.zero_()", "    pass"),
@@ -290,9 +290,9 @@ ONE_TILE = {
     "mean over one direction": ("torch.log1p(others / pairs).mean()", "torch.log1p(others[0] / pairs).mean()"),
     "sums without the pairs": ("others.add(pairs)", "others.clone()"),
     "weight of one direction": ("mul_(2 * len(image))", "mul_(len(image))"),
-    "no column term": ("(rows[:, None] + columns)", "(rows[:, None] + 0 * columns)"),
+    "no column term": ("(by_row[:, None] + by_column)", "(by_row[:, None] + 0 * by_column)"),
     "rows for columns": ("torch.mm(g.T, x,", "torch.mm(g, x,"),
-    "probability in place of what is missing": ("others.mul_(inverse_sums)", "pairs.mul(inverse_sums)"),
+    "probability in place of what is missing": ("others.mul_(weights)", "pairs.mul(weights)"),
     "gradient along the feature": ("addcmul_(unit, along, value=-1)", "clone()"),
     "gradient of a short feature as of a long one": ("    along *= norms > EPSILON", "    pass"),
     "gradient not divided by the length": ("scale / norms", "scale"),

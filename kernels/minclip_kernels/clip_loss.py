@@ -12,7 +12,7 @@ loses no digit when a pair is already well aligned. The gradient at the pair,
 derives all of it.
 
 Both passes run in the forward, the second only if a gradient will be asked for. Backward multiplies
-the stored gradients by the gradient of the loss. `one_tile.py` has all of it in one piece.
+the stored gradients by the gradient of the loss. `one_tile.py` has the plain case in one piece.
 """
 
 from collections.abc import Sequence

@@ -197,12 +197,11 @@ def load_pairs(
 ) -> tuple[data.Pairs, data.Pairs | None]:
     """The pairs that a run trains on, and those it is tested on: emoji, or the user's pictures with a tenth held out.
 
-    `training` has the data, columns, language, artists, flat and skip_bad of config.json. With `reading`, a line on
-    standard error says how much memory the user's pictures need and whether they are streamed.
+    `training` is that of config.json. With `reading`, a line on standard error says how much memory the user's pictures
+    need and whether they are streamed.
     """
     if training["data"] is None:
-        # Drawings without outlines were added later.
-        flat = training.get("flat", False)
+        flat = training.get("augmentation") == "outlines"
         return data.load_emoji(preprocess, training["language"], trained_on(training), flat)
     found = find_run(training)
     if reading:
@@ -229,6 +228,12 @@ def check_has_pictures(saved: Saved, run: Path) -> None:
     """Raise ValueError for weights of others, which do not say what they were trained on."""
     if not saved.training:
         raise ValueError(f"{run} does not say what it was trained on: name pictures with --data or --folder")
+
+
+def load_drawings(saved: Saved) -> data.Pairs:
+    """All emoji of the artists that a run was trained on, each drawing once."""
+    parts = data.load_emoji(saved.preprocess, saved.training["language"], trained_on(saved.training))
+    return data.Pairs.join([part for part in parts if part])
 
 
 def load_tested(saved: Saved, run: Path) -> data.Pairs:

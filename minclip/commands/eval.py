@@ -20,6 +20,7 @@ from minclip.commands.common import (
     chosen_artists,
     chosen_templates,
     columns,
+    load_drawings,
     load_pairs,
     load_tested,
     print_json,
@@ -145,8 +146,7 @@ def run_queries(arguments: argparse.Namespace) -> int:
     check_has_pictures(saved, path)
     if saved.training["data"] is not None:
         raise ValueError(f"{path} was not trained on emoji, and --queries asks for emoji")
-    each_once = saved.training | {"flat": False}
-    pairs = data.Pairs.join([part for part in load_pairs(each_once, saved.preprocess) if part])
+    pairs = load_drawings(saved)
     model = saved.build(choose_device(arguments.device))
     found = queries.answer_queries(model, saved.tokenizer, pairs, asked, chosen_templates(arguments))
     if arguments.json:

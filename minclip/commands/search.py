@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 
@@ -20,7 +19,7 @@ from minclip.commands.common import (
     chosen_templates,
     figure_path,
     find_run,
-    load_pairs,
+    load_drawings,
     lowest_match,
     print_json,
     read_run,
@@ -114,11 +113,8 @@ def search_run(model: CLIP, saved: Saved) -> Searched:
         found = find_run(saved.training)
         features, origins = search_sources(model, found.sources, found.place)
         return features, origins, found.first_captions()
-    each_once = saved.training | {"flat": False}
-    parts = [part for part in load_pairs(each_once, saved.preprocess) if part]
-    features = evaluate.image_features(model, chain.from_iterable(part.images for part in parts))
-    origins = [origin for part in parts for origin in part.origins]
-    return features, origins, dict(chain.from_iterable(map(_first_captions, parts)))
+    pairs = load_drawings(saved)
+    return evaluate.image_features(model, pairs.images), list(pairs.origins), dict(_first_captions(pairs))
 
 
 def _first_captions(pairs: Pairs) -> list[tuple[Origin, str]]:

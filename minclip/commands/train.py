@@ -157,7 +157,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: World) -> int:
     """Train as planned; returns the exit code. Only the main process writes and prints."""
-    pairs, held_out = load_pairs(plan.training, plan.preprocess, chosen_reading(arguments))
+    known = plan.training | asdict(plan.config)
+    pairs, held_out = load_pairs(known, plan.preprocess, chosen_reading(arguments))
     if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
     config = plan.config
@@ -225,7 +226,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
         if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
-            source = chosen_source(arguments) | {key: source[key] for key in ("smoke", "flat") if key in source}
+            source = chosen_source(arguments) | {"smoke": source["smoke"]}
     else:
         sizes, preprocess = chosen_sizes(arguments)
         source = chosen_source(arguments) | chosen_start(arguments)
@@ -318,8 +319,7 @@ def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
-    flat = arguments.augmentation == "outlines"
-    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font, "flat": flat}
+    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
     own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
     return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 
