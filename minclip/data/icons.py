@@ -1,0 +1,91 @@
+"""Icons as further drawings of emoji: single-coloured, and by other hands than the emoji's artists.
+
+They are glyphs of the icon fonts in the package QtAwesome, which is found and not imported, so that no Qt is needed.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+
+import emoji
+from PIL import Image, ImageDraw, ImageFont
+
+from minclip.data.artists import code_points, package_folder, versions
+
+PACKAGE, FONTS = "QtAwesome", "qtawesome/fonts"
+# Icons of these names show something else than the emoji: a logo, a device, another kind of mask or wave.
+MISNAMED = "apple bath cake chart cricket mask moon mouse pound ribbon seal wave wind"
+
+
+@dataclass(frozen=True)
+class IconArtist:
+    """The icons of one font that are named like an emoji with `style` behind: "cat", or "cat-fill"."""
+
+    name: str
+    title: str
+    licence: str
+    font: str
+    style: str = ""
+
+    @property
+    def credit(self) -> str:
+        return f"Pictures: {self.title}, {self.licence}"
+
+    @property
+    def version(self) -> str:
+        return versions(PACKAGE, "pillow")
+
+    def has(self, codes: str) -> bool:
+        return codes in _glyphs(self)
+
+    def draw(self, codes: str, size: int) -> Image.Image:
+        if not self.has(codes):
+            raise ValueError(f"{self.title} has no icon of {codes}")
+        (path,) = package_folder(PACKAGE, FONTS).glob(f"{self.font}-[0-9]*.ttf")
+        image = Image.new("RGB", (size, size), "white")
+        # One glyph needs no text shaper. The widest are a third wider than the font's size.
+        font = ImageFont.truetype(path, size * 2 // 3)
+        ImageDraw.Draw(image).text((size / 2, size / 2), _glyphs(self)[codes], "black", font, anchor="mm")
+        return image
+
+
+@cache
+def _glyphs(artist: IconArtist) -> dict[str, str]:
+    """The glyph of each emoji that has an icon, by its code points. Raises ModuleNotFoundError without the package."""
+    (path,) = package_folder(PACKAGE, FONTS).glob(f"{artist.font}-charmap-*.json")
+    icons = json.loads(path.read_text(encoding="utf-8"))
+    # Of several names, the one that is found first is the emoji's own.
+    found = {codes: icons[name + artist.style] for name, codes in reversed(_names()) if name + artist.style in icons}
+    return {codes: chr(int(glyph, 16)) for codes, glyph in found.items()}
+
+
+@cache
+def _names() -> list[tuple[str, str]]:
+    """What an icon may be called, and the code points of the emoji that it then shows: the likeliest names first.
+
+    These are the CLDR names, then other names in use, and last the names of faces without the word "face".
+    """
+    entries = {
+        code_points(sequence): entry
+        for sequence, entry in emoji.EMOJI_DATA.items()
+        if entry["status"] == emoji.STATUS["fully_qualified"]
+    }
+    own = [(entry["en"], codes) for codes, entry in entries.items()]
+    other = [(name, codes) for codes, entry in entries.items() for name in entry.get("alias", ())]
+    faces = [(name.replace("_face", ""), codes) for name, codes in own]
+    shows: dict[str, str] = {}
+    for name, codes in own + other + faces:
+        shows.setdefault(name.strip(":").replace("_", "-").lower(), codes)
+    # A letter says nothing: the icon "v" is no hand.
+    return [(name, codes) for name, codes in shows.items() if name not in MISNAMED.split() and len(name) > 1]
+
+
+ICONS = (
+    IconArtist("font-awesome", "Font Awesome Free", "SIL OFL 1.1", "fontawesome6-solid-webfont"),
+    IconArtist("material", "Material Design Icons", "Apache-2.0", "materialdesignicons6-webfont"),
+    IconArtist("material-outline", "Material Design Icons", "Apache-2.0", "materialdesignicons6-webfont", "-outline"),
+    IconArtist("phosphor", "Phosphor Icons", "MIT", "phosphor"),
+    IconArtist("phosphor-fill", "Phosphor Icons", "MIT", "phosphor", "-fill"),
+    IconArtist("remix", "Remix Icon", "Apache-2.0", "remixicon", "-line"),
+    IconArtist("remix-fill", "Remix Icon", "Apache-2.0", "remixicon", "-fill"),
+)
