@@ -34,16 +34,13 @@ class TextTransformer(nn.Module):
         T may be anything up to the context length. Under the causal mask nothing after the end token reaches it, so a
         batch cut at its longest text gives the same features as one padded to the full context, with less work.
         """
-        B, T = text.shape
+        T = text.shape[1]
         context_length = self.positional_embedding.shape[0]
         if context_length < T:
             raise ValueError(
                 f"texts of {T} tokens, the model reads {context_length}: pass context_length={context_length}"
             )
         x = self.token_embedding(text) + self.positional_embedding[:T]  # (B, T, D)
-        x = self.transformer(x)
-        # The end token has the highest id of the vocabulary, and argmax takes the first of equals. The norm treats each
-        # token by itself, so it is applied to this one only.
-        end = text.argmax(dim=-1)  # (B,)
-        x = self.ln_final(x[torch.arange(B, device=text.device), end])  # (B, D)
-        return x @ self.text_projection  # (B, E)
+        # The end token has the highest id of the vocabulary, and argmax takes the first of equals.
+        x = self.transformer(x, pooled=text.argmax(dim=-1))  # (B, D)
+        return self.ln_final(x) @ self.text_projection  # (B, E)

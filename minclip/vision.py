@@ -35,5 +35,5 @@ class VisionTransformer(nn.Module):
         x = self.conv1(image)  # (B, D, R/patch, R/patch)
         x = x.flatten(2).transpose(1, 2)  # (B, P, D)
         x = torch.cat([self.class_embedding.expand(B, 1, -1), x], dim=1)  # (B, 1 + P, D)
-        x = self.transformer(self.ln_pre(x + self.positional_embedding))
-        return self.ln_post(x[:, 0]) @ self.proj  # (B, E)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding), pooled=0)  # (B, D)
+        return self.ln_post(x) @ self.proj  # (B, E)

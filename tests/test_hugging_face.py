@@ -138,21 +138,22 @@ def test_openais_shapes_both_ways(name, tokenizer, tmp_path):
 
 
 def assert_same_hidden_states(theirs: CLIPModel, ours: CLIP) -> None:
-    """What goes into the first block and comes out of every block, in both towers."""
+    """What goes into the first block and comes out of every block, in both towers; of the last, one token."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 224, 224, generator=generator)
     texts = torch.randint(1, 400, (2, 77), generator=generator)
     towers: list[Any] = [
-        (theirs.vision_model, ours.visual.transformer, {"pixel_values": images}),
-        (theirs.text_model, ours.transformer, {"input_ids": texts}),
+        (theirs.vision_model, ours.visual.transformer, {"pixel_values": images}, 0),
+        (theirs.text_model, ours.transformer, {"input_ids": texts}, texts.argmax(1)),
     ]
-    for tower, transformer, inputs in towers:
+    for tower, transformer, inputs, pooled in towers:
         states: list[Any] = []
         hooks = [transformer.resblocks[0].register_forward_pre_hook(lambda _, x, to=states: to.append(x[0]))]
         hooks += [b.register_forward_hook(lambda _, x, y, to=states: to.append(y)) for b in transformer.resblocks]
         with torch.no_grad():
             ours.encode_image(images) if "pixel_values" in inputs else ours.encode_text(texts)
-            expected = tower(**inputs, output_hidden_states=True).hidden_states
+            *expected, last = tower(**inputs, output_hidden_states=True).hidden_states
+        expected.append(last[torch.arange(2), pooled])
         assert len(states) == len(expected) == 13
         for state, theirs_state in zip(states, expected, strict=True):
             torch.testing.assert_close(state, theirs_state, rtol=0, atol=1e-5)

@@ -426,9 +426,9 @@ def test_bf16_is_used_where_it_is_asked_for(pairs):
         assert {features.dtype for features in encode(images, tokens)} == {dtype}
 
 
-def test_checkpoints_of_blocks_keep_less(pairs):
+def test_checkpoints_of_blocks_keep_less():
     """Fewer bytes are saved for the gradient, and the gradient has the same bits."""
-    model, _ = new_model(pairs)
+    model = CLIP(replace(CONFIG, vision_layers=3))
     images = torch.randn(8, 3, 24, 24)
     kept, gradients = [], []
     for enabled in (False, True):
