@@ -101,3 +101,8 @@ def test_icons_need_their_package(monkeypatch):
     icons = replace(ICONS[0], title="not read yet")
     with pytest.raises(ModuleNotFoundError, match="pip install QtAwesome"):
         icons.has("1F408")
+
+
+def test_a_package_without_the_font_is_named():
+    with pytest.raises(FileNotFoundError, match=r"QtAwesome[\d.]+ has no font gone-charmap-\*.json: pip install"):
+        replace(ICONS[0], font="gone").has("1F408")

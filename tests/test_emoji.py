@@ -77,7 +77,7 @@ def test_further_drawings_are_trained_on_and_not_tested(split, further):
     assert added.captions == [data.emoji_captions(artist=origin.artist)[origin.codes] for origin in origins]
     assert {origin.artist for origin in origins} == set(data.FURTHER[further])
     assert not {origin.codes for origin in origins} & data.unseen_emoji()
-    assert len(added) == {"flat": len(train), "icons": 965}[further]
+    assert len(added) == len(train) if further == "flat" else 900 < len(added) < 1100
 
 
 def test_a_drawing_of_a_trained_name_as_well_is_not_tested(both):

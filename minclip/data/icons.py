@@ -6,6 +6,7 @@ They are glyphs of the icon fonts in the package QtAwesome, which is found and n
 import json
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import emoji
 from PIL import Image, ImageDraw, ImageFont
@@ -41,10 +42,9 @@ class IconArtist:
     def draw(self, codes: str, size: int) -> Image.Image:
         if not self.has(codes):
             raise ValueError(f"{self.title} has no icon of {codes}")
-        (path,) = package_folder(PACKAGE, FONTS).glob(f"{self.font}-[0-9]*.ttf")
         image = Image.new("RGB", (size, size), "white")
         # One glyph needs no text shaper. The widest are a third wider than the font's size.
-        font = ImageFont.truetype(path, size * 2 // 3)
+        font = ImageFont.truetype(_file(f"{self.font}-[0-9]*.ttf"), size * 2 // 3)
         ImageDraw.Draw(image).text((size / 2, size / 2), _glyphs(self)[codes], "black", font, anchor="mm")
         return image
 
@@ -52,11 +52,18 @@ class IconArtist:
 @cache
 def _glyphs(artist: IconArtist) -> dict[str, str]:
     """The glyph of each emoji that has an icon, by its code points. Raises ModuleNotFoundError without the package."""
-    (path,) = package_folder(PACKAGE, FONTS).glob(f"{artist.font}-charmap-*.json")
-    icons = json.loads(path.read_text(encoding="utf-8"))
+    icons = json.loads(_file(f"{artist.font}-charmap-*.json").read_text(encoding="utf-8"))
     # Of several names, the one that is found first is the emoji's own.
     found = {codes: icons[name + artist.style] for name, codes in reversed(_names()) if name + artist.style in icons}
     return {codes: chr(int(glyph, 16)) for codes, glyph in found.items()}
+
+
+def _file(pattern: str) -> Path:
+    """The file of the package whose name has this pattern. Raises FileNotFoundError if its version has no such font."""
+    found = list(package_folder(PACKAGE, FONTS).glob(pattern))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{versions(PACKAGE)} has no font {pattern}: pip install 'QtAwesome>=1.4,<1.5'")
+    return found[0]
 
 
 @cache
