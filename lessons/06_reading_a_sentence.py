@@ -285,7 +285,8 @@ check.predict("cosine of cat and red heart, read at SOT", None)
 # %%
 def vectors(tokens):
     """Token ids (B, T) -> the text tower's vector at each position, (B, T, D)."""
-    return watch(model.transformer, tokens)[1]
+    embedded, _ = watch(model.transformer, tokens)
+    return model.transformer(embedded)  # encode_text itself finishes the last block for EOT only
 
 
 def feature(x):

@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor | int | None = None) -> torch.Tensor:
-        """Tokens (B, T, D) to tokens, or to the one that is `pooled` of each row, (B, D), at the cost of one MLP."""
+        """Tokens (B, T, D) to tokens, or to the one at the place `pooled` of each row, (B, D)."""
         x = x + self.attn(self.ln_1(x), self.causal)
         if pooled is not None:
             x = x[torch.arange(x.shape[0], device=x.device), pooled]
@@ -67,9 +67,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks: tokens (B, T, width) to the token that is `pooled`, a number or (B,), of each row, (B, width).
+    """A stack of blocks on (B, T, width). If it is `causal`, token t sees the tokens up to t and none after it.
 
-    If it is `causal`, token t sees the tokens up to t and none after it.
+    With `pooled`, a place or (B,) places, the result is the token there, (B, width): no other is finished.
     With `grad_checkpointing` only the blocks' inputs are kept for the gradient (Chen et al. 2016, arXiv:1604.06174).
     """
 
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
             elif name.endswith(("out_proj.weight", "c_proj.weight")):
                 nn.init.normal_(parameter, std=residual_std)
 
-    def forward(self, x: torch.Tensor, pooled: torch.Tensor | int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor | int | None = None) -> torch.Tensor:
         for number, block in enumerate(self.resblocks, 1):
             only = pooled if number == len(self.resblocks) else None
             if self.grad_checkpointing and torch.is_grad_enabled():

@@ -40,7 +40,7 @@ from minclip.train_config import BACKENDS, EQUAL_CAPTIONS, LOGS, LOSSES, PRECISI
 SMOKE_PICTURES = 256
 PHRASINGS = 8  # phrasings of an emoji's name, counting the name itself
 SMOKE = TrainConfig(epochs=2, batch_size=32)
-EMOJI = TrainConfig(epochs=28, augmentation="moderate", rephrase=0.25)
+EMOJI = TrainConfig(epochs=30, augmentation="moderate", rephrase=0.25)
 OWN = TrainConfig(augmentation="crop")
 OF_THE_IMAGE_TOWER = ("augmentation", "distill", "lock")  # options that a frozen image tower rules out
 TOKENIZERS = ("keep", "train")
