@@ -332,10 +332,9 @@ for name in ("home", "strong augmentation", "away", "both"):
 print(f"chance: {100 * 5 / len(noto_names):.1f} %")
 
 stored = json.loads(Path("../kernels/results/cpu-artists.json").read_text(encoding="utf-8"))
-print(
-    f"\nstored, `minclip bench artists`, {stored['environment']['date']}: 1,551 steps on two artists, half as many on"
-)
-print("one; left out: the names of all basic emoji of that artist")
+date, epochs = stored["environment"]["date"], stored["rows"][0]["epochs"]
+print(f"\nstored, `minclip bench artists`, {date}: {epochs} epochs, so twice as many steps on two artists as on one;")
+print("left out: the names of all basic emoji of that artist")
 for row in stored["rows"]:
     trained = f"{row['trained on']} → {row['left out']}"
     scores = ", ".join(f"{key} {row[key]:.1f} %" for key in ("unseen top-5", "left out top-5", "pixels top-5"))
