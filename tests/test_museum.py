@@ -141,8 +141,8 @@ BUGS = {
     ),
     "whose neighbour": (
         "minclip/text.py",
-        "end = text.argmax(dim=-1)  # (B,)",
-        "end = torch.full((B,), T - 1)",
+        "pooled=text.argmax(dim=-1)",
+        "pooled=T - 1",
         "test_model.py::test_cutting_at_the_longest_text_changes_nothing",
     ),
     "twice as good": (
