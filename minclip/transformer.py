@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor | int | None = None) -> torch.Tensor:
-        """Tokens (B, T, D) to tokens, or to the one at the place `pooled` of each row, (B, D)."""
+        """Tokens (B, T, D) to tokens (B, T, D), or only the one at the place `pooled` of each row, (B, D)."""
         x = x + self.attn(self.ln_1(x), self.causal)
         if pooled is not None:
             x = x[torch.arange(x.shape[0], device=x.device), pooled]
@@ -69,7 +69,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks on (B, T, width). If it is `causal`, token t sees the tokens up to t and none after it.
 
-    With `pooled`, a place or (B,) places, the result is the token there, (B, width): no other is finished.
+    With `pooled`, a place or (B,) places, only the token there is returned, (B, width): the last MLP skips all others.
     With `grad_checkpointing` only the blocks' inputs are kept for the gradient (Chen et al. 2016, arXiv:1604.06174).
     """
 
@@ -95,8 +95,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=residual_std)
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor | int | None = None) -> torch.Tensor:
-        for number, block in enumerate(self.resblocks, 1):
-            only = pooled if number == len(self.resblocks) else None
+        for block in self.resblocks:
+            only = pooled if block is self.resblocks[-1] else None
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, only, use_reentrant=False)
             else:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minclip import data
-from minclip.data import OPENMOJI, TWEMOJI, artists
+from minclip.data import OPENMOJI, TWEMOJI, artists, icons
 from minclip.data.artists import OPENMOJI_FLAT, SvgArtist
 from minclip.data.icons import ICONS
 
@@ -91,7 +91,9 @@ def test_an_icon_shows_one_emoji_and_not_what_only_has_its_name():
     assert material.has("1F43C")  # panda
     assert font_awesome.has("1F697")  # "car" is another name of the automobile
     for not_this in ("1F401", "1F34E", "1F30A", "270C-FE0F"):  # mouse, red apple, water wave, victory hand ("v")
-        assert not any(icons.has(not_this) for icons in ICONS)
+        assert not any(drawer.has(not_this) for drawer in ICONS)
+    # Font Awesome has "laptop", the name of this emoji, and "computer", another name of it.
+    assert icons._glyphs(font_awesome)["1F4BB"] == "\uf109"
     with pytest.raises(ValueError, match="Font Awesome Free has no icon of 1F401"):
         font_awesome.draw("1F401", 48)
 
@@ -104,5 +106,7 @@ def test_icons_need_their_package(monkeypatch):
 
 
 def test_a_package_without_the_font_is_named():
-    with pytest.raises(FileNotFoundError, match=r"QtAwesome[\d.]+ has no font gone-charmap-\*.json: pip install"):
+    with pytest.raises(
+        FileNotFoundError, match=r"QtAwesome[\d.]+ has 0 files gone-charmap-\*.json, not one: pip install"
+    ):
         replace(ICONS[0], font="gone").has("1F408")

@@ -1,6 +1,6 @@
-"""Icons as further drawings of emoji: single-coloured, and by other hands than the emoji's artists.
+"""Icons as further drawings of emoji, in black and by other artists.
 
-They are glyphs of the icon fonts in the package QtAwesome, which is found and not imported, so that no Qt is needed.
+They are glyphs of the icon fonts in the package QtAwesome, which is located without importing it, so Qt is not needed.
 """
 
 import json
@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 from minclip.data.artists import code_points, package_folder, versions
 
 PACKAGE, FONTS = "QtAwesome", "qtawesome/fonts"
-# Icons of these names show something else than the emoji: a logo, a device, another kind of mask or wave.
+# Icons with these names show something other than the emoji: a logo, a device, another kind of mask or wave.
 MISNAMED = "apple bath cake chart cricket mask moon mouse pound ribbon seal wave wind"
 
 
 @dataclass(frozen=True)
 class IconArtist:
-    """The icons of one font that are named like an emoji with `style` behind: "cat", or "cat-fill"."""
+    """The icons of one font whose names are an emoji's name and the suffix `style`: "cat", or "cat-fill"."""
 
     name: str
     title: str
@@ -43,8 +43,8 @@ class IconArtist:
         if not self.has(codes):
             raise ValueError(f"{self.title} has no icon of {codes}")
         image = Image.new("RGB", (size, size), "white")
-        # One glyph needs no text shaper. The widest are a third wider than the font's size.
-        font = ImageFont.truetype(_file(f"{self.font}-[0-9]*.ttf"), size * 2 // 3)
+        # One glyph needs no text shaper. Some are a quarter wider than the font's size.
+        font = ImageFont.truetype(_file(f"{self.font}-[0-9]*.ttf"), size * 2 // 3, layout_engine=ImageFont.Layout.BASIC)
         ImageDraw.Draw(image).text((size / 2, size / 2), _glyphs(self)[codes], "black", font, anchor="mm")
         return image
 
@@ -53,16 +53,18 @@ class IconArtist:
 def _glyphs(artist: IconArtist) -> dict[str, str]:
     """The glyph of each emoji that has an icon, by its code points. Raises ModuleNotFoundError without the package."""
     icons = json.loads(_file(f"{artist.font}-charmap-*.json").read_text(encoding="utf-8"))
-    # Of several names, the one that is found first is the emoji's own.
+    # Reversed, so that the likeliest of several names has the last word.
     found = {codes: icons[name + artist.style] for name, codes in reversed(_names()) if name + artist.style in icons}
     return {codes: chr(int(glyph, 16)) for codes, glyph in found.items()}
 
 
 def _file(pattern: str) -> Path:
-    """The file of the package whose name has this pattern. Raises FileNotFoundError if its version has no such font."""
+    """The one file of the package with such a name. Raises FileNotFoundError if its version has none or several."""
     found = list(package_folder(PACKAGE, FONTS).glob(pattern))
     if len(found) != 1:
-        raise FileNotFoundError(f"{versions(PACKAGE)} has no font {pattern}: pip install 'QtAwesome>=1.4,<1.5'")
+        raise FileNotFoundError(
+            f"{versions(PACKAGE)} has {len(found)} files {pattern}, not one: pip install 'QtAwesome>=1.4,<1.5'"
+        )
     return found[0]
 
 
@@ -83,7 +85,7 @@ def _names() -> list[tuple[str, str]]:
     shows: dict[str, str] = {}
     for name, codes in own + other + faces:
         shows.setdefault(name.strip(":").replace("_", "-").lower(), codes)
-    # A letter says nothing: the icon "v" is no hand.
+    # No letters: the icon "v" is not a victory hand.
     return [(name, codes) for name, codes in shows.items() if name not in MISNAMED.split() and len(name) > 1]
 
 
